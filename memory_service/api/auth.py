@@ -1,0 +1,83 @@
+"""Who is calling. Every path but the health probes goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, Literal
+
+import msgspec
+
+from memory_service.errors import Unauthenticated
+from memory_service.values import Scope
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """What a credential allows: one tenant."""
+
+    tenant_id: str = "default"
+
+    def scope(self, user_id: str) -> Scope:
+        return Scope(tenant_id=self.tenant_id, user_id=user_id)
+
+
+Gate = Callable[[Any], Caller]
+"""Takes an ASGI scope; raises Unauthenticated."""
+
+ANYONE = Caller()
+_FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
+_REFUSAL = (
+    "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=none "
+    "and protect the port yourself"
+)
+
+
+def make_gate(mode: Literal["loopback", "none"]) -> Gate:
+    return {"loopback": admit_loopback, "none": admit_anyone}[mode]
+
+
+def admit_anyone(scope: Any) -> Caller:
+    return ANYONE
+
+
+def admit_loopback(scope: Any) -> Caller:
+    """Admit who calls from this host, under a local name, not through a proxy and not from a foreign web page.
+
+    A proxy on this host speaks for others, and a web page can reach a local port under a name of its own:
+    neither is a caller on this host.
+    """
+    client = scope.get("client")
+    if client is None or not is_loopback(client[0]) or not _is_local(scope["headers"]):
+        raise Unauthenticated(_REFUSAL)
+    return ANYONE
+
+
+def _is_local(headers: Headers) -> bool:
+    named = False
+    for name, value in headers:
+        if name.startswith(_FORWARDED):
+            return False
+        if name == b"host":
+            named = is_local_name(value.decode("latin-1"))
+        elif name == b"origin" and not is_local_name(value.decode("latin-1").partition("://")[2]):
+            return False
+    return named
+
+
+def is_loopback(address: str) -> bool:
+    if address == "127.0.0.1":  # nearly always
+        return True
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
+
+
+def is_local_name(authority: str) -> bool:
+    """Tell whether a Host (with or without a port) names this host."""
+    name = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)

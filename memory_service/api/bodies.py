@@ -1,0 +1,90 @@
+"""From bytes to a value: read within limits, parse strictly, say where it is wrong without repeating it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from memory_service.api.problems import validation_failed
+from memory_service.errors import ContentTooLarge, MalformedJson, UnsupportedMediaType, ValidationFailed
+
+MAX_BODY_BYTES = 1_000_000
+
+
+class NoBody:
+    async def __call__(self, scope: Any, receive: Any) -> None:
+        return None
+
+
+class UrlBody:
+    """Takes a value from the path and the query."""
+
+    def __init__(self, takes: type[msgspec.Struct]) -> None:
+        self._takes = takes
+
+    async def __call__(self, scope: Any, receive: Any) -> Any:
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        try:
+            return msgspec.convert({**query, **scope.get("path_params", {})}, self._takes, strict=False)
+        except msgspec.ValidationError as exc:
+            raise validation_failed(exc) from None
+
+
+class JsonBody:
+    """Takes a value from a JSON body: strict types, unknown fields refused, no NUL anywhere."""
+
+    def __init__(self, takes: type[msgspec.Struct]) -> None:
+        self._decode = msgspec.json.Decoder(takes).decode
+
+    async def __call__(self, scope: Any, receive: Any) -> Any:
+        for name, value in scope["headers"]:
+            if name == b"content-type" and value.partition(b";")[0].strip().lower() != b"application/json":
+                raise UnsupportedMediaType
+            if name == b"content-length" and int(value) > MAX_BODY_BYTES:
+                raise ContentTooLarge(MAX_BODY_BYTES)  # not read at all
+        raw = await _read(receive)
+        try:
+            body = self._decode(raw)
+        except msgspec.ValidationError as exc:
+            raise validation_failed(exc) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise MalformedJson(f"not valid JSON ({type(exc).__name__})") from None
+        if b"\\u0000" in raw:
+            _check_no_nul(msgspec.to_builtins(body), "$")
+        return body
+
+
+async def _read(receive: Any) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return _within_limit(body)
+    parts, length = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        parts.append(message.get("body", b""))
+        length += len(parts[-1])
+        if length > MAX_BODY_BYTES:
+            raise ContentTooLarge(MAX_BODY_BYTES)
+    return b"".join(parts)
+
+
+def _within_limit(body: bytes) -> bytes:
+    if len(body) > MAX_BODY_BYTES:
+        raise ContentTooLarge(MAX_BODY_BYTES)
+    return body
+
+
+def _check_no_nul(value: Any, place: str) -> None:
+    """NUL cannot be stored everywhere, so it is stored nowhere."""
+    if isinstance(value, str) and "\x00" in value:
+        raise ValidationFailed(place, "holds a NUL character", "invalid_character")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_no_nul(key, place)
+            _check_no_nul(inner, f"{place}.{key}" if place == "$" else place)
+    if isinstance(value, list | tuple):
+        for inner in value:
+            _check_no_nul(inner, place)

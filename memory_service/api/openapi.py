@@ -1,0 +1,69 @@
+"""The OpenAPI 3.1 document, made from the route table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from memory_service import __version__
+from memory_service.api.endpoint import Verb
+from memory_service.api.schemas import Problem
+
+REFUSALS = {400: "malformed JSON", 401: "not admitted", 413: "body too large", 415: "not JSON", 422: "not valid"}
+
+
+def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
+    types = {struct for verb in verbs for struct in (verb.takes, verb.gives) if struct} | {Problem}
+    ordered = sorted(types, key=lambda struct: struct.__name__)
+    schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    refs = dict(zip(ordered, schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for verb in verbs:
+        paths.setdefault(verb.path, {})[verb.method.lower()] = _operation(verb, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Agent memory service", "version": __version__, "license": {"name": "MIT"}},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
+    problem = {"application/problem+json": {"schema": refs[Problem]}}
+    answer = refs[verb.gives] if verb.gives else {"type": "object"}
+    responses = {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
+    refused = {503: "try again later", **{status: "see `code`" for status in verb.errors}}
+    if verb.takes and verb.method == "POST":
+        refused |= REFUSALS
+    elif verb.takes:
+        refused |= {status: REFUSALS[status] for status in (401, 422)}
+    elif not verb.open:
+        refused[401] = REFUSALS[401]
+    for status, description in sorted(refused.items()):
+        responses[str(status)] = {"description": description, "content": problem}
+    operation: dict[str, Any] = {
+        "operationId": verb.handle.__name__,
+        "summary": verb.summary,
+        "responses": responses,
+    }
+    if verb.takes and verb.method == "POST":
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.takes]}}}
+    elif verb.takes:
+        operation["parameters"] = _parameters(verb)
+    return operation
+
+
+def _parameters(verb: Verb) -> list[dict[str, Any]]:
+    assert verb.takes is not None
+    schema = next(iter(msgspec.json.schema_components([verb.takes])[1].values()))
+    return [
+        {
+            "name": name,
+            "in": "path" if f"{{{name}}}" in verb.path else "query",
+            "required": name in schema.get("required", []),
+            "schema": field,
+        }
+        for name, field in schema["properties"].items()
+    ]

@@ -1,0 +1,88 @@
+"""Errors to problem details (RFC 9457): the one table of status codes, and the one place that writes them."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from memory_service import errors
+from memory_service.api.schemas import Problem
+
+STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
+    errors.MalformedJson: 400,
+    errors.Unauthenticated: 401,
+    errors.NotFound: 404,
+    errors.UnknownRoute: 404,
+    errors.MethodNotAllowed: 405,
+    errors.Conflict: 409,
+    errors.ContentTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.InvalidRequest: 422,
+    errors.Unavailable: 503,
+    errors.ModelError: 503,
+    errors.MemoryServiceError: 500,
+}
+
+
+def status_of(error: errors.MemoryServiceError) -> int:
+    """The nearest class in the error's line of descent decides."""
+    return next(STATUS_CODES[cls] for cls in type(error).__mro__ if cls in STATUS_CODES)
+
+
+def problem_of(error: errors.MemoryServiceError, request_id: str) -> Problem:
+    status = status_of(error)
+    place = [{"loc": error.place, "msg": error.reason}] if isinstance(error, errors.ValidationFailed) else []
+    detail = str(error) or error.title
+    return Problem(
+        type=f"/problems/{error.code}",
+        title=error.title,
+        status=status,
+        code=error.code,
+        detail=detail,
+        request_id=request_id,
+        error=detail,
+        status_code=status,
+        errors=place,
+    )
+
+
+def headers_of(error: errors.MemoryServiceError) -> list[tuple[bytes, bytes]]:
+    if isinstance(error, errors.MethodNotAllowed):
+        return [(b"allow", error.allowed.encode())]
+    if isinstance(error, errors.Unauthenticated):
+        return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, errors.Unavailable):
+        return [(b"retry-after", str(error.retry_after_s).encode())]
+    return []
+
+
+_PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>[^`]*)`)?$", re.DOTALL)
+
+
+def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
+    """Tell where and why, in words that hold nothing of what was sent (msgspec names values and unknown fields)."""
+    found = _PLACE.match(str(exc))
+    assert found is not None
+    place, reason = found["place"] or "$", found["reason"]
+    if reason.startswith("Invalid enum value"):
+        return errors.ValidationFailed(place, "not one of the known values")
+    if "unknown field" in reason:
+        return errors.ValidationFailed(place, "an unknown field")
+    if "matching regex" in reason:
+        return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
+    if "of length <=" in reason:
+        return errors.ValidationFailed(place, reason, "content_too_long")
+    return errors.ValidationFailed(place, reason)
+
+
+def all_errors(root: type[errors.MemoryServiceError] = errors.MemoryServiceError) -> dict[str, str]:
+    """All codes with their titles, for whoever follows the `type` of a problem."""
+    found = {root.code: root.title}
+    for cls in root.__subclasses__():
+        found |= all_errors(cls)
+    return found | {
+        "invalid_id": "An id is not valid",
+        "content_too_long": "A text is too long",
+        "invalid_character": "A text holds a NUL character",
+    }

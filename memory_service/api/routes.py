@@ -1,0 +1,289 @@
+"""The table of routes, and one handler each: take the body, call one verb, give the answer."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from memory_service import __version__
+from memory_service.api import schemas
+from memory_service.api.auth import Caller
+from memory_service.api.endpoint import Verb
+from memory_service.corpus import Hit
+from memory_service.errors import ValidationFailed
+from memory_service.service import Draft, Ended, MemoryService
+from memory_service.values import Context, Memory, Message, SessionKey, Source
+
+MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_SAFE_INTEGER = 32, 4096, 2**53
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> Any:
+    context, restored = await service.start_session(
+        caller.scope(body.user_id), body.session_id, restore=body.restore, agent_id=body.agent_id
+    )
+    return _context(context, body.user_id, restored=restored)
+
+
+async def end_session(service: MemoryService, caller: Caller, body: schemas.SessionEnd) -> schemas.EndAnswer:
+    ended = await service.end_session(_key(caller, body), body.wait_s)
+    return schemas.EndAnswer(
+        message=f"Session {body.session_id} ended",
+        session_id=body.session_id,
+        turns_count=ended.session.sitting_turns,
+        reflection=ended.reflection,
+        summary_generated=bool(ended.sitting and ended.sitting.summary),
+        insights_count=ended.sitting.insights_count if ended.sitting else 0,
+    )
+
+
+async def reflection(service: MemoryService, caller: Caller, body: schemas.GetReflection) -> schemas.ReflectionAnswer:
+    return _reflection(await service.reflection(_key(caller, body)))
+
+
+async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> schemas.ContextAnswer:
+    return _context(await service.context(_key(caller, body)), body.user_id)
+
+
+async def store_turn(service: MemoryService, caller: Caller, body: schemas.StoreTurn) -> schemas.StoreAnswer:
+    stored = await service.store_turn(_key(caller, body), _draft(body))
+    return schemas.StoreAnswer(
+        session_id=body.session_id,
+        turn_id=stored.turn.turn_id,
+        turn_number=stored.turn.seq,
+        durability=stored.durability,
+        replayed=stored.replayed,
+    )
+
+
+async def retrieve(service: MemoryService, caller: Caller, body: schemas.Retrieve) -> schemas.RetrieveAnswer:
+    found = await service.retrieve(caller.scope(body.user_id), body.query, body.top_k, body.kinds)
+    return schemas.RetrieveAnswer(
+        query=body.query,
+        facts=[_fact(hit) for hit in found.hits],
+        count=len(found.hits),
+        results=[_result(hit) for hit in found.hits],
+        degraded=list(found.degraded),
+    )
+
+
+async def insights(service: MemoryService, caller: Caller, body: schemas.GetInsights) -> schemas.InsightsAnswer:
+    found = await service.insights(caller.scope(body.user_id), recent_only=body.recent_only)
+    answers = [_insight(memory) for memory in found]
+    return schemas.InsightsAnswer(user_id=body.user_id, insights=answers, count=len(answers))
+
+
+async def summaries(service: MemoryService, caller: Caller, body: schemas.GetSummaries) -> schemas.SummariesAnswer:
+    found = await service.summaries(caller.scope(body.user_id), body.limit)
+    answers = [_summary(memory) for memory in found]
+    return schemas.SummariesAnswer(user_id=body.user_id, summaries=answers, count=len(answers))
+
+
+async def health(service: MemoryService, caller: Caller, body: None) -> schemas.HealthAnswer:
+    await service.ping()
+    return schemas.HealthAnswer(version=__version__)
+
+
+async def stats(service: MemoryService, caller: Caller, body: None) -> dict[str, Any]:
+    return service.stats()
+
+
+VERBS = (
+    Verb(
+        method="POST",
+        path="/sessions/start",
+        summary="Start a session, or go on with one",
+        handle=start_session,
+        takes=schemas.SessionStart,
+        gives=schemas.ContextAnswer,
+        errors=(409,),
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/end",
+        summary="End a session; it is reflected on in the background",
+        handle=end_session,
+        takes=schemas.SessionEnd,
+        gives=schemas.EndAnswer,
+        errors=(404,),
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/{session_id}/reflection",
+        summary="Tell how far the reflection on a session is",
+        handle=reflection,
+        takes=schemas.GetReflection,
+        gives=schemas.ReflectionAnswer,
+        errors=(404,),
+    ),
+    Verb(
+        method="POST",
+        path="/memory/context",
+        summary="Tell what the agent should know before its next answer",
+        handle=get_context,
+        takes=schemas.GetContext,
+        gives=schemas.ContextAnswer,
+        errors=(404,),
+    ),
+    Verb(
+        method="POST",
+        path="/memory/store",
+        summary="Store one turn",
+        handle=store_turn,
+        takes=schemas.StoreTurn,
+        gives=schemas.StoreAnswer,
+        errors=(404, 409),
+    ),
+    Verb(
+        method="POST",
+        path="/memory/retrieve",
+        summary="Search everything the user's memory holds",
+        handle=retrieve,
+        takes=schemas.Retrieve,
+        gives=schemas.RetrieveAnswer,
+    ),
+    Verb(
+        method="POST",
+        path="/insights",
+        summary="List what was learned about the user",
+        handle=insights,
+        takes=schemas.GetInsights,
+        gives=schemas.InsightsAnswer,
+    ),
+    Verb(
+        method="POST",
+        path="/summaries",
+        summary="List the summaries of the user's sessions",
+        handle=summaries,
+        takes=schemas.GetSummaries,
+        gives=schemas.SummariesAnswer,
+    ),
+    Verb(
+        method="GET",
+        path="/health",
+        summary="Tell whether the service works",
+        handle=health,
+        gives=schemas.HealthAnswer,
+        open=True,
+    ),
+    Verb(method="GET", path="/stats", summary="Counters for monitoring", handle=stats),
+)
+
+
+def _key(caller: Caller, body: Any) -> SessionKey:
+    return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
+
+
+def _draft(body: schemas.StoreTurn) -> Draft:
+    if not body.user_message and not body.agent_message:
+        raise ValidationFailed("$.user_message", "user_message and agent_message are both empty")
+    check_metadata(body.metadata)
+    messages = (
+        Message(role="user", content=body.user_message, name=body.user_name),
+        Message(role="assistant", content=body.agent_message, name=body.agent_name),
+    )
+    return Draft(
+        messages=tuple(message for message in messages if message.content),
+        turn_id=body.turn_id,
+        created_at=body.created_at,
+        metadata=body.metadata,
+    )
+
+
+def _context(context: Context, user_id: str, **extra: bool) -> schemas.ContextAnswer:
+    return schemas.ContextAnswer(
+        session_id=context.session.session_id,
+        user_id=user_id,
+        active_context=[
+            schemas.ContextMessage(message.role, message.content, message.name)
+            for turn in context.turns
+            for message in turn.messages
+        ],
+        cumulative_summary=context.session.cumulative_summary,
+        insights=[memory.text for memory in context.insights],
+        session_summaries=[memory.text for memory in context.summaries],
+        formatted_context=context.text,
+        **extra,
+    )
+
+
+def _reflection(ended: Ended) -> schemas.ReflectionAnswer:
+    sitting = ended.sitting
+    return schemas.ReflectionAnswer(
+        session_id=ended.session.session_id,
+        reflection=ended.reflection,
+        attempts=sitting.attempts if sitting else 0,
+        last_error=sitting.last_error if sitting else None,
+        turns_count=ended.session.sitting_turns,
+        insights_count=sitting.insights_count if sitting else 0,
+    )
+
+
+def _fact(hit: Hit) -> str:
+    speaker = hit.item.name or hit.item.role
+    return f"{speaker}: {hit.item.text}" if speaker else hit.item.text
+
+
+def _result(hit: Hit) -> schemas.Result:
+    item = hit.item
+    return schemas.Result(
+        id=item.id,
+        kind=item.kind,
+        text=item.text,
+        score=hit.score,
+        score_parts=schemas.ScoreParts(hit.parts.keyword, hit.parts.vector, hit.parts.speaker, hit.parts.date),
+        session_id=item.session_id,
+        created_at=item.created_at,
+        role=item.role,
+        name=item.name,
+        sources=_sources(item.sources),
+    )
+
+
+def _sources(sources: tuple[Source, ...]) -> list[schemas.SourceAnswer]:
+    return [schemas.SourceAnswer(source.session_id, source.seq) for source in sources]
+
+
+def _insight(memory: Memory) -> schemas.InsightAnswer:
+    return schemas.InsightAnswer(
+        content=memory.text,
+        category=memory.category or "general",
+        confidence=memory.confidence,
+        importance=memory.importance,
+        timestamp=memory.created_at,
+        session_id=memory.session_id or "",
+        sources=_sources(memory.sources),
+    )
+
+
+def _summary(memory: Memory) -> schemas.SummaryAnswer:
+    return schemas.SummaryAnswer(
+        session_id=memory.session_id or "",
+        start_time=datetime.fromisoformat(memory.metadata["started_at"]),
+        end_time=memory.created_at,
+        summary=memory.text,
+        cumulative_summary=memory.text,
+        key_topics=memory.metadata["topics"],
+        turn_count=memory.metadata["turn_count"],
+    )
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Raise ValidationFailed unless it is small, flatly keyed and exact in every store."""
+    if len(metadata) > MAX_METADATA_KEYS:
+        raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_KEYS} keys")
+    if not all(_METADATA_KEY.fullmatch(key) for key in metadata):
+        raise ValidationFailed("$.metadata", "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    if len(repr(metadata)) > MAX_METADATA_BYTES:
+        raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
+    if not _exact(metadata):
+        raise ValidationFailed("$.metadata", "an integer beyond 2**53, which not every reader can hold")
+
+
+def _exact(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(_exact, value))
+    return not isinstance(value, int) or abs(value) < MAX_SAFE_INTEGER

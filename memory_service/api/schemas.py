@@ -1,0 +1,220 @@
+"""The wire: bodies that come in (strict, unknown fields refused) and answers that go out.
+
+Names and types of the first nine endpoints are fixed; fields are only ever added.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from memory_service.values import Durability, Kind, ReflectionState, Role
+
+ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$"
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
+Text = Annotated[str, Meta(max_length=100_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
+
+
+class Body(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of request bodies."""
+
+
+class SessionStart(Body):
+    user_id: Id
+    session_id: Id | None = None
+    restore: bool = True
+    agent_id: Id | None = None
+
+
+class SessionEnd(Body):
+    user_id: Id
+    session_id: Id
+    wait_s: Annotated[float, Meta(ge=0, le=20, description="Seconds to wait for the reflection")] = 0
+
+
+class GetContext(Body):
+    user_id: Id
+    session_id: Id
+
+
+class GetReflection(Body):
+    user_id: Id
+    session_id: Id
+
+
+class StoreTurn(Body):
+    """`turn_id` makes a repeat safe: the same id with the same words is stored once and answered the same."""
+
+    user_id: Id
+    session_id: Id
+    user_message: Text
+    agent_message: Text
+    turn_id: Id | None = None
+    user_name: Name | None = None
+    agent_name: Name | None = None
+    created_at: Annotated[Moment | None, Meta(description="When it was said; now, if not given")] = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Retrieve(Body):
+    user_id: Id
+    query: Annotated[str, Meta(min_length=1, max_length=2000)]
+    session_id: Id | None = None
+    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    kinds: Annotated[list[Kind], Meta(max_length=7)] | None = None
+
+
+class GetInsights(Body):
+    user_id: Id
+    recent_only: bool = False
+
+
+class GetSummaries(Body):
+    user_id: Id
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 5
+
+
+class ContextMessage(Struct, omit_defaults=True):
+    role: Role
+    content: str
+    name: str | None = None
+
+
+class ContextAnswer(Struct, kw_only=True):
+    """`restored` is in the answer of /sessions/start alone: whether the session was there before."""
+
+    session_id: str
+    user_id: str
+    active_context: list[ContextMessage]
+    cumulative_summary: str
+    insights: list[str]
+    session_summaries: list[str]
+    formatted_context: str
+    restored: bool | UnsetType = UNSET
+
+
+class StoreAnswer(Struct, kw_only=True):
+    """`durability`: fsync (on this disk), quorum (on several), relaxed (may lose a moment), none (memory only)."""
+
+    status: Literal["success"] = "success"
+    message: str = "Turn stored successfully"
+    session_id: str
+    turn_id: str
+    turn_number: int
+    durability: Durability
+    replayed: bool
+
+
+class EndAnswer(Struct, kw_only=True):
+    status: Literal["success"] = "success"
+    message: str
+    session_id: str
+    turns_count: int
+    reflection: ReflectionState
+    summary_generated: bool
+    insights_count: int
+
+
+class SourceAnswer(Struct):
+    session_id: str
+    turn_number: int
+
+
+class ScoreParts(Struct):
+    """What the score is the sum of."""
+
+    keyword: float
+    vector: float
+    speaker: float
+    date: float
+
+
+class Result(Struct, kw_only=True, omit_defaults=True):
+    id: str
+    kind: Kind
+    text: str
+    score: float
+    score_parts: ScoreParts
+    session_id: str | None
+    created_at: datetime
+    role: Role | None = None
+    name: str | None = None
+    sources: list[SourceAnswer] = []
+
+
+class RetrieveAnswer(Struct, kw_only=True):
+    """`facts` are the results as plain lines, best first. `degraded` names what was missing from the search."""
+
+    query: str
+    facts: list[str]
+    count: int
+    results: list[Result]
+    degraded: list[str]
+
+
+class InsightAnswer(Struct, kw_only=True):
+    content: str
+    category: str
+    confidence: float
+    importance: float
+    timestamp: datetime
+    session_id: str
+    sources: list[SourceAnswer]
+
+
+class InsightsAnswer(Struct, kw_only=True):
+    user_id: str
+    insights: list[InsightAnswer]
+    count: int
+
+
+class SummaryAnswer(Struct, kw_only=True):
+    session_id: str
+    start_time: datetime
+    end_time: datetime
+    summary: str
+    cumulative_summary: str
+    key_topics: list[str]
+    turn_count: int
+
+
+class SummariesAnswer(Struct, kw_only=True):
+    user_id: str
+    summaries: list[SummaryAnswer]
+    count: int
+
+
+class ReflectionAnswer(Struct, kw_only=True):
+    """State of the latest sitting's reflection. `attempts` counts those since it was last asked for."""
+
+    session_id: str
+    reflection: ReflectionState
+    attempts: int
+    last_error: str | None
+    turns_count: int
+    insights_count: int
+
+
+class HealthAnswer(Struct, kw_only=True):
+    status: Literal["healthy"] = "healthy"
+    service: str = "agent-memory"
+    version: str
+
+
+class Problem(Struct, kw_only=True, omit_defaults=True):
+    """RFC 9457. `errors` names the places of what is wrong; nothing that was sent is repeated."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    error: str
+    status_code: int
+    errors: list[dict[str, str]] = []

@@ -1,0 +1,140 @@
+"""The only place that chooses parts and puts them together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from starlette.applications import Starlette
+
+from memory_service.api.auth import make_gate
+from memory_service.api.front import Front, make_front
+from memory_service.api.routes import VERBS
+from memory_service.errors import UnsafeStart
+from memory_service.llm.base import Embedder, Reader
+from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.pool import LongTermCache, SessionPool
+from memory_service.recall import Recall
+from memory_service.reflection import Reflector, Retry
+from memory_service.scheduler import Scheduler
+from memory_service.service import Limits, MemoryService, load_long_term
+from memory_service.settings import Settings
+from memory_service.stores import make_store
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> Front:
+    """Make the ASGI application for any server; its lifespan opens the service and closes it."""
+    chosen = settings or Settings()
+    return app_around(open_service(chosen), chosen)
+
+
+def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Settings) -> Front:
+    """Make the application over a service that is entered with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        async with service as entered:
+            yield {"service": entered}
+
+    return make_front(VERBS, make_gate(settings.auth_mode), lifespan)
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> AsyncIterator[MemoryService]:
+    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
+    async with AsyncExitStack() as stack:
+        limits = make_limits(settings)
+        store = make_store(settings.chosen_store_url)
+        await store.start(stack)
+        reader, embedder = make_models(settings, stack)
+        pool = SessionPool(
+            store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=settings.session_ttl_minutes * 60
+        )
+        long_term = LongTermCache(partial(load_long_term, store, limits), settings.max_sessions)
+        recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
+        await recall.start(stack)
+        reflector = Reflector(
+            store,
+            pool,
+            long_term,
+            recall,
+            reader,
+            buffer_turns=settings.k_turn_buffer,
+            chunk_turns=settings.l_turn_chunks,
+            timeout_s=settings.model_timeout_seconds,
+            retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
+            now=now,
+        )
+        scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
+        service = MemoryService(
+            store,
+            pool,
+            long_term,
+            recall,
+            reflector,
+            scheduler,
+            reader,
+            embedder,
+            limits=limits,
+            now=now,
+            new_id=lambda: uuid4().hex,
+        )
+        await scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
+        scheduler.every(settings.sweep_interval_seconds, "sweep", service.sweep)
+        scheduler.every(settings.eviction_interval_seconds, "evict", service.evict_idle)
+        scheduler.soon("sweep", service.sweep)
+        logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
+        yield service
+
+
+def make_limits(settings: Settings) -> Limits:
+    return Limits(
+        m_sessions_recent=settings.m_sessions_recent,
+        context_insights=settings.context_insights,
+        context_budget_tokens=settings.context_budget_tokens,
+        reflection_threshold_turns=settings.reflection_threshold_turns,
+        idle_after=timedelta(minutes=settings.session_ttl_minutes),
+        abandoned_after=timedelta(hours=settings.session_abandon_hours),
+    )
+
+
+def make_models(settings: Settings, stack: AsyncExitStack) -> tuple[Reader, Embedder]:
+    """Choose by which keys are there: Azure, then OpenAI-compatible, then none. Raises UnsafeStart on half a setup."""
+    if settings.azure_openai_endpoint:
+        if not settings.azure_openai_deployment or not settings.azure_openai_api_key.get_secret_value():
+            raise UnsafeStart("AZURE_OPENAI_ENDPOINT needs AZURE_OPENAI_API_KEY and AZURE_OPENAI_DEPLOYMENT beside it")
+        from memory_service.llm import openai
+
+        client: Any = openai.azure_client(
+            settings.azure_openai_endpoint,
+            settings.azure_openai_api_key.get_secret_value(),
+            settings.azure_openai_api_version,
+        )
+        chat, embedding, space = settings.azure_openai_deployment, settings.azure_openai_embedding_deployment, "azure"
+    elif settings.openai_api_key.get_secret_value() or settings.openai_base_url:
+        from memory_service.llm import openai
+
+        client = openai.openai_client(settings.openai_api_key.get_secret_value(), settings.openai_base_url)
+        chat, embedding, space = settings.openai_model, settings.openai_embedding_model, "openai"
+    else:
+        return OfflineReader(), LocalEmbedder()
+    stack.push_async_callback(client.close)
+    reader = openai.OpenAIReader(client, chat, timeout_s=settings.model_timeout_seconds)
+    if not embedding:
+        return reader, LocalEmbedder()
+    return reader, openai.OpenAIEmbedder(
+        client,
+        embedding,
+        dimensions=settings.embedding_dimensions or None,
+        timeout_s=settings.embedding_timeout_seconds,
+        space_prefix=space,
+    )

@@ -1,0 +1,96 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+from pydantic import ValidationError
+
+from memory_service import __version__
+from memory_service.errors import UnsafeStart
+from memory_service.logs import configure_logging
+from memory_service.settings import Settings
+
+CANNOT_START = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """A memory for agents."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on (default: HOST).")
+@click.option("--port", type=int, help="Port to listen on, 0 for a free one (default: PORT).")
+def serve(host: str | None, port: int | None) -> None:
+    """Run the service. Settings come from the environment and from .env."""
+    settings = read_settings(host=host, port=port)
+    configure_logging(settings.log_level)
+    if settings.reload:
+        uvicorn.run(
+            "memory_service.app:create_app",
+            factory=True,
+            reload=True,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+        )
+    else:
+        run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from memory_service.server import asked_to_stop, running
+
+    async with running(settings) as url:
+        click.echo(f"Agent memory service {__version__} on {url} (AUTH_MODE={settings.auth_mode})", err=True)
+        await asked_to_stop()
+
+
+@main.command()
+@click.option(
+    "--conversation",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A JSON file of conversations to replay instead of the one that is shipped.",
+)
+@click.option("--port", type=int, default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--stay/--exit", default=True, help="Stay up afterwards, or end.")
+def demo(conversation: Path | None, port: int, stay: bool) -> None:
+    """Replay weeks of conversation into a fresh service, and show what it remembers."""
+    from memory_service.demo import read_conversations, run_demo
+
+    configure_logging("WARNING")
+    run(run_demo(read_conversations(conversation), port=port, stay=stay))
+
+
+def read_settings(**given: Any) -> Settings:
+    """Read the settings, those given on the command line first; ends with a plain list of what is wrong."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as exc:
+        for error in exc.errors(include_input=False, include_url=False, include_context=False):
+            click.echo(f"{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}", err=True)
+        sys.exit(CANNOT_START)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on the fastest loop there is; what makes a start unsafe is said in one line."""
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(work)
+    except UnsafeStart as exc:
+        click.echo(f"cannot start: {exc}", err=True)
+        sys.exit(CANNOT_START)

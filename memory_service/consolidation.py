@@ -1,0 +1,102 @@
+"""How new insights join those already held: add, replace or leave out. Pure.
+
+Nothing is deleted: what is replaced keeps its text with `valid_to` and `superseded_by`. Statements that
+differ in a number, a name or a negation are never taken for the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from memory_service.llm.base import Finding
+from memory_service.text import STOP_WORDS, words
+from memory_service.values import Memory, Source
+
+SAME = 0.8
+"""Share of common words from which two statements say the same."""
+LONGEST_INSIGHT = 1000
+
+_NEGATION = re.compile(r"\b(not|no|never|none|nobody|nothing|without|neither|nor|\w+n['’]t)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+
+
+class Consolidated(msgspec.Struct, frozen=True):
+    """`memories` are to be written: new insights, and held ones that changed. `dropped` rested on no real turn."""
+
+    memories: tuple[Memory, ...]
+    added: int
+    dropped: int
+
+
+class _Statement(msgspec.Struct, frozen=True):
+    """What tells two statements apart."""
+
+    words: frozenset[str]
+    numbers: frozenset[str]
+    names: frozenset[str]
+    negated: bool
+
+    def cannot_merge_with(self, other: _Statement) -> bool:
+        return self.numbers != other.numbers or self.names != other.names or self.negated != other.negated
+
+    def likeness(self, other: _Statement) -> float:
+        union = self.words | other.words
+        return len(self.words & other.words) / len(union) if union else 0.0
+
+
+def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Sequence[Memory]) -> Consolidated:
+    """Weigh each new insight against those held (`known`, which findings refer to by place) and those before it.
+
+    `new[i]` is finding i as a memory, its sources already limited to real turns; one without sources is dropped.
+    """
+    held = {memory.memory_id: memory for memory in known}
+    changed: dict[str, Memory] = {}
+    added = dropped = 0
+    for finding, memory in zip(findings, new, strict=True):
+        if not memory.sources:
+            dropped += 1
+            continue
+        same = _same(memory, held.values())
+        if same is not None:
+            changed[same.memory_id] = held[same.memory_id] = _with_sources(same, memory.sources)
+            continue
+        old = _replaced(finding, known, held)
+        if old is not None and old.created_at <= memory.created_at:
+            changed[old.memory_id] = old.superseded(memory)
+            del held[old.memory_id]
+        changed[memory.memory_id] = held[memory.memory_id] = memory
+        added += 1
+    return Consolidated(tuple(changed.values()), added, dropped)
+
+
+def _replaced(finding: Finding, known: Sequence[Memory], held: dict[str, Memory]) -> Memory | None:
+    if finding.replaces is None or not 1 <= finding.replaces <= len(known):
+        return None
+    return held.get(known[finding.replaces - 1].memory_id)
+
+
+def _same(memory: Memory, held: Iterable[Memory]) -> Memory | None:
+    ours = _statement(memory.text)
+    for other in held:
+        theirs = _statement(other.text)
+        if not ours.cannot_merge_with(theirs) and ours.likeness(theirs) >= SAME:
+            return other
+    return None
+
+
+def _statement(text: str) -> _Statement:
+    found = words(text)
+    return _Statement(
+        words=frozenset(word.lower() for word in found if word.lower() not in STOP_WORDS),
+        numbers=frozenset(_NUMBER.findall(text)),
+        names=frozenset(word for word in found[1:] if word[0].isupper()),
+        negated=bool(_NEGATION.search(text)),
+    )
+
+
+def _with_sources(memory: Memory, more: tuple[Source, ...]) -> Memory:
+    return replace(memory, sources=tuple(dict.fromkeys(memory.sources + more)))

@@ -1,0 +1,259 @@
+"""Everything searchable of one user, in memory: postings for keywords, a matrix for vectors. Pure, no I/O.
+
+A corpus only grows; what was written anew or superseded is marked dead. It is built from the store and
+may be dropped at any time. Statistics of keywords are the user's own: another user's words change nothing
+here, neither results nor time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_service.ranking import (
+    CUE,
+    Floats,
+    Ints,
+    bm25,
+    date_cue,
+    date_named,
+    day_of,
+    keyword_arm,
+    speakers_meant,
+    vector_arm,
+)
+from memory_service.text import Tokenizer
+from memory_service.values import KINDS, Kind, Memory, Role, Source, Turn, Vector, turn_item_id
+
+Entry = TypeVar("Entry", bound=np.generic)
+
+ITEM_BYTES = 900
+"""Estimate of what one item costs beside its text and vector: objects, postings, columns."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One candidate: a message of a turn, or a memory."""
+
+    id: str
+    kind: Kind
+    text: str
+    created_at: datetime
+    session_id: str | None
+    role: Role | None
+    name: str | None
+    sources: tuple[Source, ...]
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a score is the sum of."""
+
+    keyword: float
+    vector: float
+    speaker: float
+    date: float
+
+
+class Hit(msgspec.Struct, frozen=True):
+    item: Item
+    score: float
+    parts: Parts
+
+
+class Corpus:
+    def __init__(self, dimensions: int = 0) -> None:
+        self._items: list[Item] = []
+        self._postings: dict[str, array[int]] = {}
+        self._places: dict[str, list[int]] = {}
+        self._last_of_session: dict[str, int] = {}
+        self._names: set[str] = set()
+        self._speakers: dict[str | None, int] = {None: 0}
+        self._lengths = Column(np.float32)
+        self._before = Column(np.int32)
+        self._after = Column(np.int32)
+        self._days = Column(np.int32)
+        self._alive = Column(np.bool_)
+        self._kinds = Column(np.int8)
+        self._spoken_by = Column(np.int32)
+        self._vectors = Column(np.float32)
+        self._text_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._text_bytes + self._vectors.size_bytes + ITEM_BYTES * (len(self._items) + 1)
+
+    def add_turn(self, turn: Turn, tokenize: Tokenizer) -> None:
+        """Add a turn's messages, after all earlier turns of its session."""
+        item_id = turn_item_id(turn.session_id, turn.seq)
+        self._bury(item_id)
+        source = (Source(session_id=turn.session_id, seq=turn.seq),)
+        places = []
+        for position, message in enumerate(turn.messages):
+            item = Item(
+                id=f"{item_id}.{position}",
+                kind="message",
+                text=message.content,
+                created_at=turn.created_at,
+                session_id=turn.session_id,
+                role=message.role,
+                name=message.name,
+                sources=source,
+            )
+            place = self._append(item, tokenize(f"{message.speaker}: {message.content}"))
+            self._link(turn.session_id, place)
+            places.append(place)
+            if message.name:
+                self._names.add(message.name)
+        self._places[item_id] = places
+
+    def add_memory(self, memory: Memory, tokenize: Tokenizer) -> None:
+        """Add a memory, in place of an earlier one of its id; a superseded one only leaves."""
+        self._bury(memory.memory_id)
+        if memory.valid_to is not None:
+            return
+        item = Item(
+            id=memory.memory_id,
+            kind=memory.kind,
+            text=memory.text,
+            created_at=memory.created_at,
+            session_id=memory.session_id,
+            role=None,
+            name=None,
+            sources=memory.sources,
+        )
+        self._places[memory.memory_id] = [self._append(item, tokenize(memory.text))]
+
+    def add_vector(self, vector: Vector) -> None:
+        """Give an item its vectors; one that is not here any more is passed over."""
+        places = self._places.get(vector.item_id, [])
+        if places:
+            rows = np.frombuffer(vector.data, np.float32).reshape(len(places), -1)
+            self._vectors.widen(rows.shape[1])
+            for place, row in zip(places, rows, strict=True):
+                self._vectors.data[place] = row
+
+    def _append(self, item: Item, stems: Sequence[str]) -> int:
+        place = len(self._items)
+        self._items.append(item)
+        self._text_bytes += len(item.text)
+        for stem in stems:
+            posting = self._postings.get(stem)
+            if posting is None:
+                posting = self._postings[stem] = array("i")
+            posting.append(place)  # once per occurrence: a run of the same place is its frequency
+        self._lengths.append(len(stems))
+        self._before.append(-1)
+        self._after.append(-1)
+        self._days.append(day_of(item.created_at))
+        self._alive.append(True)
+        self._kinds.append(KINDS.index(item.kind))
+        self._spoken_by.append(self._speakers.setdefault(item.name or item.role, len(self._speakers)))
+        self._vectors.append(0)
+        return place
+
+    def _link(self, session_id: str, place: int) -> None:
+        last = self._last_of_session.get(session_id, -1)
+        self._last_of_session[session_id] = place
+        if last >= 0:
+            self._before.data[place] = last
+            self._after.data[last] = place
+
+    def _bury(self, item_id: str) -> None:
+        for place in self._places.pop(item_id, []):
+            self._alive.data[place] = False
+
+    def search(
+        self,
+        question: str,
+        stems: Sequence[str],
+        vector: Floats | None,
+        *,
+        keyword_weight: float,
+        kinds: Collection[Kind],
+        limit: int,
+    ) -> list[Hit]:
+        """Return the best items of these kinds, best first. Without `vector` the keywords alone decide."""
+        n = len(self._items)
+        if not n:
+            return []
+        before, after = self._before.used(n), self._after.used(n)
+        keyword = keyword_arm(bm25(self._counts(stems), self._lengths.used(n), n), before, after)
+        if vector is None or self._vectors.width != len(vector):
+            share, near = 1.0, np.zeros(n, np.float32)
+        else:
+            share, near = keyword_weight, vector_arm(self._vectors.used(n) @ vector, before, after)
+        keyword = keyword * np.float32(share)
+        near = near * np.float32(1 - share)
+        candidates = (keyword + near > 0) & self._alive.used(n) & self._of_kinds(kinds)
+        speaker, date = self._speaker_cue(question), self._date_cue(question)
+        total = np.where(candidates, keyword + near + speaker + date, -1)
+        best = np.argsort(-total, kind="stable")[:limit] if n <= limit else _best(total, limit)
+        return [
+            Hit(self._items[i], float(total[i]), Parts(*(float(part[i]) for part in (keyword, near, speaker, date))))
+            for i in best.tolist()
+            if total[i] > 0
+        ]
+
+    def _counts(self, stems: Sequence[str]) -> list[tuple[Ints, Floats]]:
+        counts = []
+        for stem in stems:
+            posting = self._postings.get(stem)
+            if posting:
+                found, often = np.unique(np.frombuffer(posting, np.int32), return_counts=True)
+                counts.append((found, often.astype(np.float32)))
+        return counts
+
+    def _of_kinds(self, kinds: Collection[Kind]) -> NDArray[np.bool_]:
+        return np.isin(self._kinds.used(len(self)), [KINDS.index(kind) for kind in kinds])
+
+    def _speaker_cue(self, question: str) -> Floats:
+        meant = speakers_meant(question, self._names)
+        speakers = [number for speaker, number in self._speakers.items() if speaker in meant]
+        return np.isin(self._spoken_by.used(len(self)), speakers).astype(np.float32) * np.float32(CUE)
+
+    def _date_cue(self, question: str) -> Floats:
+        named = date_named(question)
+        if named is None:
+            return np.zeros(len(self), np.float32)
+        return date_cue(named, self._days.used(len(self)))
+
+
+def _best(total: Floats, limit: int) -> NDArray[np.intp]:
+    top = np.argpartition(-total, limit)[:limit]
+    return top[np.lexsort((top, -total[top]))]
+
+
+class Column(Generic[Entry]):
+    """A numpy array that grows at its end, doubling; `widen` turns its entries into rows."""
+
+    def __init__(self, kind: type[Entry]) -> None:
+        self.data: NDArray[Entry] = np.zeros(64, kind)
+        self.width = 0
+        self._used = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.data.nbytes)
+
+    def append(self, value: Any) -> None:
+        if self._used == len(self.data):
+            self.data = np.concatenate([self.data, np.zeros_like(self.data)])
+        self.data[self._used] = value
+        self._used += 1
+
+    def widen(self, width: int) -> None:
+        """Make room for rows of this width; rows of another width are forgotten: two spaces never mix."""
+        if width != self.width:
+            self.data = np.zeros((len(self.data), width), self.data.dtype)
+            self.width = width
+
+    def used(self, n: int) -> NDArray[Entry]:
+        return self.data[:n]

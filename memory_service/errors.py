@@ -1,0 +1,179 @@
+"""Everything that can go wrong, with a stable `code` each. None of these knows HTTP.
+
+MemoryServiceError
+├── InvalidRequest              what was asked cannot be
+│   ├── MalformedJson           the body is not JSON
+│   ├── UnsupportedMediaType    the body says it is not JSON
+│   ├── ContentTooLarge         the body is longer than is read
+│   ├── ValidationFailed        a field is wrong; `place` says which
+│   ├── UnknownRoute            no such path
+│   ├── MethodNotAllowed        the path has no such method
+│   └── TurnIdReused            a turn_id came again with other content
+├── Unauthenticated             the caller may not be served
+├── NotFound
+│   └── SessionNotFound         unknown, or another user's: the two look the same
+├── Conflict
+│   ├── SessionEnded            a session that was ended takes no more turns
+│   └── StaleVersion            the head moved since it was read
+├── Unavailable                 try again later
+│   ├── StoreUnavailable        the store did not answer, or refused
+│   └── Overloaded              more is waiting than is sensible
+├── UnsafeStart                 the service refuses to start
+└── ModelError                  a model's answer could not be had or used
+    ├── ModelUnavailable        no answer: time-out, refusal of service, network
+    └── BadModelOutput          an answer that is not what was asked for
+"""
+
+from __future__ import annotations
+
+
+class MemoryServiceError(Exception):
+    """Root of all errors this service raises on purpose."""
+
+    code = "internal_error"
+    title = "Something went wrong in the service"
+
+
+class InvalidRequest(MemoryServiceError):
+    code = "invalid_request"
+    title = "The request cannot be served"
+
+
+class MalformedJson(InvalidRequest):
+    code = "malformed_json"
+    title = "The body is not valid JSON"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    code = "unsupported_media_type"
+    title = "The body must be application/json"
+
+    def __init__(self) -> None:
+        super().__init__("send Content-Type: application/json")
+
+
+class ContentTooLarge(InvalidRequest):
+    code = "body_too_large"
+    title = "The body is too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the limit is {limit_bytes} bytes")
+
+
+class ValidationFailed(InvalidRequest):
+    """`place` is a path such as `$.user_id`; `reason` never holds what was sent."""
+
+    code = "validation_failed"
+    title = "A field is not valid"
+
+    def __init__(self, place: str, reason: str, code: str = "validation_failed") -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place, self.reason, self.code = place, reason, code
+
+
+class UnknownRoute(InvalidRequest):
+    code = "not_found"
+    title = "There is nothing at this path"
+
+
+class MethodNotAllowed(InvalidRequest):
+    code = "method_not_allowed"
+    title = "The path does not have this method"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"allowed: {allowed}")
+        self.allowed = allowed
+
+
+class TurnIdReused(InvalidRequest):
+    code = "turn_id_reused"
+    title = "The turn_id was used for another turn"
+
+    def __init__(self) -> None:
+        super().__init__("this turn_id is already stored with other content; nothing was changed")
+
+
+class Unauthenticated(MemoryServiceError):
+    code = "unauthenticated"
+    title = "The caller is not known"
+
+
+class NotFound(MemoryServiceError):
+    code = "not_found"
+    title = "It does not exist"
+
+
+class SessionNotFound(NotFound):
+    code = "session_not_found"
+    title = "There is no such session"
+
+    def __init__(self) -> None:
+        super().__init__("no session of this id for this user; start one with POST /sessions/start")
+
+
+class Conflict(MemoryServiceError):
+    code = "conflict"
+    title = "The request does not fit the present state"
+
+
+class SessionEnded(Conflict):
+    code = "session_ended"
+    title = "The session was ended"
+
+    def __init__(self) -> None:
+        super().__init__("start a new session without session_id, or with restore=false to begin afresh under this id")
+
+
+class StaleVersion(Conflict):
+    code = "version_conflict"
+    title = "It was changed by somebody else"
+
+    def __init__(self) -> None:
+        super().__init__("changed since it was read; nothing was written, try again")
+
+
+class Unavailable(MemoryServiceError):
+    """`retry_after_s` is when trying again makes sense."""
+
+    code = "unavailable"
+    title = "The service cannot do this now"
+    retry_after_s = 1
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+    title = "The store did not answer"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    title = "Too much is waiting to be written"
+
+    def __init__(self) -> None:
+        super().__init__("the write queue is full; nothing was stored, try again shortly")
+
+
+class UnsafeStart(MemoryServiceError):
+    code = "unsafe_start"
+    title = "The service refuses to start"
+
+
+class ModelError(MemoryServiceError):
+    code = "model_error"
+    title = "The model gave nothing usable"
+
+
+class ModelUnavailable(ModelError):
+    """`retry_after_s` is the model's own wish, or None."""
+
+    code = "model_unavailable"
+    title = "The model did not answer"
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class BadModelOutput(ModelError):
+    code = "bad_model_output"
+    title = "The model's answer was not what was asked for"

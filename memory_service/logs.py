@@ -1,0 +1,43 @@
+"""Logs are events on stderr: readable on a terminal, one JSON object a line elsewhere.
+
+Messages are constants; facts are in `extra`, and only those named here are written: no text of a user can
+get into a log by accident.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+FACTS = {"attempts", "auth_mode", "code", "deployment", "durability", "error", "format", "job", "jobs", "model"}
+FACTS |= {"reason", "request_id", "status", "store", "url"}
+_ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
+
+
+def configure_logging(level: str) -> None:
+    """Send all log events of the process to stderr, those of libraries from WARNING up."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[
+            structlog.stdlib.ExtraAdder(),
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso"),
+            _known_facts_only,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            renderer,
+        ]
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("memory_service").setLevel(level)
+
+
+def _known_facts_only(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    return {name: value for name, value in event.items() if name in _ALWAYS | FACTS}

@@ -1,0 +1,190 @@
+"""Hot sessions: LRU and TTL, one live object per session, single-flight restore.
+
+The pool is a cache of what is stored and may drop anything at any time: eviction is `del`. A session's
+object lives at least as long as somebody holds it, so there are never two of one session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cachetools import Cache, LRUCache, TLRUCache
+
+from memory_service.stores.base import Commit
+from memory_service.values import Context, Hot, LongTerm, Scope, SessionKey
+
+Load = Callable[[SessionKey], Awaitable[Hot | None]]
+Write = Callable[[Commit], Awaitable[None]]
+Clock = Callable[[], float]
+
+
+class HotSession:
+    """The one live object of a session. `hot` is what is stored, or None where that must be asked.
+
+    `context` is the last context made, and `context_of` the very objects it was made from.
+    """
+
+    __slots__ = ("__weakref__", "context", "context_of", "hot", "lock", "used_at")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.hot: Hot | None = None
+        self.context: Context | None = None
+        self.context_of: tuple[Hot, LongTerm] | None = None
+        self.used_at = 0.0
+
+    def show(self, hot: Hot | None) -> None:
+        self.hot = hot
+        self.context = self.context_of = None
+
+
+class SessionPool:
+    """Sessions by key. `load` asks the store; `write` commits to it. The clock is monotonic seconds."""
+
+    def __init__(
+        self, load: Load, write: Write, *, max_sessions: int, ttl_s: float, clock: Clock = time.monotonic
+    ) -> None:
+        self._load = load
+        self._write = write
+        self._clock = clock
+        self._shelf = _Shelf(max_sessions, ttl_s, clock)
+        self._living: WeakValueDictionary[SessionKey, HotSession] = WeakValueDictionary()
+        self.max_sessions, self.ttl_s = max_sessions, ttl_s
+        self.hits = self.misses = self.committing = 0
+
+    @asynccontextmanager
+    async def lease(self, key: SessionKey) -> AsyncIterator[HotSession]:
+        """Borrow a session, alone: one borrower at a time. `hot` is None if there is no such session."""
+        entry = self._living.get(key)
+        if entry is None:
+            entry = self._living[key] = HotSession()
+        async with entry.lock:
+            if entry.hot is None:
+                self.misses += 1
+                entry.show(await self._load(key))
+            else:
+                self.hits += 1
+            yield entry
+            self._keep(key, entry)
+
+    async def commit(self, key: SessionKey, entry: HotSession, commit: Commit, then: Hot) -> None:
+        """Write, then show `then`. Readers see the former state until it is durable.
+
+        If the write fails, what is stored is unknown here: it is asked for at the next lease.
+        """
+        self.committing += 1
+        try:
+            await self._write(commit)
+        except BaseException:
+            entry.show(None)
+            raise
+        finally:
+            self.committing -= 1
+        entry.show(then)
+        self._keep(key, entry)
+
+    async def read(self, key: SessionKey) -> HotSession:
+        """Return a session as last committed; a hot one costs neither a wait nor I/O."""
+        entry = self._living.get(key)
+        if entry is not None and entry.hot is not None:
+            self.hits += 1
+            self._keep(key, entry)
+            return entry
+        async with self.lease(key) as entry:
+            return entry
+
+    def _keep(self, key: SessionKey, entry: HotSession) -> None:
+        if entry.hot is not None:
+            entry.used_at = self._clock()
+            self._shelf.keep(key, entry)
+
+    def evict_idle(self) -> int:
+        """Drop sessions untouched for the TTL; returns how many."""
+        return len(self._shelf.expire())
+
+    def evict_all(self) -> None:
+        """Drop every session; nothing is lost, everything is asked for again."""
+        self._shelf.clear()
+
+    def stats(self) -> dict[str, Any]:
+        """Seed names first; ages are seconds since last use."""
+        self._shelf.expire()
+        ages = self._shelf.ages(self._clock())
+        return {
+            "total_sessions": len(ages),
+            "dirty_sessions": self.committing,
+            "max_capacity": self.max_sessions,
+            "utilization": len(ages) / self.max_sessions if self.max_sessions else 0.0,
+            "ttl_seconds": self.ttl_s,
+            "avg_age_seconds": sum(ages) / len(ages) if ages else 0.0,
+            "oldest_age_seconds": max(ages, default=0.0),
+            "hits": self.hits,
+            "misses": self.misses,
+            "evictions": self._shelf.evictions,
+        }
+
+
+class _Shelf(TLRUCache[SessionKey, HotSession]):
+    """Holds sessions by last use: the least recently used go first, those idle for the TTL in any case."""
+
+    def __init__(self, max_sessions: int, ttl_s: float, clock: Clock) -> None:
+        super().__init__(max_sessions, ttu=lambda _key, _entry, now: now + ttl_s, timer=clock)
+        self.evictions = 0
+
+    def keep(self, key: SessionKey, entry: HotSession) -> None:
+        if self.maxsize:
+            self[key] = entry
+
+    def ages(self, now: float) -> list[float]:
+        # Cache's own look-up: TLRUCache's would count as a use and change who is dropped next.
+        return [now - Cache.__getitem__(self, key).used_at for key in self]
+
+    def popitem(self) -> tuple[SessionKey, HotSession]:
+        self.evictions += 1
+        return super().popitem()
+
+    def expire(self, time: float | None = None) -> list[tuple[SessionKey, HotSession]]:
+        gone = list(super().expire(time))
+        self.evictions += len(gone)
+        return gone
+
+    def clear(self) -> None:
+        for key in list(self):
+            del self[key]
+
+
+class LongTermCache:
+    """What is known of recently active users; forgotten when a reflection changes it."""
+
+    def __init__(self, load: Callable[[Scope], Awaitable[LongTerm]], max_users: int) -> None:
+        self._load = load
+        self._loading: LRUCache[Scope, asyncio.Future[LongTerm]] = LRUCache(max(max_users, 1))
+
+    async def get(self, scope: Scope) -> LongTerm:
+        """Return it, asking the store at most once however many ask here."""
+        future = self._loading.get(scope)
+        if future is None:
+            future = self._loading[scope] = asyncio.ensure_future(self._load(scope))
+        try:
+            # shielded: one caller that goes away must not fail the others
+            return await asyncio.shield(future)
+        except BaseException:
+            if self._loading.get(scope) is future and future.done():
+                self.forget(scope)
+            raise
+
+    def ready(self, scope: Scope) -> LongTerm | None:
+        """Return it if it is here, without waiting."""
+        future = self._loading.get(scope)
+        if future is None or not future.done() or future.cancelled() or future.exception():
+            return None
+        return future.result()
+
+    def forget(self, scope: Scope) -> None:
+        """Ask again at the next `get`; a load that is under way may have read too early and is not kept."""
+        self._loading.pop(scope, None)

@@ -1,0 +1,294 @@
+"""Reading conversations in the background: compact a long one, reflect on a sitting.
+
+Every job may be cut off anywhere and run twice: what is to be done is in the store, a claim is a versioned
+commit, and all effects of a job are one commit that fails if the claim was overtaken. No lease on the
+session is held while a model is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from memory_service import extract
+from memory_service.consolidation import LONGEST_INSIGHT, Consolidated, consolidate
+from memory_service.context import summary_id
+from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion
+from memory_service.llm.base import Excerpt, Finding, Findings, Reader
+from memory_service.pool import LongTermCache, SessionPool
+from memory_service.recall import Recall
+from memory_service.stores.base import Commit, Store
+from memory_service.values import (
+    Hot,
+    Memory,
+    Scope,
+    Session,
+    SessionKey,
+    Sitting,
+    Source,
+    Turn,
+    Value,
+    derived_id,
+)
+
+logger = logging.getLogger(__name__)
+
+EXCERPT_CHARS = 48_000
+"""Text one call reads; a longer stretch is read in several, each with the summary of those before."""
+KNOWN_INSIGHTS = 30
+CHUNK_WORDS = 60
+LEASE_MARGIN_S = 30.0
+
+
+class Retry(Value, frozen=True, kw_only=True):
+    """When a failed reflection is tried again: after `first_s`, then ever later, up to `longest_s`, with jitter."""
+
+    first_s: float = 5
+    max_attempts: int = 8
+    longest_s: float = 3600
+
+    def delay_s(self, attempts: int, wished_s: float | None, chance: Callable[[], float]) -> float:
+        """Seconds to wait after so many attempts; a model's own wish is honoured, with jitter on top."""
+        backoff = min(self.first_s * 5.0 ** (attempts - 1), self.longest_s)
+        return min(wished_s or 0, self.longest_s) + backoff * (0.5 + 0.5 * chance())
+
+
+class Reflector:
+    def __init__(
+        self,
+        store: Store,
+        pool: SessionPool,
+        long_term: LongTermCache,
+        recall: Recall,
+        reader: Reader,
+        *,
+        buffer_turns: int,
+        chunk_turns: int,
+        timeout_s: float,
+        retry: Retry,
+        now: Callable[[], datetime],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._store, self._pool, self._long_term, self._recall, self._reader = store, pool, long_term, recall, reader
+        self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
+        self._timeout_s, self._retry, self._now, self._chance = timeout_s, retry, now, chance
+        self._watchers: dict[SessionKey, list[asyncio.Future[None]]] = {}
+        self.reflected = self.failed = self.dead = self.compacted = self.insights_dropped = 0
+
+    # Compaction
+
+    def needs_compaction(self, session: Session) -> bool:
+        return session.status == "active" and session.live_turns >= 2 * self._buffer_turns
+
+    async def compact(self, key: SessionKey) -> None:
+        """Fold the oldest live turns into the cumulative summary, until only the newest few are left live.
+
+        If the model fails nothing changes, and the next turn asks for it again.
+        """
+        while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
+            oldest = read.turns[: self._buffer_turns]
+            summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+            async with self._pool.lease(key) as entry:
+                hot = entry.hot
+                if hot is None or hot.session.live_after != read.session.live_after:
+                    continue  # it was compacted or begun afresh meanwhile: look again
+                session = hot.session.compacted(oldest[-1].seq, summary)
+                then = Hot(session=session, turns=hot.turns[len(oldest) :])
+                await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), then)
+            self.compacted += 1
+
+    # Reflection
+
+    async def reflect_due(self, scope: Scope) -> datetime | None:
+        """Reflect on what is due of one user, one sitting after the other; returns when to look again, or None.
+
+        To be run once at a time per user: what one sitting teaches, the next one knows.
+        """
+        again: list[datetime] = []
+        while due := await self._store.due_reflections(self._now(), 10, scope):
+            for _, sitting in due:
+                retry_at = await self._reflect(SessionKey(scope=scope, session_id=sitting.session_id), sitting)
+                if retry_at is not None:
+                    again.append(retry_at)
+        return min(again, default=None)
+
+    async def _reflect(self, key: SessionKey, sitting: Sitting) -> datetime | None:
+        """Claim a sitting and reflect on it; returns when to try again, or None."""
+        claimed = sitting.claimed(self._now() + timedelta(seconds=self._timeout_s * 2 + LEASE_MARGIN_S))
+        try:
+            await self._store.commit(Commit(scope=key.scope, sittings=(claimed,)))
+            if claimed.attempts > self._retry.max_attempts:
+                # every attempt so far was cut off without a word, by a crash or a bug: the next would be too
+                raise BadModelOutput("the reflection never came to an end")
+            await self._read_and_commit(key, claimed)
+        except ModelError as exc:
+            return await self._give_back(key, claimed, exc)
+        except StaleVersion:
+            return self._now()  # somebody else has it, or more turns were handed over meanwhile
+        finally:
+            self._wake(key)
+        self.reflected += 1
+        return None
+
+    async def _read_and_commit(self, key: SessionKey, sitting: Sitting) -> None:
+        covered = sitting.reflect_after - sitting.first_seq + 1
+        chunk_start = sitting.first_seq + covered // self._chunk_turns * self._chunk_turns
+        turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
+        unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
+        known = await self._known(key.scope, unread)
+        findings = await self._read(unread, sitting.summary, known)
+        insights = self._consolidated(key, sitting, unread, findings.insights, known)
+        started_at = sitting.started_at or unread[0].created_at
+        done = sitting.done(findings.summary, insights.added, started_at)
+        memories = (
+            _summary(key, done, findings, unread[-1].created_at, self._reader),
+            *insights.memories,
+            *self._chunks(key, turns, chunk_start),
+        )
+        await self._store.commit(Commit(scope=key.scope, sittings=(done,), memories=memories))
+        self._long_term.forget(key.scope)
+        self.insights_dropped += insights.dropped
+
+    async def _known(self, scope: Scope, turns: Iterable[Turn]) -> list[Memory]:
+        """Insights already held that these turns may touch, nearest first."""
+        held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
+        if len(held) <= KNOWN_INSIGHTS:
+            return list(held.values())
+        said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
+        found = await self._recall.retrieve(scope, said[-4000:], KNOWN_INSIGHTS, ["insight"])
+        return [held[hit.item.id] for hit in found.hits if hit.item.id in held]
+
+    async def _read(self, turns: list[Turn], earlier_summary: str, known: list[Memory]) -> Findings:
+        """Ask the reader, in as many calls as the length needs."""
+        insights: list[Finding] = []
+        topics: list[str] = []
+        for part in _parts(turns):
+            excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
+            findings = await self._reader.reflect(excerpt)
+            earlier_summary = findings.summary
+            insights += findings.insights
+            topics += [topic for topic in findings.topics if topic not in topics]
+        return Findings(summary=earlier_summary, topics=tuple(topics[:8]), insights=tuple(insights))
+
+    def _consolidated(
+        self, key: SessionKey, sitting: Sitting, turns: list[Turn], findings: tuple[Finding, ...], known: list[Memory]
+    ) -> Consolidated:
+        said_at = {turn.seq: turn.created_at for turn in turns}
+        new = [
+            _insight(key, sitting, number, finding, said_at, self._reader) for number, finding in enumerate(findings)
+        ]
+        return consolidate(findings, known, new)
+
+    def _chunks(self, key: SessionKey, turns: list[Turn], first_seq: int) -> list[Memory]:
+        """One extract per so many turns; one that grew since it was written is written over."""
+        blocks = [turns[i : i + self._chunk_turns] for i in range(0, len(turns), self._chunk_turns)]
+        return [_chunk(key, block) for block in blocks]
+
+    async def _give_back(self, key: SessionKey, sitting: Sitting, reason: ModelError) -> datetime | None:
+        wished_s = reason.retry_after_s if isinstance(reason, ModelUnavailable) else None
+        retry_at = None
+        if sitting.attempts < self._retry.max_attempts:
+            delay_s = self._retry.delay_s(sitting.attempts, wished_s, self._chance)
+            retry_at = self._now() + timedelta(seconds=delay_s)
+        failed = sitting.failed(f"{reason.code}: {reason}", retry_at)
+        logger.warning("reflection failed", extra={"reason": reason.code, "attempts": sitting.attempts})
+        self.failed += 1
+        self.dead += retry_at is None
+        try:
+            await self._store.commit(Commit(scope=key.scope, sittings=(failed,)))
+        except StaleVersion:
+            return self._now()
+        return retry_at
+
+    # Waiting for it
+
+    async def attempt_ended(self, key: SessionKey, timeout_s: float) -> None:
+        """Wait until an attempt at one of the session's sittings ends in this process, or the time is over."""
+        future = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(key, []).append(future)
+        await asyncio.wait([future], timeout=timeout_s)
+        future.cancel()
+
+    def _wake(self, key: SessionKey) -> None:
+        for future in self._watchers.pop(key, []):
+            if not future.done():
+                future.set_result(None)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "reflected": self.reflected,
+            "failed_attempts": self.failed,
+            "dead": self.dead,
+            "compacted": self.compacted,
+            "insights_dropped": self.insights_dropped,
+        }
+
+
+def _parts(turns: list[Turn]) -> list[tuple[Turn, ...]]:
+    """Cut a stretch into parts of whole turns that one call can read."""
+    parts: list[list[Turn]] = []
+    room = 0
+    for turn in turns:
+        length = sum(len(message.content) for message in turn.messages)
+        if length > room:
+            parts.append([])
+            room = max(EXCERPT_CHARS, length)
+        parts[-1].append(turn)
+        room -= length
+    return [tuple(part) for part in parts]
+
+
+def _insight(
+    key: SessionKey, sitting: Sitting, number: int, finding: Finding, said_at: dict[int, datetime], reader: Reader
+) -> Memory:
+    seqs = sorted({seq for seq in finding.turns if seq in said_at})
+    return Memory(
+        memory_id=derived_id("insight", key.session_id, sitting.first_seq, sitting.through_seq, number),
+        kind="insight",
+        text=finding.text[:LONGEST_INSIGHT],
+        created_at=said_at[seqs[-1]] if seqs else max(said_at.values()),
+        session_id=key.session_id,
+        category=finding.category,
+        confidence=finding.confidence,
+        importance=finding.importance,
+        sources=tuple(Source(session_id=key.session_id, seq=seq) for seq in seqs),
+        model=reader.name,
+        prompt_version=reader.prompt_version,
+    )
+
+
+def _summary(key: SessionKey, sitting: Sitting, findings: Findings, ended_at: datetime, reader: Reader) -> Memory:
+    assert sitting.started_at is not None
+    return Memory(
+        memory_id=summary_id(key.session_id, sitting.first_seq),
+        kind="summary",
+        text=findings.summary,
+        created_at=ended_at,
+        session_id=key.session_id,
+        sources=tuple(Source(session_id=key.session_id, seq=seq) for seq in (sitting.first_seq, sitting.through_seq)),
+        metadata={
+            "topics": list(findings.topics),
+            "started_at": sitting.started_at.isoformat(),
+            "turn_count": sitting.turns_count,
+        },
+        model=reader.name,
+        prompt_version=reader.prompt_version,
+    )
+
+
+def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
+    spoken = extract.said(turns)
+    return Memory(
+        memory_id=derived_id("chunk", key.session_id, turns[0].seq),
+        kind="chunk",
+        text=extract.extract("", spoken, CHUNK_WORDS),
+        created_at=turns[-1].created_at,
+        session_id=key.session_id,
+        sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns),
+        metadata={"topics": list(extract.topics(spoken)), "entities": list(extract.entities(spoken))},
+        model="extractive",
+    )

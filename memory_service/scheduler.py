@@ -1,0 +1,118 @@
+"""When background work runs. The only file that knows APScheduler, which here is an alarm clock.
+
+What is to be done is in the store; a job that is dropped or cut off is found again by the sweep.
+Three habits of APScheduler 3 are worked around: `shutdown(wait=True)` cancels running coroutines (we
+drain ourselves first), a job over a second late is dropped (`misfire_grace_time=None`), and a job
+submitted again under its id while it runs is dropped (ids are never reused).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+logger = logging.getLogger(__name__)
+
+Job = Callable[[], Awaitable[object]]
+
+
+class Scheduler:
+    """Runs named jobs now, at a time, or every so often; at most `concurrency` of the first two kinds at once."""
+
+    def __init__(self, *, concurrency: int, grace_s: float) -> None:
+        self._alarm = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        self._slots = asyncio.Semaphore(concurrency)
+        self._grace_s = grace_s
+        self._waiting: set[str] = set()
+        self._again: set[str] = set()
+        self._running: dict[asyncio.Task[None], str] = {}
+        self._stopping = False
+        self.completed = self.failed = 0
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        self._alarm.start()
+        stack.push_async_callback(self._drain)
+
+    def soon(self, name: str, job: Job) -> None:
+        """Run the job as soon as a slot is free.
+
+        One that waits is not queued twice; one that runs is run once more afterwards.
+        """
+        if self._stopping or name in self._waiting:
+            return
+        if name in self._running.values():
+            self._again.add(name)
+            return
+        self._waiting.add(name)
+        self._alarm.add_job(self._run, args=(name, job))
+
+    def at(self, moment: datetime, name: str, job: Job) -> None:
+        """Do as `soon` at that time."""
+
+        async def ring() -> None:
+            self.soon(name, job)
+
+        if not self._stopping:
+            self._alarm.add_job(ring, "date", run_date=moment)
+
+    def every(self, seconds: float, name: str, job: Job) -> None:
+        """Run the job at intervals, never twice at once, outside the slots."""
+
+        async def run() -> None:
+            await self._guarded(name, job)
+
+        self._alarm.add_job(run, "interval", seconds=seconds, id=name)
+
+    async def _run(self, name: str, job: Job) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with self._slots:
+            self._waiting.discard(name)
+            if self._stopping:
+                return
+            self._running[task] = name
+            try:
+                await self._guarded(name, job)
+            finally:
+                del self._running[task]
+        if name in self._again:
+            self._again.discard(name)
+            self.soon(name, job)
+
+    async def _guarded(self, name: str, job: Job) -> None:
+        # The one place that may catch everything: a job's failure must not stop the others.
+        try:
+            await job()
+            self.completed += 1
+        except Exception:
+            self.failed += 1
+            logger.exception("background job failed", extra={"job": name.partition(" ")[0]})
+
+    async def _drain(self) -> None:
+        """Take no new work, let what runs finish within the grace, cut the rest short, stop."""
+        self._stopping = True
+        self._alarm.pause()
+        if self._running:
+            _, late = await asyncio.wait(list(self._running), timeout=self._grace_s)
+            if late:
+                logger.warning("background jobs cut short", extra={"jobs": len(late)})
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._alarm.shutdown(wait=False)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "waiting": len(self._waiting),
+            "running": len(self._running),
+            "completed": self.completed,
+            "failed": self.failed,
+        }

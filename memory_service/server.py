@@ -1,0 +1,77 @@
+"""Running the service under uvicorn: open the parts, listen, drain, close the parts, return."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+
+import uvicorn
+
+from memory_service.app import app_around, open_service
+from memory_service.errors import UnsafeStart
+from memory_service.settings import Settings
+
+KEEP_ALIVE_S = 30
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Leaves signals alone: uvicorn's own server dies of the one it caught, before our parts are closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[str]:
+    """Serve while the block lasts; gives the URL. Leaving it drains requests first. Raises UnsafeStart."""
+    with listening(settings.host, settings.port) as listener:
+        async with open_service(settings) as service:
+            config = uvicorn.Config(
+                app_around(nullcontext(service), settings),
+                http="httptools",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_seconds)),
+            )
+            server = Server(config)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                yield url_of(listener)
+            finally:
+                server.should_exit = True
+                await serving
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Take the port before anything is opened. Raises UnsafeStart if it is not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as exc:
+        raise UnsafeStart(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+    with listener:
+        yield listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL by which a caller on this host reaches it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def asked_to_stop() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()

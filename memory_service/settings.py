@@ -1,0 +1,105 @@
+"""Every knob, read once from the environment (and `.env`). Nobody else reads the environment.
+
+Deeper parts are given plain arguments, never this object. Names are the variables' names in lower case.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    # Server
+    host: str = Field("0.0.0.0", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    reload: bool = Field(False, description="Restart when the source changes (development only).")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    auth_mode: Literal["loopback", "none"] = Field(
+        "loopback",
+        description="Who is served: loopback (callers on this host only) or none (everybody who can reach the port).",
+    )
+
+    # Session pool
+    max_sessions: int = Field(1000, ge=0, description="Sessions kept hot in memory.")
+    session_ttl_minutes: float = Field(
+        30, gt=0, description="Minutes after which an untouched session leaves the pool."
+    )
+    eviction_interval_seconds: float = Field(60, gt=0, description="Seconds between looks for sessions to drop.")
+
+    # Store
+    store_url: str = Field(
+        "sqlite:///./data/memory.db", description="Where the record is kept: sqlite:///PATH or transient:// (tests)."
+    )
+
+    # Azure Cosmos DB: the store when its endpoint is set and STORE_URL is not
+    cosmos_endpoint: str = Field("", description="Cosmos DB endpoint URL.")
+    cosmos_key: SecretStr = Field(SecretStr(""), description="Cosmos DB key; empty signs in with Entra ID.")
+    cosmos_database_name: str = Field("agent_memory", description="Cosmos DB database.")
+    cosmos_interactions_container: str = Field("interactions", description="Container of sessions and turns.")
+    cosmos_summaries_container: str = Field("session_summaries", description="Container of summaries.")
+    cosmos_insights_container: str = Field("insights", description="Container of insights.")
+
+    # Models: Azure OpenAI if its endpoint is set, else an OpenAI-compatible endpoint if its key or URL is, else none
+    azure_openai_endpoint: str = Field("", description="Azure OpenAI endpoint URL.")
+    azure_openai_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=AliasChoices("azure_openai_api_key", "azure_openai_key"),
+        description="Azure OpenAI API key.",
+    )
+    azure_openai_deployment: str = Field("", description="Deployment of the chat model, such as gpt-4.")
+    azure_openai_api_version: str = Field("2024-02-15-preview", description="Azure OpenAI API version.")
+    azure_openai_embedding_deployment: str = Field(
+        "", description="Deployment of the embedding model; empty uses the local embedder."
+    )
+    openai_api_key: SecretStr = Field(SecretStr(""), description="Key of an OpenAI-compatible endpoint.")
+    openai_base_url: str = Field("", description="URL of an OpenAI-compatible endpoint; empty is OpenAI itself.")
+    openai_model: str = Field("gpt-4o-mini", description="Chat model at that endpoint.")
+    openai_embedding_model: str = Field("", description="Embedding model there; empty uses the local embedder.")
+    embedding_dimensions: int = Field(
+        0, ge=0, le=8192, description="Dimensions to ask for; 0 is the model's own number."
+    )
+    model_timeout_seconds: float = Field(60, gt=0, description="Seconds a chat model may take for one answer.")
+    embedding_timeout_seconds: float = Field(5, gt=0, description="Seconds an embedding may take.")
+
+    # Memory
+    k_turn_buffer: int = Field(5, ge=1, le=1000, description="Last turns that always stay verbatim in a context.")
+    l_turn_chunks: int = Field(10, ge=1, le=1000, description="Turns that make one chunk for recall.")
+    m_sessions_recent: int = Field(5, ge=0, le=100, description="Recent session summaries in a context.")
+    context_insights: int = Field(20, ge=0, le=500, description="Insights in a context, the most important first.")
+    context_budget_tokens: int = Field(
+        4000,
+        ge=200,
+        description="Tokens (estimated) that long-term memory may take in a context; live turns are whole.",
+    )
+    reflection_threshold_turns: int = Field(
+        15, ge=1, description="Unreflected turns from which a conversation that goes on is reflected on."
+    )
+    session_abandon_hours: float = Field(24, gt=0, description="Hours after which an untouched session is ended.")
+
+    # Background work
+    sweep_interval_seconds: float = Field(60, gt=0, description="Seconds between looks for work left over.")
+    reflection_concurrency: int = Field(8, ge=1, description="Reflections that run at the same time.")
+    reflection_retry_seconds: float = Field(
+        5, gt=0, description="Seconds before the first retry; later ones wait longer."
+    )
+    reflection_max_attempts: int = Field(8, ge=1, description="Attempts after which a reflection is given up (dead).")
+    recall_cache_mb: int = Field(256, ge=1, description="Memory for the search indexes of recently active users.")
+    shutdown_grace_seconds: float = Field(
+        15, ge=0, description="Seconds that work under way has to finish at shutdown."
+    )
+
+    @property
+    def chosen_store_url(self) -> str:
+        if self.cosmos_endpoint and "store_url" not in self.model_fields_set:
+            return "cosmos:"
+        return self.store_url
+
+
+def known_settings() -> dict[str, str]:
+    """Names of all environment variables, with what each means."""
+    return {name.upper(): field.description or "" for name, field in Settings.model_fields.items()}

@@ -1,0 +1,214 @@
+"""The store contract: the system of record behind everything.
+
+Public verbs do the duties once (translation of foreign errors, shielding, limits); a backend writes the
+underscore verbs. `tests/stores/contract.py` holds every backend to what is said here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from datetime import datetime
+from typing import Any, ClassVar, Self
+
+from memory_service.errors import MemoryServiceError, StoreUnavailable
+from memory_service.values import (
+    Durability,
+    Hot,
+    Kind,
+    Memory,
+    Scope,
+    Session,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+    Value,
+    Vector,
+)
+
+ALL = 1_000_000_000
+
+
+class Commit(Value, frozen=True, kw_only=True):
+    """One change of one user's memory, all or nothing.
+
+    `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
+    Turns continue the session's sequence. Memories and vectors are upserted by id.
+    """
+
+    scope: Scope
+    session: Session | None = None
+    turns: tuple[Turn, ...] = ()
+    sittings: tuple[Sitting, ...] = ()
+    memories: tuple[Memory, ...] = ()
+    vectors: tuple[Vector, ...] = ()
+
+
+class DuplicateTurn(MemoryServiceError):
+    """A turn of this `turn_id` is in the session already; nothing was written."""
+
+
+class Capabilities(Value, frozen=True, kw_only=True):
+    """What a backend promises; the conformance suite holds it to each."""
+
+    durability: Durability
+    exclusive: bool
+    """One process owns the record: what this process holds in memory cannot be stale."""
+
+
+class Entries(Value, frozen=True, kw_only=True):
+    """Searchable items of one user committed since a cursor, oldest first; `more` says to ask again."""
+
+    turns: list[Turn]
+    memories: list[Memory]
+    vectors: list[Vector]
+    cursor: Any
+    more: bool
+
+
+class Store(ABC):
+    """A system of record. Every verb acts inside one scope; the `due_*` verbs alone look across users.
+
+    All verbs raise StoreUnavailable if the backend fails.
+    """
+
+    capabilities: Capabilities
+    native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: str) -> Self: ...
+
+    @abstractmethod
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Open, migrate, and push onto `stack` what must be closed. Raises UnsafeStart."""
+
+    async def commit(self, commit: Commit) -> None:
+        """Write one change; when this returns it is as durable as `capabilities.durability` says.
+
+        Settles even when the caller is cancelled: a write under way cannot be called back, so whoever
+        reads next must find it either there or not there.
+        Raises StaleVersion if the head or a sitting moved, DuplicateTurn, Overloaded; then nothing is written.
+        """
+        with self._translated():
+            await settled(self._commit(commit))
+
+    async def load(self, key: SessionKey) -> Hot | None:
+        """Return the head and the live turns as last committed, or None. One round trip."""
+        with self._translated():
+            return await self._load(key)
+
+    async def turns(self, key: SessionKey, after: int = 0, limit: int = ALL) -> list[Turn]:
+        """Return the turns with `seq > after`, in order; empty for an unknown session."""
+        with self._translated():
+            return await self._turns(key, after, limit)
+
+    async def find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        with self._translated():
+            return await self._find_turn(key, turn_id)
+
+    async def sittings(self, key: SessionKey) -> list[Sitting]:
+        """Return the session's sittings that were handed to reflection, oldest first."""
+        with self._translated():
+            return await self._sittings(key)
+
+    async def memories(
+        self,
+        scope: Scope,
+        kinds: Sequence[Kind],
+        *,
+        since: datetime | None = None,
+        limit: int = ALL,
+        superseded: bool = False,
+    ) -> list[Memory]:
+        """Return memories of these kinds, newest (`created_at`) first, then by id."""
+        with self._translated():
+            return await self._memories(scope, tuple(kinds), since, limit, superseded)
+
+    async def entries(self, scope: Scope, cursor: Any, space: str, limit: int = 2000) -> Entries:
+        """Return what recall searches, committed since `cursor` (None: from the start).
+
+        Vectors are those of `space` alone. A memory written again comes again; the later one holds.
+        """
+        with self._translated():
+            return await self._entries(scope, cursor, space, limit)
+
+    async def due_reflections(
+        self, now: datetime, limit: int, scope: Scope | None = None
+    ) -> list[tuple[Scope, Sitting]]:
+        """Return pending sittings (of one user, or all) that are due and unleased, longest due first."""
+        with self._translated():
+            return await self._due_reflections(now, limit, scope)
+
+    async def due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        """Return active sessions untouched since then that hold at least so many unreflected turns, oldest first."""
+        with self._translated():
+            return await self._due_sessions(untouched_since, unreflected_turns, limit)
+
+    async def due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        """Return items that have no vector in `space`, oldest first."""
+        with self._translated():
+            return await self._due_vectors(space, limit)
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the backend answers."""
+        with self._translated():
+            await self._ping()
+
+    def usage(self) -> dict[str, Any]:
+        """Counters for monitoring; cheap, no I/O."""
+        return {}
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except self.native_errors as exc:
+            raise StoreUnavailable(f"{type(self).__name__}: {type(exc).__name__}") from exc
+
+    @abstractmethod
+    def _commit(self, commit: Commit) -> Awaitable[None]: ...
+    @abstractmethod
+    async def _load(self, key: SessionKey) -> Hot | None: ...
+    @abstractmethod
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]: ...
+    @abstractmethod
+    async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None: ...
+    @abstractmethod
+    async def _sittings(self, key: SessionKey) -> list[Sitting]: ...
+    @abstractmethod
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]: ...
+    @abstractmethod
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
+    @abstractmethod
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]: ...
+    @abstractmethod
+    async def _due_sessions(
+        self, untouched_since: datetime, unreflected_turns: int, limit: int
+    ) -> list[SessionKey]: ...
+    @abstractmethod
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]: ...
+    @abstractmethod
+    async def _ping(self) -> None: ...
+
+
+async def settled(awaitable: Awaitable[None]) -> None:
+    """Await to the end; a cancellation that comes meanwhile is raised only once the outcome stands."""
+    future = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            # a second cancellation must not let go of the write either
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # taken note of: the caller is going away
+        raise

@@ -1,0 +1,210 @@
+"""The embedded store: one SQLite file, one process, one writer thread, readers of their own.
+
+Readers run on a few threads, one connection each; a verb is one function there, so its statements see
+one state and cannot be cut in half by a cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import apsw
+
+from memory_service.errors import UnsafeStart
+from memory_service.stores.base import Capabilities, Commit, Entries, Store
+from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.sqlite.schema import open_reader, open_writer, owned
+from memory_service.stores.sqlite.writer import Writer
+from memory_service.values import Hot, Kind, Memory, Scope, SessionKey, Sitting, Turn, Unembedded, Vector
+
+T = TypeVar("T")
+READERS = 4
+
+OWNER = "(SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?)"
+SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = ?)"
+
+
+class SQLiteStore(Store):
+    capabilities = Capabilities(durability="fsync", exclusive=True)
+    native_errors = (OSError, apsw.Error)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[apsw.Connection] = []
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`sqlite:///PATH`: three slashes and a relative path, four and an absolute one."""
+        path = url.removeprefix("sqlite:///")
+        if path == url or not path or path.startswith(":"):
+            raise UnsafeStart("STORE_URL: write sqlite:///PATH, such as sqlite:///./data/memory.db")
+        return cls(Path(path))
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        stack.enter_context(owned(self._path))
+        db = await asyncio.to_thread(open_writer, self._path)
+        # We are the only owner: a lease that stands in the file belonged to a process that is gone.
+        db.execute("UPDATE sittings SET lease_until = NULL WHERE lease_until IS NOT NULL")
+        self._writer = Writer(db, asyncio.get_running_loop())
+        self._writer.start()
+        stack.push_async_callback(self._writer.stop)
+        self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")
+        stack.push_async_callback(self._close_readers)
+
+    async def _close_readers(self) -> None:
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in self._connections:
+            connection.close()
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "waiting_commits": self._writer.waiting,
+            "commits": self._writer.commits,
+            "groups": self._writer.groups,
+        }
+
+    def _commit(self, commit: Commit) -> asyncio.Future[None]:
+        return self._writer.submit(commit)
+
+    async def _read(self, verb: Callable[[apsw.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._on_reader, verb)
+
+    def _on_reader(self, verb: Callable[[apsw.Connection], T]) -> T:
+        if not hasattr(self._local, "db"):
+            self._local.db = open_reader(self._path)
+            self._connections.append(self._local.db)
+        db: apsw.Connection = self._local.db
+        db.execute("BEGIN")  # one state for all statements of the verb
+        try:
+            return verb(db)
+        finally:
+            db.execute("COMMIT")
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        def verb(db: apsw.Connection) -> Hot | None:
+            rows = db.execute(
+                f"SELECT id, head, live_after FROM sessions WHERE owner = {OWNER} AND session_id = ?", _names(key)
+            )
+            for session, head, live_after in rows:
+                live = db.execute(
+                    "SELECT body FROM turns WHERE session = ? AND seq > ? ORDER BY seq", (session, live_after)
+                )
+                return Hot(session=session_of(head), turns=tuple(turn_of(body) for (body,) in live))
+            return None
+
+        return await self._read(verb)
+
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND seq > ? ORDER BY seq LIMIT ?"
+        return await self._read(lambda db: [turn_of(body) for (body,) in db.execute(sql, (*_names(key), after, limit))])
+
+    async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND turn_id = ?"
+        return await self._read(
+            lambda db: next((turn_of(b) for (b,) in db.execute(sql, (*_names(key), turn_id))), None)
+        )
+
+    async def _sittings(self, key: SessionKey) -> list[Sitting]:
+        sql = f"SELECT body FROM sittings WHERE session = {SESSION} ORDER BY first_seq"
+        return await self._read(lambda db: [sitting_of(body) for (body,) in db.execute(sql, _names(key))])
+
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]:
+        places = ", ".join("?" * len(kinds))
+        sql = (
+            f"SELECT body FROM memories WHERE owner = {OWNER} AND kind IN ({places}) AND created_at >= ?"
+            " AND superseded <= ? ORDER BY created_at DESC, memory_id LIMIT ?"
+        )
+        values = (*_owner(scope), *kinds, micros(since) if since else -(1 << 62), superseded, limit)
+        return await self._read(lambda db: [memory_of(body) for (body,) in db.execute(sql, values)])
+
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
+        return await self._read(lambda db: _entries(db, scope, cursor or (0, 0, 0), space, limit))
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        sql = (
+            "SELECT tenant_id, user_id, body FROM sittings JOIN sessions ON sessions.id = session"
+            " JOIN owners ON owners.id = owner WHERE reflection = 'pending' AND due_at <= ?"
+            f" AND (lease_until IS NULL OR lease_until <= ?) {'AND owner = ' + OWNER if scope else ''}"
+            " ORDER BY due_at LIMIT ?"
+        )
+        values = (micros(now), micros(now), *(_owner(scope) if scope else ()), limit)
+        return await self._read(lambda db: [(_scope(t, u), sitting_of(body)) for t, u, body in db.execute(sql, values)])
+
+    async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        sql = (
+            "SELECT tenant_id, user_id, session_id FROM sessions JOIN owners ON owners.id = owner"
+            " WHERE status = 'active' AND touched_at <= ? AND unreflected_turns >= ? ORDER BY touched_at LIMIT ?"
+        )
+        values = (micros(untouched_since), unreflected_turns, limit)
+        return await self._read(
+            lambda db: [SessionKey(scope=_scope(t, u), session_id=s) for t, u, s in db.execute(sql, values)]
+        )
+
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        return await self._read(lambda db: _due_vectors(db, space, limit))
+
+    async def _ping(self) -> None:
+        await self._read(lambda db: db.execute("SELECT 1 FROM owners LIMIT 1").fetchall())
+
+
+def _owner(scope: Scope) -> tuple[str, str]:
+    return scope.tenant_id, scope.user_id
+
+
+def _names(key: SessionKey) -> tuple[str, str, str]:
+    return *_owner(key.scope), key.session_id
+
+
+def _scope(tenant_id: str, user_id: str) -> Scope:
+    return Scope(tenant_id=tenant_id, user_id=user_id)
+
+
+def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], space: str, limit: int) -> Entries:
+    def following(table: str, column: str, after: int, *values: object, where: str = "") -> list[tuple[Any, ...]]:
+        sql = f"SELECT id, {column} FROM {table} WHERE owner = {OWNER} AND id > ? {where} ORDER BY id LIMIT ?"
+        return db.execute(sql, (*_owner(scope), after, *values, limit)).fetchall()
+
+    turns = following("turns", "body", cursor[0])
+    memories = following("memories", "body", cursor[1])
+    vectors = following("vectors", "item_id, data", cursor[2], space, where="AND space = ?")
+    tables = (turns, memories, vectors)
+    return Entries(
+        turns=[turn_of(body) for _, body in turns],
+        memories=[memory_of(body) for _, body in memories],
+        vectors=[Vector(item_id=item, token=0, space=space, data=data) for _, item, data in vectors],
+        cursor=tuple(rows[-1][0] if rows else before for rows, before in zip(tables, cursor, strict=True)),
+        more=any(len(rows) == limit for rows in tables),
+    )
+
+
+def _due_vectors(db: apsw.Connection, space: str, limit: int) -> list[Unembedded]:
+    found: list[Unembedded] = []
+    for table in ("turns", "memories"):
+        # three ranges of one index: no vector yet, and vectors of another space on either side of ours
+        for where, values in (("space IS NULL", ()), ("space < ?", (space,)), ("space > ?", (space,))):
+            if len(found) < limit:
+                sql = (
+                    f"SELECT {table}.id, tenant_id, user_id, body FROM {table} JOIN owners ON owners.id = owner"
+                    f" WHERE {where} ORDER BY {table}.space, {table}.id LIMIT ?"
+                )
+                rows = db.execute(sql, (*values, limit - len(found))).fetchall()
+                found += [_unembedded(table, row) for row in rows]
+    return found
+
+
+def _unembedded(table: str, row: tuple[Any, ...]) -> Unembedded:
+    token, tenant_id, user_id, body = row
+    scope = _scope(tenant_id, user_id)
+    if table == "turns":
+        return Unembedded(scope=scope, token=token, turn=turn_of(body))
+    return Unembedded(scope=scope, token=token, memory=memory_of(body))

@@ -1,0 +1,95 @@
+"""Opening the file safely: one owner, a sound SQLite, and the schema this code expects."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from memory_service.errors import UnsafeStart
+
+SAFE_SQLITE = 3_051_003
+"""First version without the WAL-reset bug, by which a checkpoint could lose committed pages."""
+
+OF_EVERY_CONNECTION = """
+PRAGMA busy_timeout = 5000;
+PRAGMA trusted_schema = OFF;
+PRAGMA cell_size_check = ON;
+PRAGMA temp_store = MEMORY;
+"""
+OF_THE_WRITER = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA secure_delete = ON;
+"""
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Hold the file as the only process; the kernel lets go when the process ends, however it ends.
+
+    Raises UnsafeStart, naming the process that has it.
+    """
+    import fcntl  # not on Windows; this store is the only part that needs it
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("a+")
+    except OSError as exc:
+        raise UnsafeStart(f"STORE_URL: cannot use {path}: {exc.strerror}") from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            lock.seek(0)
+            raise UnsafeStart(f"{path} is in use by process {lock.read().strip() or '?'}; stop it first") from exc
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def open_writer(path: Path) -> apsw.Connection:
+    """Open the connection that alone writes, with the schema brought up to date. Raises UnsafeStart."""
+    if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
+        raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
+    try:
+        db = apsw.Connection(str(path))
+        db.execute(OF_EVERY_CONNECTION + OF_THE_WRITER)
+        migrate(db, path)
+    except (apsw.NotADBError, apsw.CorruptError) as exc:
+        raise UnsafeStart(f"{path} is damaged or is no SQLite database; restore it from a backup") from exc
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
+        raise UnsafeStart(f"{path} cannot be opened for writing") from exc
+    return db
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    db.execute(OF_EVERY_CONNECTION + "PRAGMA query_only = ON;")
+    return db
+
+
+def migrate(db: apsw.Connection, path: Path) -> None:
+    """Apply the numbered migrations that are missing, each in one transaction. Raises UnsafeStart on a newer schema."""
+    db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT")
+    applied = {number for (number,) in db.execute("SELECT number FROM migrations")}
+    ours = sorted(
+        (int(file.name[:4]), file.read_text("utf-8"))
+        for file in resources.files(__package__).joinpath("migrations").iterdir()
+        if file.name.endswith(".sql")
+    )
+    if applied - {number for number, _ in ours}:
+        raise UnsafeStart(f"{path} was written by a newer version of this service (schema {max(applied)})")
+    for number, script in ours:
+        if number not in applied:
+            with db:
+                db.execute(script)
+                digest = hashlib.sha256(script.encode()).hexdigest()
+                db.execute("INSERT INTO migrations VALUES (?, ?)", (number, digest))

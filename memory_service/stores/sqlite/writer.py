@@ -1,0 +1,234 @@
+"""The one thread that writes: it takes every commit that is waiting and makes them durable together.
+
+Group commit: each commit is applied under a savepoint, so that one refused leaves the others alone; one
+COMMIT with `synchronous=FULL` makes all of them durable; then all waiters are woken by one call into the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+
+import apsw
+
+from memory_service.errors import MemoryServiceError, Overloaded, StaleVersion, StoreUnavailable
+from memory_service.stores.base import Commit, DuplicateTurn
+from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
+from memory_service.values import Memory, Scope, Session, Sitting, Turn, Vector
+
+Waiting = tuple[Commit, "asyncio.Future[None]"]
+Settled = tuple["asyncio.Future[None]", Exception | None]
+
+MAX_GROUP = 512
+MAX_WAITING = 10_000
+
+
+class Writer:
+    """Owns the writing connection. `submit` is for the event loop's thread."""
+
+    def __init__(self, db: apsw.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self._db = db
+        self._loop = loop
+        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
+        self.waiting = 0
+        self.commits = 0
+        self.groups = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, commit: Commit) -> asyncio.Future[None]:
+        """Queue a commit; the future is done once it is durable or refused. Raises Overloaded."""
+        if self.waiting >= MAX_WAITING:
+            raise Overloaded
+        self.waiting += 1
+        future = self._loop.create_future()
+        self._queue.put((commit, future))
+        return future
+
+    async def stop(self) -> None:
+        """Write what is waiting, then close."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._db.close()
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            outcomes = self._write(group)
+            self.commits += len(group)
+            self.groups += 1
+            self._loop.call_soon_threadsafe(self._wake, outcomes)
+
+    def _next_group(self) -> list[Waiting]:
+        """Wait for a commit and take all that have come meanwhile; empty once stopped."""
+        first = self._queue.get()
+        if first is None:
+            return []
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+            if item is None:
+                self._queue.put(None)  # finish this group, stop at the next
+                break
+            group.append(item)
+        return group
+
+    def _write(self, group: list[Waiting]) -> list[Settled]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            outcomes: list[Settled] = [(future, self._applied(commit)) for commit, future in group]
+            self._db.execute("COMMIT")
+        except Exception as exc:
+            # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
+            # Whatever it was, the waiters must hear of it: a writer that dies in silence hangs every request.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            return [(future, _unavailable(exc)) for _, future in group]
+        return outcomes
+
+    def _applied(self, commit: Commit) -> MemoryServiceError | None:
+        self._db.execute("SAVEPOINT one")
+        try:
+            apply(self._db, commit)
+        except MemoryServiceError as refusal:
+            self._db.execute("ROLLBACK TO one; RELEASE one")
+            return refusal
+        self._db.execute("RELEASE one")
+        return None
+
+    def _wake(self, outcomes: list[Settled]) -> None:
+        self.waiting -= len(outcomes)
+        for future, error in outcomes:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+def _unavailable(exc: Exception) -> StoreUnavailable:
+    error = StoreUnavailable(f"SQLite: {type(exc).__name__}")
+    error.__cause__ = exc
+    return error
+
+
+def apply(db: apsw.Connection, commit: Commit) -> None:
+    """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
+    owner = _owner(db, commit.scope)
+    if commit.session is not None:
+        session = _put_session(db, owner, commit.session)
+        for turn in commit.turns:
+            _put_turn(db, owner, session, turn)
+    for sitting in commit.sittings:
+        _put_sitting(db, owner, sitting)
+    for memory in commit.memories:
+        _put_memory(db, owner, memory)
+    for vector in commit.vectors:
+        _put_vector(db, owner, vector)
+
+
+def _one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None:
+    for (found,) in db.execute(sql, values):
+        return int(found)
+    return None
+
+
+def _owner(db: apsw.Connection, scope: Scope) -> int:
+    named = (scope.tenant_id, scope.user_id)
+    found = _one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", named)
+    if found is None:
+        db.execute("INSERT INTO owners (tenant_id, user_id) VALUES (?, ?)", named)
+        return db.last_insert_rowid()
+    return found
+
+
+def _put_session(db: apsw.Connection, owner: int, head: Session) -> int:
+    state = (head.version, head.status, micros(head.touched_at), head.unreflected_turns, head.live_after, text_of(head))
+    if head.version == 1:
+        sql = (
+            "INSERT INTO sessions (version, status, touched_at, unreflected_turns, live_after, head, owner, session_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner, session_id) DO NOTHING RETURNING id"
+        )
+        row = _one(db, sql, (*state, owner, head.session_id))
+    else:
+        sql = (
+            "UPDATE sessions SET version = ?, status = ?, touched_at = ?, unreflected_turns = ?, live_after = ?,"
+            " head = ? WHERE owner = ? AND session_id = ? AND version = ? RETURNING id"
+        )
+        row = _one(db, sql, (*state, owner, head.session_id, head.version - 1))
+    if row is None:
+        raise StaleVersion
+    return row
+
+
+def _put_turn(db: apsw.Connection, owner: int, session: int, turn: Turn) -> None:
+    try:
+        db.execute(
+            "INSERT INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
+            (owner, session, turn.seq, turn.turn_id, text_of(turn)),
+        )
+    except apsw.ConstraintError as exc:
+        raise (DuplicateTurn if "turn_id" in str(exc) else StaleVersion) from exc
+
+
+def _put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
+    session = _one(db, "SELECT id FROM sessions WHERE owner = ? AND session_id = ?", (owner, sitting.session_id))
+    state = (
+        sitting.version,
+        sitting.reflection,
+        micros(sitting.due_at),
+        micros_or_none(sitting.lease_until),
+        text_of(sitting),
+    )
+    if sitting.version == 1:
+        sql = (
+            "INSERT INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+        )
+        row = _one(db, sql, (*state, session, sitting.first_seq)) if session else None
+    else:
+        sql = (
+            "UPDATE sittings SET version = ?, reflection = ?, due_at = ?, lease_until = ?, body = ?"
+            " WHERE session = ? AND first_seq = ? AND version = ? RETURNING 1"
+        )
+        row = _one(db, sql, (*state, session, sitting.first_seq, sitting.version - 1))
+    if row is None:
+        raise StaleVersion
+
+
+def _put_memory(db: apsw.Connection, owner: int, memory: Memory) -> None:
+    # REPLACE gives the row a new id: readers that follow ids as a cursor see the memory again.
+    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory.memory_id))
+    db.execute(
+        "INSERT OR REPLACE INTO memories (owner, memory_id, kind, created_at, superseded, body)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            owner,
+            memory.memory_id,
+            memory.kind,
+            micros(memory.created_at),
+            memory.valid_to is not None,
+            text_of(memory),
+        ),
+    )
+
+
+ITEMS: dict[bool, str] = {
+    True: "UPDATE turns SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
+    False: "UPDATE memories SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
+}
+
+
+def _put_vector(db: apsw.Connection, owner: int, vector: Vector) -> None:
+    marked = _one(db, ITEMS["#" in vector.item_id], (vector.space, vector.token, owner))
+    if marked:  # otherwise the item was written anew since: its vector would be of other words
+        db.execute(
+            "INSERT OR REPLACE INTO vectors (owner, item_id, space, data) VALUES (?, ?, ?, ?)",
+            (owner, vector.item_id, vector.space, vector.data),
+        )

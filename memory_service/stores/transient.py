@@ -1,0 +1,189 @@
+"""Dictionaries, for tests and trials: everything is gone with the process, and `durability` says so.
+
+Not called "memory": that word is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import count
+from typing import Any, Self
+
+from msgspec import Struct, field
+
+from memory_service.errors import StaleVersion
+from memory_service.stores.base import Capabilities, Commit, DuplicateTurn, Entries, Store
+from memory_service.values import (
+    Hot,
+    Kind,
+    Memory,
+    Scope,
+    Session,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+    Vector,
+    turn_item_id,
+)
+
+
+class _Item(Struct):
+    """One searchable thing: `token` is its place in the order of commits, anew with each write."""
+
+    token: int
+    value: Turn | Memory
+    space: str | None = None
+
+
+class _Record(Struct):
+    """All that is kept of one user."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    turns: dict[str, dict[str, Turn]] = field(default_factory=dict)
+    sittings: dict[tuple[str, int], Sitting] = field(default_factory=dict)
+    items: dict[str, _Item] = field(default_factory=dict)
+    vectors: dict[tuple[str, str], tuple[int, Vector]] = field(default_factory=dict)
+
+
+class TransientStore(Store):
+    capabilities = Capabilities(durability="none", exclusive=True)
+
+    def __init__(self) -> None:
+        self._records: dict[Scope, _Record] = {}
+        self._tokens = count(1)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        return cls()
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Nothing to open."""
+
+    async def _commit(self, commit: Commit) -> None:
+        record = self._records.setdefault(commit.scope, _Record())
+        _check(record, commit)
+        if commit.session is not None:
+            record.sessions[commit.session.session_id] = commit.session
+        for turn in commit.turns:
+            record.turns.setdefault(turn.session_id, {})[turn.turn_id] = turn
+            record.items[turn_item_id(turn.session_id, turn.seq)] = _Item(next(self._tokens), turn)
+        for sitting in commit.sittings:
+            record.sittings[sitting.session_id, sitting.first_seq] = sitting
+        for memory in commit.memories:
+            record.items[memory.memory_id] = _Item(next(self._tokens), memory)
+        for vector in commit.vectors:
+            item = record.items.get(vector.item_id)
+            if item is not None and item.token == vector.token:
+                item.space = vector.space
+                record.vectors[vector.item_id, vector.space] = (next(self._tokens), vector)
+
+    def _of(self, scope: Scope) -> _Record:
+        return self._records.get(scope) or _Record()
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        session = self._of(key.scope).sessions.get(key.session_id)
+        if session is None:
+            return None
+        return Hot(session=session, turns=tuple(await self._turns(key, session.live_after, session.turn_count)))
+
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        turns = self._of(key.scope).turns.get(key.session_id, {}).values()
+        return [turn for turn in turns if turn.seq > after][:limit]
+
+    async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        return self._of(key.scope).turns.get(key.session_id, {}).get(turn_id)
+
+    async def _sittings(self, key: SessionKey) -> list[Sitting]:
+        sittings = self._of(key.scope).sittings.values()
+        return sorted((s for s in sittings if s.session_id == key.session_id), key=lambda s: s.first_seq)
+
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]:
+        found = [
+            item.value
+            for item in self._of(scope).items.values()
+            if isinstance(item.value, Memory)
+            and item.value.kind in kinds
+            and (since is None or item.value.created_at >= since)
+            and (superseded or item.value.valid_to is None)
+        ]
+        found.sort(key=lambda memory: memory.memory_id)
+        found.sort(key=lambda memory: memory.created_at, reverse=True)
+        return found[:limit]
+
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
+        record, after = self._of(scope), cursor or 0
+        tokens = [item.token for item in record.items.values()] + [token for token, _ in record.vectors.values()]
+        page = sorted(token for token in tokens if token > after)[:limit]
+        taken = set(page)
+        values = [item.value for item in _by_token(record.items.values()) if item.token in taken]
+        return Entries(
+            turns=[value for value in values if isinstance(value, Turn)],
+            memories=[value for value in values if isinstance(value, Memory)],
+            vectors=[vector for token, vector in record.vectors.values() if token in taken and vector.space == space],
+            cursor=page[-1] if page else after,
+            more=len(page) == limit,
+        )
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        records = self._records if scope is None else {scope: self._of(scope)}
+        due = [
+            (owner, sitting)
+            for owner, record in records.items()
+            for sitting in record.sittings.values()
+            if sitting.reflection == "pending"
+            and sitting.due_at <= now
+            and (sitting.lease_until is None or sitting.lease_until <= now)
+        ]
+        return sorted(due, key=lambda found: found[1].due_at)[:limit]
+
+    async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        due = [
+            (session.touched_at, SessionKey(scope=scope, session_id=session.session_id))
+            for scope, record in self._records.items()
+            for session in record.sessions.values()
+            if session.status == "active"
+            and session.touched_at <= untouched_since
+            and session.unreflected_turns >= unreflected_turns
+        ]
+        return [key for _, key in sorted(due, key=lambda found: found[0])][:limit]
+
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        due = [
+            (item.space is not None, item.token, scope, item.value)
+            for scope, record in self._records.items()
+            for item in record.items.values()
+            if item.space != space
+        ]
+        return [
+            Unembedded(scope=scope, token=token, turn=value)
+            if isinstance(value, Turn)
+            else Unembedded(scope=scope, token=token, memory=value)
+            for _, token, scope, value in sorted(due, key=lambda found: found[:2])[:limit]
+        ]
+
+    async def _ping(self) -> None:
+        """Always there."""
+
+
+def _check(record: _Record, commit: Commit) -> None:
+    """Raise StaleVersion or DuplicateTurn before anything is written."""
+    if commit.session is not None:
+        held = record.sessions.get(commit.session.session_id)
+        if commit.session.version != (held.version if held else 0) + 1:
+            raise StaleVersion
+    for turn in commit.turns:
+        if turn.turn_id in record.turns.get(turn.session_id, {}):
+            raise DuplicateTurn
+    for sitting in commit.sittings:
+        kept = record.sittings.get((sitting.session_id, sitting.first_seq))
+        if sitting.version != (kept.version if kept else 0) + 1:
+            raise StaleVersion
+
+
+def _by_token(items: Iterable[_Item]) -> list[_Item]:
+    return sorted(items, key=lambda item: item.token)

@@ -1,0 +1,302 @@
+"""The nouns: frozen values, and the rules about them that need no I/O.
+
+Times are aware UTC. `created_at` is when a thing was said or became known, as the caller tells it;
+`received_at` and `touched_at` are this service's own clock. Order is by sequence, never by time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from memory_service.errors import SessionEnded
+
+Role = Literal["user", "assistant", "system", "tool"]
+Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Durability = Literal["fsync", "quorum", "relaxed", "none"]
+ReflectionState = Literal["none", "pending", "done", "dead"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all values: immutable, compared and hashed by content."""
+
+
+class Scope(Value, frozen=True, kw_only=True):
+    """Whose memory. Every verb of a store takes one: reading across users is a type error."""
+
+    user_id: str
+    tenant_id: str = "default"
+
+
+class SessionKey(Value, frozen=True, kw_only=True):
+    scope: Scope
+    session_id: str
+
+
+class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
+    role: Role
+    content: str
+    name: str | None = None
+
+    @property
+    def speaker(self) -> str:
+        return self.name or self.role
+
+
+class Turn(Value, frozen=True, kw_only=True):
+    """One exchange. `seq` is dense from 1 within its session; a stored turn is never rewritten."""
+
+    session_id: str
+    seq: int
+    turn_id: str
+    messages: tuple[Message, ...]
+    created_at: datetime
+    received_at: datetime
+    metadata: dict[str, Any] = {}
+
+    def says_the_same_as(self, other: Turn) -> bool:
+        return self.messages == other.messages and self.metadata == other.metadata
+
+
+class Session(Value, frozen=True, kw_only=True):
+    """The head of one conversation, and its watermarks (turn sequence numbers).
+
+    *Live turns* are those after `live_after`; the cumulative summary covers the turns of the present
+    sitting before them: no gap, no overlap. `version` counts commits of the head; `incarnation` tells
+    this session from an erased one that had the same id.
+    """
+
+    session_id: str
+    incarnation: str
+    created_at: datetime
+    touched_at: datetime
+    agent_id: str | None = None
+    status: Literal["active", "ended"] = "active"
+    ended_by: Literal["client", "service"] | None = None
+    cumulative_summary: str = ""
+    turn_count: int = 0
+    opened_at_seq: int = 1
+    compacted_through: int = 0
+    handed_over_through: int = 0
+    version: int = 1
+
+    @property
+    def live_after(self) -> int:
+        return max(self.compacted_through, self.opened_at_seq - 1)
+
+    @property
+    def live_turns(self) -> int:
+        return self.turn_count - self.live_after
+
+    @property
+    def sitting_turns(self) -> int:
+        return self.turn_count - self.opened_at_seq + 1
+
+    @property
+    def unreflected_turns(self) -> int:
+        """Turns of the present sitting that no reflection has been asked for yet."""
+        return self.turn_count - max(self.handed_over_through, self.opened_at_seq - 1)
+
+    def require_active(self) -> None:
+        """Raises SessionEnded."""
+        if self.status == "ended":
+            raise SessionEnded
+
+    def with_turn(self, turn: Turn) -> Session:
+        return replace(self, turn_count=turn.seq, touched_at=turn.received_at, version=self.version + 1)
+
+    def compacted(self, through: int, summary: str) -> Session:
+        return replace(self, compacted_through=through, cumulative_summary=summary, version=self.version + 1)
+
+    def handed_over(self) -> Session:
+        return replace(self, handed_over_through=self.turn_count, version=self.version + 1)
+
+    def ended(self, by: Literal["client", "service"]) -> Session:
+        return replace(self, status="ended", ended_by=by, handed_over_through=self.turn_count, version=self.version + 1)
+
+    def reopened(self, now: datetime) -> Session:
+        """Begin a new sitting under the same id: earlier turns stay in the record and are no longer live."""
+        return replace(
+            self,
+            status="active",
+            ended_by=None,
+            opened_at_seq=self.turn_count + 1,
+            handed_over_through=self.turn_count,
+            cumulative_summary="",
+            touched_at=now,
+            version=self.version + 1,
+        )
+
+
+class Sitting(Value, frozen=True, kw_only=True):
+    """One stretch of a session that was handed to reflection, and the state of that work: the to-do column.
+
+    Turns `first_seq..through_seq` are to be reflected on, those up to `reflected_through` already are.
+    `summary` covers the reflected ones, which began at `started_at`. `version` fences: a worker whose
+    claim was overtaken cannot commit.
+    """
+
+    session_id: str
+    first_seq: int
+    through_seq: int
+    reflection: ReflectionState = "pending"
+    ended: bool = False
+    reflected_through: int = 0
+    summary: str = ""
+    started_at: datetime | None = None
+    insights_count: int = 0
+    attempts: int = 0
+    due_at: datetime
+    lease_until: datetime | None = None
+    last_error: str | None = None
+    version: int = 1
+
+    @property
+    def turns_count(self) -> int:
+        return self.through_seq - self.first_seq + 1
+
+    @property
+    def reflect_after(self) -> int:
+        return max(self.reflected_through, self.first_seq - 1)
+
+    def extended(self, through: int, now: datetime, *, ended: bool) -> Sitting:
+        """Ask for reflection up to `through` (anew, if earlier turns were done or given up on)."""
+        pending = through > self.reflect_after
+        return replace(
+            self,
+            through_seq=through,
+            ended=ended,
+            reflection="pending" if pending else self.reflection,
+            attempts=0 if pending else self.attempts,
+            last_error=None if pending else self.last_error,
+            due_at=now,
+            lease_until=None,
+            version=self.version + 1,
+        )
+
+    def claimed(self, lease_until: datetime) -> Sitting:
+        return replace(self, attempts=self.attempts + 1, lease_until=lease_until, version=self.version + 1)
+
+    def done(self, summary: str, insights_count: int, started_at: datetime) -> Sitting:
+        return replace(
+            self,
+            reflection="done",
+            reflected_through=self.through_seq,
+            summary=summary,
+            started_at=started_at,
+            insights_count=self.insights_count + insights_count,
+            lease_until=None,
+            last_error=None,
+            version=self.version + 1,
+        )
+
+    def failed(self, reason: str, retry_at: datetime | None) -> Sitting:
+        """Give the claim back with the reason; without `retry_at` it is dead until replayed."""
+        return replace(
+            self,
+            reflection="pending" if retry_at else "dead",
+            due_at=retry_at or self.due_at,
+            lease_until=None,
+            last_error=reason,
+            version=self.version + 1,
+        )
+
+
+class Source(Value, frozen=True, kw_only=True):
+    """One turn a memory rests on."""
+
+    session_id: str
+    seq: int
+
+
+class Memory(Value, frozen=True, kw_only=True):
+    """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
+
+    `confidence` and `importance` are in [0, 1]. A memory with `valid_to` was superseded: kept, not shown.
+    `model` says who wrote it (`extractive` for the rules of the offline reader).
+    """
+
+    memory_id: str
+    kind: Kind
+    text: str
+    created_at: datetime
+    session_id: str | None = None
+    category: str | None = None
+    confidence: float = 1.0
+    importance: float = 0.5
+    sources: tuple[Source, ...] = ()
+    metadata: dict[str, Any] = {}
+    model: str | None = None
+    prompt_version: str | None = None
+    valid_to: datetime | None = None
+    superseded_by: str | None = None
+
+    def superseded(self, by: Memory) -> Memory:
+        return replace(self, valid_to=by.created_at, superseded_by=by.memory_id)
+
+
+class Vector(Value, frozen=True, kw_only=True):
+    """The vectors of one item (a turn: one per message, in order; a memory: one), float32, unit length, row by row.
+
+    `token` is the store's mark of the item's revision; a vector of an overtaken revision is dropped.
+    """
+
+    item_id: str
+    token: int
+    space: str
+    data: bytes
+
+
+class Unembedded(Value, frozen=True, kw_only=True):
+    """An item that has no vector in the asked-for space yet; exactly one of `turn` and `memory` is set."""
+
+    scope: Scope
+    token: int
+    turn: Turn | None = None
+    memory: Memory | None = None
+
+
+class Hot(Value, frozen=True, kw_only=True):
+    """What the pool keeps of a session: its head and its live turns, oldest first."""
+
+    session: Session
+    turns: tuple[Turn, ...] = ()
+
+
+class LongTerm(Value, frozen=True, kw_only=True):
+    """What is known of a user beyond the present session.
+
+    `insights`: most important first; `summaries`: of reflected sittings, newest first.
+    """
+
+    insights: tuple[Memory, ...] = ()
+    summaries: tuple[Memory, ...] = ()
+
+
+class Context(Value, frozen=True, kw_only=True):
+    """What an agent is told before its next answer; `text` is ready to be put into a prompt, empty if nothing is known.
+
+    `insights` and `summaries` are those of the user's long-term memory that fit the budget.
+    """
+
+    session: Session
+    turns: tuple[Turn, ...]
+    insights: tuple[Memory, ...]
+    summaries: tuple[Memory, ...]
+    text: str
+
+
+def turn_item_id(session_id: str, seq: int) -> str:
+    """Name of a turn among searchable items; `#` is in no id, so no memory can share it."""
+    return f"{session_id}#{seq}"
+
+
+def derived_id(kind: str, *origin: str | int) -> str:
+    """Name something by its origin: the same origin gives the same id, so doing it twice writes it once."""
+    digest = hashlib.blake2b("\x1f".join(map(str, origin)).encode(), digest_size=12).hexdigest()
+    return f"{kind}_{digest}"
