@@ -1,0 +1,32 @@
+"""The Python client of the memory service. It needs httpx2 and nothing of the server."""
+
+from client.errors import (
+    BadAnswer,
+    Conflict,
+    ConnectionFailed,
+    InvalidRequest,
+    MemoryServiceError,
+    NoSession,
+    NotFound,
+    SessionEnded,
+    SessionNotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from client.memory_client import MemoryServiceClient, SyncMemoryServiceClient
+
+__all__ = [
+    "BadAnswer",
+    "Conflict",
+    "ConnectionFailed",
+    "InvalidRequest",
+    "MemoryServiceClient",
+    "MemoryServiceError",
+    "NoSession",
+    "NotFound",
+    "SessionEnded",
+    "SessionNotFound",
+    "SyncMemoryServiceClient",
+    "Unauthenticated",
+    "Unavailable",
+]

@@ -1,0 +1,107 @@
+"""What is sent: one value a call, the same for both clients. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """`repeatable`: sent twice, it does the same as sent once. `wait_s`: how long the service may hold its answer."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    wait_s: float = 0
+
+
+def start(user_id: str, session_id: str | None, restore: bool, agent_id: str | None) -> Call:
+    """Name the session here when nobody did, so that a repeat finds it and does not open another.
+
+    Under an id just made there is nothing to restore: `restore=true` starts it just as afresh, and an attempt that
+    arrives late cannot set aside what was stored since. Starting afresh under a known id is the one unsafe call.
+    """
+    made = session_id is None
+    restore = restore or made
+    session_id = uuid4().hex if session_id is None else session_id
+    body = _present(user_id=user_id, session_id=session_id, restore=restore, agent_id=agent_id)
+    return Call(method="POST", path="/sessions/start", body=body, repeatable=restore)
+
+
+def end(user_id: str, session_id: str, wait_s: float) -> Call:
+    body = _present(user_id=user_id, session_id=session_id, wait_s=wait_s)
+    return Call(method="POST", path="/sessions/end", body=body, wait_s=wait_s)
+
+
+def store(
+    user_id: str,
+    session_id: str,
+    user_message: str,
+    agent_message: str,
+    *,
+    turn_id: str | None,
+    user_name: str | None,
+    agent_name: str | None,
+    created_at: datetime | None,
+    metadata: Mapping[str, Any] | None,
+) -> Call:
+    """Always carries a `turn_id`: a repeat is a replay."""
+    body = _present(
+        user_id=user_id,
+        session_id=session_id,
+        user_message=user_message,
+        agent_message=agent_message,
+        turn_id=uuid4().hex if turn_id is None else turn_id,
+        user_name=user_name,
+        agent_name=agent_name,
+        created_at=None if created_at is None else created_at.isoformat(),
+        metadata=None if metadata is None else dict(metadata),
+    )
+    return Call(method="POST", path="/memory/store", body=body)
+
+
+def context(user_id: str, session_id: str) -> Call:
+    return Call(method="POST", path="/memory/context", body=_present(user_id=user_id, session_id=session_id))
+
+
+def retrieve(user_id: str, query: str, top_k: int, kinds: Sequence[str] | None, session_id: str | None) -> Call:
+    body = _present(
+        user_id=user_id,
+        query=query,
+        top_k=top_k,
+        kinds=None if kinds is None else list(kinds),
+        session_id=session_id,
+    )
+    return Call(method="POST", path="/memory/retrieve", body=body)
+
+
+def insights(user_id: str, recent_only: bool) -> Call:
+    return Call(method="POST", path="/insights", body=_present(user_id=user_id, recent_only=recent_only))
+
+
+def summaries(user_id: str, limit: int) -> Call:
+    return Call(method="POST", path="/summaries", body=_present(user_id=user_id, limit=limit))
+
+
+def reflection(user_id: str, session_id: str) -> Call:
+    return Call(method="GET", path=f"/sessions/{quote(session_id, safe='')}/reflection", query={"user_id": user_id})
+
+
+def health() -> Call:
+    return Call(method="GET", path="/health")
+
+
+def stats() -> Call:
+    return Call(method="GET", path="/stats")
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    """Leave out what was not given: the defaults are the service's."""
+    return {name: value for name, value in fields.items() if value is not None}

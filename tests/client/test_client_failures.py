@@ -1,0 +1,186 @@
+"""What the Python client makes of failures: typed errors, and what is sent again. Over real HTTP, with both clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from client import errors
+from memory_service.api import schemas
+from tests.support.scripted_http import Answer, CutOff, Silence
+
+SESSION = "s1"
+STORED = {"status": "success", "turn_number": 1}
+
+
+def problem(status: int, code: str, **more: Any) -> Answer:
+    content = {"type": "about:blank", "title": "T", "status": status, "code": code, "detail": "what to do"}
+    content |= {"request_id": "req-7", "error": "T", "status_code": status, **more}
+    return Answer(status=status, content=content, headers={"content-type": "application/problem+json"})
+
+
+# What is answered
+
+MAPPED = [
+    (400, "malformed_json", errors.InvalidRequest),
+    (401, "unauthenticated", errors.Unauthenticated),
+    (403, "forbidden", errors.Unauthenticated),
+    (404, "not_found", errors.NotFound),
+    (404, "session_not_found", errors.SessionNotFound),
+    (405, "method_not_allowed", errors.InvalidRequest),
+    (409, "version_conflict", errors.Conflict),
+    (409, "session_ended", errors.SessionEnded),
+    (410, "gone", errors.InvalidRequest),
+    (413, "body_too_large", errors.InvalidRequest),
+    (415, "unsupported_media_type", errors.InvalidRequest),
+    (422, "validation_failed", errors.InvalidRequest),
+    (429, "overloaded", errors.Unavailable),
+    (500, "internal_error", errors.Unavailable),
+    (502, "model_unavailable", errors.Unavailable),
+    (503, "store_unavailable", errors.Unavailable),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "kind"), MAPPED)
+async def test_a_problem_is_raised_as_its_typed_error(service, connect, status, code, kind):
+    service.answers(problem(status, code))
+    with pytest.raises(errors.MemoryServiceError) as caught:
+        await connect(max_attempts=1).health()
+    error = caught.value
+    assert type(error) is kind
+    assert (error.status, error.code, error.detail, error.request_id) == (status, code, "what to do", "req-7")
+    assert str(error) == f"{code} ({status}): what to do [request req-7]"
+
+
+FOREIGN = [
+    (502, "<html>\n <h1>Bad  Gateway</h1>", errors.Unavailable, "502 Bad Gateway", "<html> <h1>Bad Gateway</h1>"),
+    (404, "", errors.NotFound, "404 Not Found", "no body"),
+    (422, {"detail": [{"loc": 1}], "code": ["x"]}, errors.InvalidRequest, "422", "loc"),
+    (307, "", errors.BadAnswer, "307 Temporary Redirect", "no body"),
+    (200, "<html>log in</html>", errors.BadAnswer, "200 OK", "log in"),
+    (200, b"\xff\xfe{", errors.BadAnswer, "200 OK", "{"),
+    (200, ["not", "an object"], errors.BadAnswer, "200 OK", "an object"),
+]
+
+
+@pytest.mark.parametrize(("status", "content", "kind", "named", "quoted"), FOREIGN)
+async def test_an_answer_that_is_not_the_services_is_typed_too(service, connect, status, content, kind, named, quoted):
+    service.answers(Answer(status=status, content=content, headers={"x-request-id": "edge-1"}))
+    with pytest.raises(errors.MemoryServiceError) as caught:
+        await connect(max_attempts=1).health()
+    assert type(caught.value) is kind
+    assert (caught.value.status, caught.value.request_id) == (status, "edge-1")
+    assert named in str(caught.value)
+    assert quoted in str(caught.value)
+
+
+async def test_an_answer_whose_compression_is_broken_is_a_bad_answer(service, connect):
+    service.answers(Answer(content="not gzip", headers={"content-encoding": "gzip"}))
+    with pytest.raises(errors.BadAnswer, match="GET /health"):
+        await connect().health()
+    assert len(service.asked) == 1
+
+
+# What is sent again
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_passing_failure_is_tried_again(service, connect, pauses, status):
+    service.answers(problem(status, "x"), Answer(content=STORED))
+    assert await connect(session_id=SESSION).store_turn("hi", "hello") == STORED
+    first, second = service.asked
+    assert first.body == second.body
+    assert pauses == [0.25]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 500, 501])
+async def test_a_lasting_failure_is_never_tried_again(service, connect, pauses, status):
+    service.answers(problem(status, "x"))
+    with pytest.raises(errors.MemoryServiceError):
+        await connect(session_id=SESSION).store_turn("hi", "hello")
+    assert len(service.asked) == 1
+    assert pauses == []
+
+
+async def test_pauses_double_up_to_a_limit_and_attempts_end(service, connect, pauses):
+    service.answers(*[problem(503, "overloaded")] * 9)
+    with pytest.raises(errors.Unavailable, match="overloaded"):
+        await connect(max_attempts=8).health()
+    assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8]
+    assert len(service.asked) == 8
+
+
+async def test_pauses_are_jittered_from_nothing_up(service, connect, pauses):
+    service.answers(*[problem(503, "overloaded")] * 4)
+    chances = iter([0.0, 0.5, 0.25])
+    with pytest.raises(errors.Unavailable):
+        await connect(_random=lambda: next(chances)).health()
+    assert pauses == [0, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(("value", "pause"), [("7", 7.25), ("0", 0.25), ("soon", 0.25), ("-1", 0.25), ("²", 0.25)])
+async def test_the_service_may_say_how_long_to_wait(service, connect, pauses, value, pause):
+    service.answers(Answer(status=503, headers={"retry-after": value}), Answer())
+    await connect().health()
+    assert pauses == [pause]
+
+
+async def test_a_wait_too_long_is_left_to_the_caller(service, connect, pauses):
+    service.answers(Answer(status=429, headers={"retry-after": "3600"}))
+    with pytest.raises(errors.Unavailable) as caught:
+        await connect().health()
+    assert caught.value.retry_after_s == 3600
+    assert pauses == []
+
+
+async def test_a_store_that_timed_out_is_sent_again_with_the_same_turn_id(service, connect):
+    service.answers(Silence(), Answer(content=STORED))
+    assert await connect(session_id=SESSION, timeout_s=0.2).store_turn("hi", "hello") == STORED
+    first, second = service.asked
+    assert first.json()["turn_id"] == second.json()["turn_id"]
+
+
+async def test_a_store_whose_answer_was_cut_off_is_sent_again_unchanged(service, connect):
+    service.answers(CutOff(), Answer(content=STORED))
+    assert await connect(session_id=SESSION).store_turn("hi", "hello") == STORED
+    assert service.asked[0].body == service.asked[1].body
+
+
+@pytest.mark.parametrize("restore", [True, False])
+async def test_a_start_that_was_lost_is_sent_again_for_the_same_session(service, connect, restore):
+    service.answers(CutOff(), Answer())
+    await connect().start_session(restore=restore)
+    first, second = (msgspec.json.decode(asked.body, type=schemas.SessionStart) for asked in service.asked)
+    assert first == second
+    assert first.restore
+
+
+@pytest.mark.parametrize("failure", [CutOff(), Silence(), problem(503, "overloaded"), problem(429, "overloaded")])
+async def test_starting_afresh_under_a_known_id_is_never_sent_twice(service, connect, pauses, failure):
+    service.answers(failure, Answer())
+    with pytest.raises((errors.ConnectionFailed, errors.Unavailable)):
+        await connect(timeout_s=0.2).start_session(SESSION, restore=False)
+    assert len(service.asked) == 1
+    assert pauses == []
+
+
+async def test_starting_afresh_is_tried_again_if_no_connection_was_made(unborn, connect):
+    unborn.answers(Answer(content={"session_id": SESSION}))
+    client = connect(unborn.url, before_retry=unborn.start)
+    await client.start_session(SESSION, restore=False)
+    assert len(unborn.asked) == 1
+
+
+async def test_a_service_that_is_not_there_is_named_without_its_password(unborn, connect, pauses):
+    place = unborn.url.removeprefix("http://")
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        await connect(f"http://ann:secret@{place}").health()
+    error = caught.value
+    assert (error.status, error.code, error.request_id) == (None, "connection_failed", None)
+    assert isinstance(error.__cause__, httpx2.ConnectError)
+    assert f"GET /health from {place} in 4 attempts (ConnectError" in str(error)
+    assert "secret" not in str(error)
+    assert len(pauses) == 3

@@ -1,0 +1,267 @@
+"""What the Python client sends, over real HTTP. Every test that takes `connect` runs with both clients."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+import pytest
+
+import client as package
+from client import MemoryServiceClient, SyncMemoryServiceClient, errors
+from memory_service.api import schemas
+from tests.support.scripted_http import Answer
+
+USER, SESSION, NOON = "user123", "s1", datetime(2026, 5, 1, 12, tzinfo=UTC)
+OWNER = {"user_id": USER, "session_id": SESSION}
+TWINS = {"awaited": MemoryServiceClient, "blocking": SyncMemoryServiceClient}
+
+
+# What is sent
+
+TURN = {"user_message": "hi", "agent_message": "hello", "turn_id": "t1", "user_name": "Ann", "agent_name": "Bot"}
+FULL = [
+    ("start_session", {"session_id": SESSION, "restore": False, "agent_id": "a1"}, "/sessions/start",
+     schemas.SessionStart(user_id=USER, session_id=SESSION, restore=False, agent_id="a1")),
+    ("end_session", {"wait_s": 2.5}, "/sessions/end", schemas.SessionEnd(**OWNER, wait_s=2.5)),
+    ("get_context", {}, "/memory/context", schemas.GetContext(**OWNER)),
+    ("store_turn", {**TURN, "created_at": NOON, "metadata": {"k": [1]}}, "/memory/store",
+     schemas.StoreTurn(**OWNER, **TURN, created_at=NOON, metadata={"k": [1]})),
+    ("retrieve", {"query": "q", "top_k": 9, "kinds": ("insight", "message"), "session_id": SESSION},
+     "/memory/retrieve", schemas.Retrieve(**OWNER, query="q", top_k=9, kinds=["insight", "message"])),
+    ("get_insights", {"recent_only": True}, "/insights", schemas.GetInsights(user_id=USER, recent_only=True)),
+    ("get_summaries", {"limit": 3}, "/summaries", schemas.GetSummaries(user_id=USER, limit=3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "arguments", "path", "expected"), FULL)
+async def test_every_field_of_the_wire_contract_can_be_sent(service, connect, method, arguments, path, expected):
+    service.answers(Answer(content={"answer": 1}))
+    assert await getattr(connect(session_id=SESSION), method)(**arguments) == {"answer": 1}
+    [asked] = service.asked
+    assert (asked.method, asked.path, asked.query) == ("POST", path, {})
+    assert asked.headers["content-type"] == "application/json"
+    assert msgspec.json.decode(asked.body, type=type(expected)) == expected
+    assert set(asked.json()) == set(type(expected).__struct_fields__)
+
+
+LEAST = [
+    ("end_session", [], {"wait_s": 0}, schemas.SessionEnd),
+    ("retrieve", ["q"], {"query": "q", "top_k": 5}, schemas.Retrieve),
+    ("get_insights", [], {"recent_only": False}, schemas.GetInsights),
+    ("get_summaries", [], {"limit": 5}, schemas.GetSummaries),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "fields", "body"), LEAST)
+async def test_what_was_not_given_is_left_to_the_service(service, connect, method, arguments, fields, body):
+    service.answers(Answer())
+    await getattr(connect(session_id=SESSION), method)(*arguments)
+    sent = service.asked[0].json()
+    assert {name: value for name, value in sent.items() if name not in OWNER} == fields
+    msgspec.convert(sent, body)
+
+
+async def test_a_turn_without_options_carries_its_words_and_an_id_of_its_own(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect(session_id=SESSION)
+    await client.store_turn("hi", "hello")
+    await client.store_turn(user_message="hi", agent_message="hello")
+    first, second = (msgspec.json.decode(asked.body, type=schemas.StoreTurn) for asked in service.asked)
+    assert set(service.asked[0].json()) == {*OWNER, "user_message", "agent_message", "turn_id"}
+    assert len(first.turn_id) == len(second.turn_id) == 32
+    assert first.turn_id != second.turn_id
+
+
+@pytest.mark.parametrize(("method", "path"), [("health", "/health"), ("stats", "/stats")])
+async def test_monitoring_is_asked_without_a_user(service, connect, method, path):
+    service.answers(Answer(content={"status": "healthy"}))
+    assert await getattr(connect(), method)() == {"status": "healthy"}
+    [asked] = service.asked
+    assert (asked.method, asked.path, asked.query, asked.body) == ("GET", path, {}, b"")
+
+
+@pytest.mark.parametrize("session_id", ["s1", "a/b c?d#é", "100%41", "@:._-"])
+async def test_ids_are_percent_encoded_in_paths(service, connect, session_id):
+    service.answers(Answer())
+    await connect(user_id="a&b=c").reflection(session_id=session_id)
+    [asked] = service.asked
+    assert asked.path.split("?")[0] == f"/sessions/{quote(session_id, safe='')}/reflection"
+    assert (asked.method, asked.query, asked.body) == ("GET", {"user_id": "a&b=c"}, b"")
+
+
+async def test_facts_are_the_plain_lines_of_a_search(service, connect):
+    service.answers(Answer(content={"facts": ["likes tea", "lives in Oslo"], "count": 2}))
+    assert await connect().retrieve_facts("who", top_k=2) == ["likes tea", "lives in Oslo"]
+    assert service.asked[0].json() == {"user_id": USER, "query": "who", "top_k": 2}
+
+
+async def test_a_service_below_a_path_is_reached(service, connect):
+    service.answers(Answer())
+    await connect(f"{service.url}/memory-v1/").health()
+    assert service.asked[0].path == "/memory-v1/health"
+
+
+@pytest.mark.parametrize("twin", TWINS.values())
+@pytest.mark.parametrize(("url", "options"), [("localhost:8000", {}), ("", {}), ("http://h", {"max_attempts": 0})])
+def test_a_client_that_could_never_work_is_refused(twin, url, options):
+    with pytest.raises(ValueError, match="must be"):
+        twin(url, USER, **options)
+
+
+# Which session
+
+BOUND = [("store_turn", ["hi", "hello"]), ("get_context", []), ("end_session", []), ("reflection", [])]
+
+
+@pytest.mark.parametrize(("method", "arguments"), BOUND)
+async def test_without_a_session_nothing_is_sent(service, connect, method, arguments):
+    with pytest.raises(errors.NoSession, match="start_session"):
+        await getattr(connect(), method)(*arguments)
+    assert service.asked == []
+
+
+async def test_calls_are_about_the_session_that_was_started_also_after_its_end(service, connect):
+    service.answers(*[Answer()] * 5)
+    client = connect()
+    await client.start_session()
+    await client.store_turn("hi", "hello")
+    await client.end_session()
+    await client.get_context()
+    await client.reflection()
+    start, store, end, context, reflection = service.asked
+    used = [asked.json()["session_id"] for asked in (start, store, end, context)]
+    assert used == [client.session_id] * 4
+    assert client.session_id in reflection.path
+
+
+async def test_a_session_named_in_the_call_comes_before_the_one_started(service, connect):
+    service.answers(*[Answer()] * 3)
+    client = connect(session_id=SESSION)
+    await client.get_context(session_id="other")
+    await client.get_context(session_id="")
+    await client.get_context()
+    assert [asked.json()["session_id"] for asked in service.asked] == ["other", "", SESSION]
+
+
+async def test_a_session_chosen_in_the_constructor_is_the_one_started(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect(session_id=SESSION)
+    await client.start_session()
+    await client.start_session("other")
+    assert [asked.json()["session_id"] for asked in service.asked] == [SESSION, "other"]
+    assert client.session_id == "other"
+
+
+async def test_each_start_without_an_id_opens_a_new_session(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect()
+    await client.start_session()
+    await client.start_session(restore=False)
+    first, second = (msgspec.json.decode(asked.body, type=schemas.SessionStart) for asked in service.asked)
+    assert first.session_id != second.session_id == client.session_id
+
+
+async def test_a_start_that_failed_changes_nothing(service, connect):
+    service.answers(Answer(status=409, content={"code": "session_ended"}))
+    client = connect(session_id=SESSION)
+    with pytest.raises(errors.SessionEnded):
+        await client.start_session("over")
+    assert client.session_id == SESSION
+
+
+async def test_a_search_is_not_limited_to_the_session_started(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect()
+    await client.start_session()
+    await client.retrieve("q")
+    assert "session_id" not in service.asked[1].json()
+
+
+# Whose connections
+
+
+async def test_waiting_for_the_reflection_does_not_count_against_the_timeout(connect, request):
+    seen = []
+
+    def answer(sent: httpx2.Request) -> httpx2.Response:
+        seen.append(sent.extensions["timeout"]["read"])
+        return httpx2.Response(200, json={})
+
+    kind = httpx2.AsyncClient if "awaited" in request.node.name else httpx2.Client
+    client = connect("http://elsewhere", session_id=SESSION, http=kind(transport=httpx2.MockTransport(answer)))
+    await client.end_session(wait_s=20)
+    await client.get_context()
+    assert seen == [25, 5]
+
+
+async def test_an_awaited_client_closes_its_connections_but_not_the_callers(service):
+    service.answers(Answer())
+    async with httpx2.AsyncClient(headers={"authorization": "Bearer k"}) as http:
+        async with MemoryServiceClient(service.url, USER, http=http) as client:
+            await client.health()
+        assert not http.is_closed
+    assert service.asked[0].headers["authorization"] == "Bearer k"
+    async with MemoryServiceClient(service.url, USER) as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.health()
+
+
+def test_a_blocking_client_closes_its_connections_but_not_the_callers(service):
+    service.answers(Answer())
+    with httpx2.Client(headers={"authorization": "Bearer k"}) as http:
+        with SyncMemoryServiceClient(service.url, USER, http=http) as client:
+            client.health()
+        assert not http.is_closed
+    assert service.asked[0].headers["authorization"] == "Bearer k"
+    with SyncMemoryServiceClient(service.url, USER) as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        client.health()
+
+
+# The package
+
+
+def signatures(twin: type) -> dict[str, inspect.Signature]:
+    public = {name: value for name, value in vars(twin).items() if inspect.isfunction(value) and name[0] != "_"}
+    return {"close" if name == "aclose" else name: inspect.signature(value) for name, value in public.items()}
+
+
+def test_the_twins_have_the_same_methods_with_the_same_arguments():
+    assert signatures(SyncMemoryServiceClient) == signatures(MemoryServiceClient)
+    made = [list(inspect.signature(twin).parameters) for twin in TWINS.values()]
+    assert made[0] == made[1]
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "client").split(".")[0])
+    return found
+
+
+def test_the_client_imports_nothing_of_the_server():
+    folder = Path(package.__file__).parent
+    assert all("memory_service" not in imported(path) for path in folder.rglob("*.py"))
+    core = ["__init__", "_answers", "_calls", "errors", "memory_client"]
+    needed = set().union(*(imported(folder / f"{name}.py") for name in core))
+    assert needed - sys.stdlib_module_names == {"httpx2", "client"}
+
+
+def test_everything_a_caller_may_catch_is_exported():
+    kinds = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert kinds | {twin.__name__ for twin in TWINS.values()} == set(package.__all__)
+    assert (Path(package.__file__).parent / "py.typed").exists()
