@@ -128,29 +128,39 @@ _FACTS: tuple[tuple[str, float, re.Pattern[str]], ...] = tuple(
     (category, importance, re.compile(pattern))
     for category, importance, pattern in (
         (
-            "preference",
-            0.7,
-            _SELF
-            + r" (?:prefer|love|like|enjoy|hate|dislike|avoid|can['’]t stand|(?:don['’]t|never) (?:like|want|eat))\b"
-            r"|\b[Mm]y favou?rite\b|\b[Ff]rom now on\b|\b[Ii]nstead of\b|\bI['’]d rather\b",
+            "identity",
+            0.9,
+            r"\b[Mm]y name is\b|\b[Cc]all me\b|\b[Aa]llergic to\b|\bI (?:live|work) (?:as|at|for|in|with)\b",
+        ),
+        ("preference", 0.8, r"\b[Mm]y favou?rite\b|\b[Ff]rom now on\b|\bI(?:['’]d rather| prefer)\b"),
+        (
+            "plan",
+            0.8,
+            r"\bI(?:['’]ve| have)? (?:decided|changed my mind)\b|\bmy (?:goal|plan|target|budget) (?:is|will be)\b",
         ),
         (
             "identity",
-            0.8,
-            r"\b[Mm]y name is\b|\b[Cc]all me\b|\bI(?:['’]m| am) (?:a|an|from|allergic|vegetarian|vegan|married)\b"
-            r"|\bI (?:work|live) (?:as|at|for|in|with)\b|\bI(?:['’]ve)? (?:moved|changed jobs)\b|\bI was born\b",
+            0.7,
+            r"\bI(?:['’]m| am) (?:an?(?! bit| little| lot)|from|vegetarian|vegan|married)\b|\bI(?:['’]ve)? (?:moved|changed jobs)\b",
+        ),
+        (
+            "preference",
+            0.6,
+            _SELF
+            + r" (?:love|like|enjoy|hate|dislike|avoid|can['’]t stand|(?:don['’]t|never) (?:like|want|eat))\b|\b[Ii]nstead of\b",
         ),
         ("relation", 0.6, rf"\b[Mm]y {_KIN}(?:['’]s| is| was| has| had| lives| works|,)"),
         (
             "plan",
             0.6,
             r"\bI(?:['’]m| am) (?:going to|planning|training|saving|moving)\b"
-            r"|\bI(?:['’]ve| have)? (?:decided|plan|planned|booked|promised|changed my mind)\b"
-            r"|\b[Mm]y (?:goal|plan|target)\b",
+            r"|\bI(?:['’]ve| have)? (?:plan|planned|booked|promised)\b",
         ),
         ("possession", 0.5, r"\bI (?:have|own|bought|adopted|got) (?:a|an|the|two|three|my|our)\b"),
     )
 )
+_VAGUE = re.compile(r"\b(it|that|this|those|him|them|he|she|they|one)\b", re.IGNORECASE)
+_SPECIFIC = re.compile(r"\d|(?<=\w )[A-ZÀ-Þ](?!\b)[\w-]+")
 _SLOTS = (
     ("home", re.compile(r"\bI live in\b|\bI(?:['’]ve)? moved (?:to|into)\b")),
     ("work", re.compile(r"\bI work (?:as|at|for)\b|\bmy new job\b", re.I)),
@@ -170,12 +180,20 @@ def facts(turns: Iterable[Turn]) -> list[Fact]:
 
 
 def _fact(message: Message, seq: int, text: str) -> Fact | None:
-    if text.endswith("?") or not 4 <= len(words(text)) <= 45:
+    bag = words(text)
+    if text.endswith("?") or not 4 <= len(bag) <= 45:
         return None
     for category, importance, pattern in _FACTS:
         if pattern.search(text):
-            return Fact(Sentence(text, message.speaker, seq), category, importance, slot_of(text))
+            return Fact(Sentence(text, message.speaker, seq), category, _weighed(importance, text, bag), slot_of(text))
     return None
+
+
+def _weighed(importance: float, text: str, bag: list[str]) -> float:
+    """A statement with a name or a number tells more; one that leans on "it" or has few words of weight, less."""
+    telling = sum(word.lower() not in STOP_WORDS for word in bag)
+    importance += 0.1 if _SPECIFIC.search(text) else -0.15 if _VAGUE.search(text) else 0
+    return round(max(importance - (0.15 if telling < 3 else 0), 0.1), 2)
 
 
 def slot_of(text: str) -> str | None:

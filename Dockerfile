@@ -1,0 +1,22 @@
+# Two stages: what is needed to install stays behind.
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY requirements.lock ./
+RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY memory_service ./memory_service
+COPY client ./client
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps .
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 memory && install -d -o memory -g memory /data
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 STORE_URL=sqlite:////data/memory.db
+USER memory
+WORKDIR /home/memory
+VOLUME /data
+EXPOSE 8000
+# Only callers inside the container are served until AUTH_MODE says otherwise (see README).
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD \
+    ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
+CMD ["memory-service", "serve"]
