@@ -29,7 +29,7 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import KINDS, Kind, Memory, Role, Source, Turn, Vector, turn_item_id
+from memory_service.values import EXTRACTIVE, KINDS, Kind, Memory, Role, Source, Turn, Vector, turn_item_id
 
 Entry = TypeVar("Entry", bound=np.generic)
 
@@ -78,6 +78,7 @@ class Corpus:
         self._after = Column(np.int32)
         self._days = Column(np.int32)
         self._alive = Column(np.bool_)
+        self._extracts = Column(np.bool_)
         self._kinds = Column(np.int8)
         self._spoken_by = Column(np.int32)
         self._vectors = Column(np.float32)
@@ -129,7 +130,9 @@ class Corpus:
             name=None,
             sources=memory.sources,
         )
-        self._places[memory.memory_id] = [self._append(item, tokenize(memory.text))]
+        place = self._append(item, tokenize(memory.text))
+        self._extracts.data[place] = memory.model == EXTRACTIVE
+        self._places[memory.memory_id] = [place]
 
     def add_vector(self, vector: Vector) -> None:
         """Give an item its vectors; one that is not here any more is passed over."""
@@ -154,6 +157,7 @@ class Corpus:
         self._after.append(-1)
         self._days.append(day_of(item.created_at))
         self._alive.append(True)
+        self._extracts.append(False)
         self._kinds.append(KINDS.index(item.kind))
         self._spoken_by.append(self._speakers.setdefault(item.name or item.role, len(self._speakers)))
         self._vectors.append(0)
@@ -179,8 +183,12 @@ class Corpus:
         keyword_weight: float,
         kinds: Collection[Kind],
         limit: int,
+        with_extracts: bool = True,
     ) -> list[Hit]:
-        """Return the best items of these kinds, best first. Without `vector` the keywords alone decide."""
+        """Return the best items of these kinds, best first. Without `vector` the keywords alone decide.
+
+        Extracts repeat what messages say, word for word: `with_extracts` says whether they count beside them.
+        """
         n = len(self._items)
         if not n:
             return []
@@ -193,6 +201,8 @@ class Corpus:
         keyword = keyword * np.float32(share)
         near = near * np.float32(1 - share)
         candidates = (keyword + near > 0) & self._alive.used(n) & self._of_kinds(kinds)
+        if not with_extracts:
+            candidates &= ~self._extracts.used(n)
         speaker, date = self._speaker_cue(question), self._date_cue(question)
         total = np.where(candidates, keyword + near + speaker + date, -1)
         best = np.argsort(-total, kind="stable")[:limit] if n <= limit else _best(total, limit)

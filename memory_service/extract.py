@@ -141,13 +141,14 @@ _FACTS: tuple[tuple[str, float, re.Pattern[str]], ...] = tuple(
         (
             "identity",
             0.7,
-            r"\bI(?:['’]m| am) (?:an?(?! bit| little| lot)|from|vegetarian|vegan|married)\b|\bI(?:['’]ve)? (?:moved|changed jobs)\b",
+            r"\bI(?:['’]m| am) (?:an?(?! bit| little| lot)|from|vegetarian|vegan|married)\b"
+            r"|\bI(?:['’]ve)? (?:moved|changed jobs)\b",
         ),
         (
             "preference",
             0.6,
-            _SELF
-            + r" (?:love|like|enjoy|hate|dislike|avoid|can['’]t stand|(?:don['’]t|never) (?:like|want|eat))\b|\b[Ii]nstead of\b",
+            _SELF + r" (?:love|like|enjoy|hate|dislike|avoid|can['’]t stand|(?:don['’]t|never) (?:like|want|eat))\b"
+            r"|\b[Ii]nstead of\b",
         ),
         ("relation", 0.6, rf"\b[Mm]y {_KIN}(?:['’]s| is| was| has| had| lives| works|,)"),
         (

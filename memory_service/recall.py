@@ -26,7 +26,7 @@ from memory_service.values import Kind, Scope, Unembedded, Value, Vector, turn_i
 logger = logging.getLogger(__name__)
 
 SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episode", "knowledge")
-"""Kinds a search looks at unless told otherwise: chunks only repeat what messages say."""
+"""Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
 EMBEDDED_AT_ONCE = 128
 
 
@@ -58,9 +58,13 @@ class Recall:
         # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
         self._thread = stack.enter_context(ThreadPoolExecutor(1, "recall"))
 
-    async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] = SEARCHED) -> Retrieved:
-        """Return the items of these kinds nearest to the question. The only request that waits for a model:
-        the question is embedded; if that fails, keywords alone decide and the answer says so.
+    async def retrieve(
+        self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None = None
+    ) -> Retrieved:
+        """Return the items nearest to the question: of these kinds, or of all that say something of their own.
+
+        The only request that waits for a model: the question is embedded; if that fails, keywords alone
+        decide and the answer says so.
         """
         self.searches += 1
         degraded: tuple[str, ...] = ()

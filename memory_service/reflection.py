@@ -23,6 +23,7 @@ from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
 from memory_service.stores.base import Commit, Store
 from memory_service.values import (
+    EXTRACTIVE,
     Hot,
     Memory,
     Scope,
@@ -290,5 +291,5 @@ def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
         session_id=key.session_id,
         sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns),
         metadata={"topics": list(extract.topics(spoken)), "entities": list(extract.entities(spoken))},
-        model="extractive",
+        model=EXTRACTIVE,
     )

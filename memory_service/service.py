@@ -12,7 +12,7 @@ from memory_service.context import assemble
 from memory_service.errors import SessionEnded, SessionNotFound, StaleVersion, TurnIdReused
 from memory_service.llm.base import Embedder, Reader
 from memory_service.pool import HotSession, LongTermCache, SessionPool
-from memory_service.recall import SEARCHED, Recall, Retrieved
+from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.stores.base import Commit, DuplicateTurn, Store
@@ -285,7 +285,7 @@ class MemoryService:
 
     async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
-        return await self._recall.retrieve(scope, question, limit, SEARCHED if kinds is None else kinds)
+        return await self._recall.retrieve(scope, question, limit, kinds)
 
     async def insights(self, scope: Scope, *, recent_only: bool) -> list[Memory]:
         """Return the insights that hold, newest first; `recent_only`: of the last 30 days."""

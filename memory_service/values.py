@@ -18,6 +18,8 @@ from memory_service.errors import SessionEnded
 Role = Literal["user", "assistant", "system", "tool"]
 Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EXTRACTIVE = "extractive"
+"""Named as the model of what was picked and quoted, not written."""
 Durability = Literal["fsync", "quorum", "relaxed", "none"]
 ReflectionState = Literal["none", "pending", "done", "dead"]
 

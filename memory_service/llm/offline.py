@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from memory_service import extract
 from memory_service.errors import ModelUnavailable
 from memory_service.llm.base import Excerpt, Finding, Findings
-from memory_service.values import Turn
+from memory_service.values import EXTRACTIVE, Turn
 
 MOST_FACTS = 12
 """Facts kept of one excerpt: the most important, then the latest."""
@@ -26,7 +26,7 @@ NOTHING_SAID = "(no words)"
 
 
 class OfflineReader:
-    name = "extractive"
+    name = EXTRACTIVE
     prompt_version = "rules-1"
 
     def __init__(self) -> None:
