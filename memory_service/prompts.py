@@ -241,14 +241,10 @@ def read_reflection(answer: str) -> ReflectionAnswer:
 
 
 def _first_object(answer: str) -> object:
-    decoder = json.JSONDecoder(parse_constant=_no_number)
+    decoder = json.JSONDecoder()
     for brace in islice(re.finditer(r"\{", answer), 50):
         try:
             return decoder.raw_decode(answer, brace.start())[0]
         except (ValueError, RecursionError):
             continue
     raise ValueError("holds no JSON object")
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(name)
