@@ -80,10 +80,18 @@ class Recall:
             hits = await self._in_thread(self._search, searchable.corpus, question, vector, kinds, limit)
         return Retrieved(hits=hits, degraded=degraded)
 
-    def _search(self, corpus: Corpus, question: str, vector: Any, kinds: Collection[Kind], limit: int) -> list[Hit]:
-        stems = self._tokenize.of_question(question)
-        weight = self._embedder.keyword_weight
-        return corpus.search(question, stems, vector, keyword_weight=weight, kinds=kinds, limit=limit)
+    def _search(
+        self, corpus: Corpus, question: str, vector: Any, kinds: Collection[Kind] | None, limit: int
+    ) -> list[Hit]:
+        return corpus.search(
+            question,
+            self._tokenize.of_question(question),
+            vector,
+            keyword_weight=self._embedder.keyword_weight,
+            kinds=SEARCHED if kinds is None else kinds,
+            limit=limit,
+            with_extracts=kinds is not None,
+        )
 
     def forget(self, scope: Scope) -> None:
         """Drop a user's corpus; it is built anew from the store when next asked for."""
