@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from memory_service.api.auth import make_gate
 from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
+from memory_service.background import Background
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -22,9 +23,11 @@ from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
-from memory_service.service import Limits, MemoryService, load_long_term
+from memory_service.service import MemoryService, load_long_term
+from memory_service.sessions import Sessions
 from memory_service.settings import Settings
 from memory_service.stores import make_store
+from memory_service.stores.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -52,58 +55,78 @@ async def open_service(
 ) -> AsyncIterator[MemoryService]:
     """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
     async with AsyncExitStack() as stack:
-        limits = make_limits(settings)
         store = make_store(settings.chosen_store_url)
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
         pool = SessionPool(
             store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=settings.session_ttl_minutes * 60
         )
-        long_term = LongTermCache(partial(load_long_term, store, limits), settings.max_sessions)
+        long_term = LongTermCache(
+            partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights),
+            settings.max_sessions,
+        )
         recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
         await recall.start(stack)
-        reflector = Reflector(
+        sessions = Sessions(store, pool, now=now, new_id=_new_id)
+        reflector = make_reflector(settings, store, pool, long_term, recall, reader, now)
+        scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
+        background = Background(
             store,
-            pool,
-            long_term,
+            sessions,
             recall,
-            reader,
-            buffer_turns=settings.k_turn_buffer,
-            chunk_turns=settings.l_turn_chunks,
-            timeout_s=settings.model_timeout_seconds,
-            retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
+            reflector,
+            scheduler,
+            threshold_turns=settings.reflection_threshold_turns,
+            idle_after=timedelta(minutes=settings.session_ttl_minutes),
+            abandoned_after=timedelta(hours=settings.session_abandon_hours),
             now=now,
         )
-        scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
-        service = MemoryService(
+        await scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
+        scheduler.every(settings.sweep_interval_seconds, "sweep", background.sweep)
+        scheduler.every(settings.eviction_interval_seconds, "evict", pool.evict_idle)
+        scheduler.soon("sweep", background.sweep)
+        logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
+        yield MemoryService(
             store,
             pool,
             long_term,
+            sessions,
             recall,
+            background,
             reflector,
             scheduler,
             reader,
             embedder,
-            limits=limits,
+            context_budget_tokens=settings.context_budget_tokens,
             now=now,
-            new_id=lambda: uuid4().hex,
+            new_id=_new_id,
         )
-        await scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
-        scheduler.every(settings.sweep_interval_seconds, "sweep", service.sweep)
-        scheduler.every(settings.eviction_interval_seconds, "evict", service.evict_idle)
-        scheduler.soon("sweep", service.sweep)
-        logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
-        yield service
 
 
-def make_limits(settings: Settings) -> Limits:
-    return Limits(
-        m_sessions_recent=settings.m_sessions_recent,
-        context_insights=settings.context_insights,
-        context_budget_tokens=settings.context_budget_tokens,
-        reflection_threshold_turns=settings.reflection_threshold_turns,
-        idle_after=timedelta(minutes=settings.session_ttl_minutes),
-        abandoned_after=timedelta(hours=settings.session_abandon_hours),
+def _new_id() -> str:
+    return uuid4().hex
+
+
+def make_reflector(
+    settings: Settings,
+    store: Store,
+    pool: SessionPool,
+    long_term: LongTermCache,
+    recall: Recall,
+    reader: Reader,
+    now: Callable[[], datetime],
+) -> Reflector:
+    return Reflector(
+        store,
+        pool,
+        long_term,
+        recall,
+        reader,
+        buffer_turns=settings.k_turn_buffer,
+        chunk_turns=settings.l_turn_chunks,
+        timeout_s=settings.model_timeout_seconds,
+        retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
+        now=now,
     )
 
 

@@ -103,7 +103,7 @@ class SessionPool:
             entry.used_at = self._clock()
             self._shelf.keep(key, entry)
 
-    def evict_idle(self) -> int:
+    async def evict_idle(self) -> int:
         """Drop sessions untouched for the TTL; returns how many."""
         return len(self._shelf.expire())
 

@@ -12,7 +12,8 @@ from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
-from memory_service.service import Draft, Ended, MemoryService
+from memory_service.service import MemoryService
+from memory_service.sessions import Draft, Ended
 from memory_service.values import Context, Memory, Message, SessionKey, Source
 
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_SAFE_INTEGER = 32, 4096, 2**53

@@ -1,0 +1,82 @@
+"""What is done without being asked: rings for the work that verbs leave behind, and sweeps up what is left.
+
+What is to be done is in the store; here is only when to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from memory_service.recall import Recall
+from memory_service.reflection import Reflector
+from memory_service.scheduler import Scheduler
+from memory_service.sessions import Sessions
+from memory_service.stores.base import Store
+from memory_service.values import Scope, Session, SessionKey
+
+GROWTH = 4
+"""A conversation that goes on is reflected on when this many times the threshold is unreflected."""
+SWEPT_AT_ONCE = 200
+
+
+class Background:
+    def __init__(
+        self,
+        store: Store,
+        sessions: Sessions,
+        recall: Recall,
+        reflector: Reflector,
+        scheduler: Scheduler,
+        *,
+        threshold_turns: int,
+        idle_after: timedelta,
+        abandoned_after: timedelta,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store, self._sessions, self._recall = store, sessions, recall
+        self._reflector, self._scheduler = reflector, scheduler
+        self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
+        self._now = now
+
+    def after_turn(self, key: SessionKey, session: Session) -> None:
+        """Ring for the work a new turn may have made."""
+        self.embed_soon()
+        if self._reflector.needs_compaction(session):
+            self._scheduler.soon(f"compact {_name(key.scope)}/{key.session_id}", lambda: self._reflector.compact(key))
+        if session.unreflected_turns >= GROWTH * self._threshold_turns:
+            self._scheduler.soon(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
+
+    def embed_soon(self) -> None:
+        self._scheduler.soon("embed", self._recall.embed_due)
+
+    def reflect_soon(self, scope: Scope) -> None:
+        """Reflect on what is due of one user; a failed attempt rings again when its time has come."""
+        name = f"reflect {_name(scope)}"
+
+        async def job() -> None:
+            again = await self._reflector.reflect_due(scope)
+            self.embed_soon()
+            if again is not None:
+                self._scheduler.at(again, name, job)
+
+        self._scheduler.soon(name, job)
+
+    async def sweep(self) -> None:
+        """Find the work that is left: by a crash, by a model that failed, by a conversation nobody ended."""
+        now = self._now()
+        for key in await self._store.due_sessions(now - self._abandoned_after, 0, SWEPT_AT_ONCE):
+            await self._sessions.end(key, by_client=False)
+        for key in await self._store.due_sessions(now - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
+            await self._hand_over(key)
+        for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
+            self.reflect_soon(scope)
+        self.embed_soon()
+
+    async def _hand_over(self, key: SessionKey) -> None:
+        await self._sessions.hand_over(key)
+        self.reflect_soon(key.scope)
+
+
+def _name(scope: Scope) -> str:
+    return f"{scope.tenant_id}/{scope.user_id}"

@@ -1,0 +1,208 @@
+"""The life of a session: begin, go on, grow by turns, be handed to reflection, end. All that writes a head.
+
+Every change is made under a lease and committed with the head's version; if the head moved meanwhile, it
+is read again and the change made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from memory_service.errors import SessionEnded, SessionNotFound, StaleVersion, TurnIdReused
+from memory_service.pool import HotSession, SessionPool
+from memory_service.stores.base import Commit, DuplicateTurn, Store
+from memory_service.values import (
+    Hot,
+    Message,
+    ReflectionState,
+    Session,
+    SessionKey,
+    Sitting,
+    Turn,
+    Value,
+)
+
+T = TypeVar("T")
+
+STALE_ATTEMPTS = 5
+
+
+class Draft(Value, frozen=True, kw_only=True):
+    """A turn as the caller gives it. Without `turn_id` a repeat cannot be told from a new turn."""
+
+    messages: tuple[Message, ...]
+    turn_id: str | None = None
+    created_at: datetime | None = None
+    metadata: dict[str, Any] = {}
+
+    def is_of(self, turn: Turn) -> bool:
+        """Tell whether the turn could have been made from this."""
+        dated = self.created_at is None or self.created_at == turn.created_at
+        return dated and (self.messages, self.metadata) == (turn.messages, turn.metadata)
+
+
+class Appended(Value, frozen=True, kw_only=True):
+    """A stored turn and the head after it; a replayed one was there before."""
+
+    turn: Turn
+    session: Session | None
+    replayed: bool
+
+
+class Ended(Value, frozen=True, kw_only=True):
+    """State of a session's present sitting and of the reflection on it."""
+
+    session: Session
+    sitting: Sitting | None
+
+    @property
+    def reflection(self) -> ReflectionState:
+        return self.sitting.reflection if self.sitting else "none"
+
+
+class Sessions:
+    def __init__(
+        self, store: Store, pool: SessionPool, *, now: Callable[[], datetime], new_id: Callable[[], str]
+    ) -> None:
+        self._store, self._pool, self._now, self._new_id = store, pool, now, new_id
+
+    async def start(self, key: SessionKey, *, restore: bool, agent_id: str | None) -> bool:
+        """Begin a session, or go on with it; returns whether it was there and goes on.
+
+        Raises SessionEnded if its client ended it and `restore` is asked for.
+        """
+
+        async def change(entry: HotSession) -> bool:
+            if entry.hot is None:
+                await self._create(key, entry, agent_id)
+                return False
+            if restore:
+                await self._go_on(key, entry)
+            else:
+                await self._begin_afresh(key, entry)
+            return restore
+
+        return await self._changed(key, change)
+
+    async def _create(self, key: SessionKey, entry: HotSession, agent_id: str | None) -> None:
+        now = self._now()
+        session = Session(
+            session_id=key.session_id, incarnation=self._new_id(), created_at=now, touched_at=now, agent_id=agent_id
+        )
+        await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), Hot(session=session))
+
+    async def _go_on(self, key: SessionKey, entry: HotSession) -> None:
+        session = found(entry).session
+        if session.status == "active":
+            return
+        if session.ended_by == "client":
+            raise SessionEnded
+        then = session.reopened(self._now())
+        await self._pool.commit(key, entry, Commit(scope=key.scope, session=then), Hot(session=then))
+
+    async def _begin_afresh(self, key: SessionKey, entry: HotSession) -> None:
+        session = found(entry).session
+        then = session.reopened(self._now())
+        commit = Commit(scope=key.scope, session=then, sittings=await self._handed_over(key, session, ended=True))
+        await self._pool.commit(key, entry, commit, Hot(session=then))
+
+    async def append(self, key: SessionKey, draft: Draft) -> Appended:
+        """Add one turn; it is durable when this returns. A `turn_id` stored already gives the turn it was.
+
+        Raises SessionNotFound, SessionEnded, TurnIdReused.
+        """
+        try:
+            return await self._changed(key, partial(self._append, key, draft))
+        except (DuplicateTurn, SessionEnded):
+            turn = await self._store.find_turn(key, draft.turn_id) if draft.turn_id else None
+            if turn is None:
+                raise
+        if not draft.is_of(turn):
+            raise TurnIdReused
+        return Appended(turn=turn, session=None, replayed=True)
+
+    async def _append(self, key: SessionKey, draft: Draft, entry: HotSession) -> Appended:
+        hot = found(entry)
+        hot.session.require_active()
+        now = self._now()
+        turn = Turn(
+            session_id=key.session_id,
+            seq=hot.session.turn_count + 1,
+            turn_id=draft.turn_id or self._new_id(),
+            messages=draft.messages,
+            created_at=draft.created_at or now,
+            received_at=now,
+            metadata=draft.metadata,
+        )
+        session = hot.session.with_turn(turn)
+        commit = Commit(scope=key.scope, session=session, turns=(turn,))
+        await self._pool.commit(key, entry, commit, Hot(session=session, turns=(*hot.turns, turn)))
+        return Appended(turn=turn, session=session, replayed=False)
+
+    async def end(self, key: SessionKey, *, by_client: bool) -> None:
+        """End a session; that it is to be reflected on is on record when this returns. Twice is once.
+
+        Raises SessionNotFound.
+        """
+        await self._changed(key, partial(self._end, key, by_client))
+
+    async def _end(self, key: SessionKey, by_client: bool, entry: HotSession) -> None:
+        hot = found(entry)
+        session = hot.session
+        if session.status == "ended" and (session.ended_by == "client" or not by_client):
+            return
+        then = session.ended("client" if by_client else "service")
+        commit = Commit(scope=key.scope, session=then, sittings=await self._handed_over(key, session, ended=True))
+        await self._pool.commit(key, entry, commit, Hot(session=then, turns=hot.turns))
+
+    async def hand_over(self, key: SessionKey) -> None:
+        """Ask for reflection on a conversation that goes on, without ending it. Raises SessionNotFound."""
+        await self._changed(key, partial(self._hand_over, key))
+
+    async def _hand_over(self, key: SessionKey, entry: HotSession) -> None:
+        hot = found(entry)
+        if hot.session.status == "active" and hot.session.unreflected_turns:
+            then = hot.session.handed_over()
+            sittings = await self._handed_over(key, hot.session, ended=False)
+            commit = Commit(scope=key.scope, session=then, sittings=sittings)
+            await self._pool.commit(key, entry, commit, Hot(session=then, turns=hot.turns))
+
+    async def _handed_over(self, key: SessionKey, session: Session, *, ended: bool) -> tuple[Sitting, ...]:
+        """Make the to-do of the present sitting, to be committed with the head; none if there is nothing to read."""
+        if session.status == "ended" or not session.sitting_turns:
+            return ()
+        first, through, now = session.opened_at_seq, session.turn_count, self._now()
+        held = await self._present_sitting(key, session)
+        if held is not None:
+            return (held.extended(through, now, ended=ended),)
+        new = Sitting(session_id=key.session_id, first_seq=first, through_seq=through, ended=ended, due_at=now)
+        return (new,)
+
+    async def present_state(self, key: SessionKey) -> Ended:
+        """Tell the state of the present sitting. Raises SessionNotFound."""
+        session = found(await self._pool.read(key)).session
+        return Ended(session=session, sitting=await self._present_sitting(key, session))
+
+    async def _present_sitting(self, key: SessionKey, session: Session) -> Sitting | None:
+        sittings = await self._store.sittings(key)
+        return next((sitting for sitting in sittings if sitting.first_seq == session.opened_at_seq), None)
+
+    async def _changed(self, key: SessionKey, change: Callable[[HotSession], Awaitable[T]]) -> T:
+        for _ in range(STALE_ATTEMPTS - 1):
+            try:
+                async with self._pool.lease(key) as entry:
+                    return await change(entry)
+            except StaleVersion:
+                continue
+        async with self._pool.lease(key) as entry:
+            return await change(entry)
+
+
+def found(entry: HotSession) -> Hot:
+    """The session as stored. Raises SessionNotFound."""
+    if entry.hot is None:
+        raise SessionNotFound
+    return entry.hot
