@@ -59,7 +59,10 @@ def assemble(hot: Hot, long_term: LongTerm, budget_tokens: int) -> Context:
     sections = [
         ("### Long-term Context", [_insight_line(memory) for memory in insights]),
         ("### Recent Sessions", [_summary_line(memory) for memory in summaries]),
-        ("### Current Session Summary", [fence(session.cumulative_summary)] if session.cumulative_summary else []),
+        (
+            "### Current Session Summary",
+            [_INDENT + fence(session.cumulative_summary)] if session.cumulative_summary else [],
+        ),
         ("### Recent Conversation", [_message_line(message) for turn in hot.turns for message in turn.messages]),
     ]
     told = ["\n".join([heading, *lines]) for heading, lines in sections if lines]

@@ -79,5 +79,6 @@ def is_loopback(address: str) -> bool:
 
 def is_local_name(authority: str) -> bool:
     """Tell whether a Host (with or without a port) names this host."""
+    authority = authority.lower()
     name = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)

@@ -47,12 +47,12 @@ class JsonBody:
         raw = await _read(receive)
         try:
             body = self._decode(raw)
+            if b"\\u0000" in raw:
+                _check_no_nul(msgspec.to_builtins(body), "$")
         except msgspec.ValidationError as exc:
             raise validation_failed(exc) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise MalformedJson(f"not valid JSON ({type(exc).__name__})") from None
-        if b"\\u0000" in raw:
-            _check_no_nul(msgspec.to_builtins(body), "$")
         return body
 
 

@@ -62,13 +62,13 @@ _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>[^`]*)`)?$", re.DOTALL
 
 def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     """Tell where and why, in words that hold nothing of what was sent (msgspec names values and unknown fields)."""
+    if str(exc).startswith("Object contains unknown field"):
+        return errors.ValidationFailed("$", "an unknown field")  # its name, which may read like a place, is not ours
     found = _PLACE.match(str(exc))
     assert found is not None
     place, reason = found["place"] or "$", found["reason"]
     if reason.startswith("Invalid enum value"):
         return errors.ValidationFailed(place, "not one of the known values")
-    if "unknown field" in reason:
-        return errors.ValidationFailed(place, "an unknown field")
     if "matching regex" in reason:
         return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
     if "of length <=" in reason:

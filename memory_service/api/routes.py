@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from memory_service import __version__
@@ -16,7 +16,8 @@ from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended
 from memory_service.values import Context, Memory, Message, SessionKey, Source
 
-MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_SAFE_INTEGER = 32, 4096, 2**53
+MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
+FIRST_YEAR, LAST_YEAR = 1900, 2200
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -187,7 +188,7 @@ def _draft(body: schemas.StoreTurn) -> Draft:
     return Draft(
         messages=tuple(message for message in messages if message.content),
         turn_id=body.turn_id,
-        created_at=body.created_at,
+        created_at=_moment(body.created_at),
         metadata=body.metadata,
     )
 
@@ -276,15 +277,24 @@ def check_metadata(metadata: dict[str, Any]) -> None:
         raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_KEYS} keys")
     if not all(_METADATA_KEY.fullmatch(key) for key in metadata):
         raise ValidationFailed("$.metadata", "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    _check_exact(metadata, MAX_METADATA_DEPTH)
     if len(repr(metadata)) > MAX_METADATA_BYTES:
         raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
-    if not _exact(metadata):
+
+
+def _check_exact(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValidationFailed("$.metadata", f"nested deeper than {MAX_METADATA_DEPTH}")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_exact(inner, depth - 1)
+    elif isinstance(value, int) and abs(value) >= MAX_SAFE_INTEGER:
         raise ValidationFailed("$.metadata", "an integer beyond 2**53, which not every reader can hold")
 
 
-def _exact(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_exact, value.values()))
-    if isinstance(value, list):
-        return all(map(_exact, value))
-    return not isinstance(value, int) or abs(value) < MAX_SAFE_INTEGER
+def _moment(given: datetime | None) -> datetime | None:
+    if given is None:
+        return None
+    if not FIRST_YEAR < given.year < LAST_YEAR:
+        raise ValidationFailed("$.created_at", f"not between {FIRST_YEAR} and {LAST_YEAR}")
+    return given.astimezone(UTC)

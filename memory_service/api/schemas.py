@@ -12,7 +12,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from memory_service.values import Durability, Kind, ReflectionState, Role
 
-ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$"
+ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
+"""Python's `$` also matches before a last line break."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
 Text = Annotated[str, Meta(max_length=100_000)]

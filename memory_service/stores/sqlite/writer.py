@@ -32,6 +32,7 @@ class Writer:
         self._loop = loop
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
+        self._stopping = False
         self.waiting = 0
         self.commits = 0
         self.groups = 0
@@ -40,7 +41,9 @@ class Writer:
         self._thread.start()
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
-        """Queue a commit; the future is done once it is durable or refused. Raises Overloaded."""
+        """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
+        if self._stopping:
+            raise StoreUnavailable("the store is closing")
         if self.waiting >= MAX_WAITING:
             raise Overloaded
         self.waiting += 1
@@ -50,6 +53,7 @@ class Writer:
 
     async def stop(self) -> None:
         """Write what is waiting, then close."""
+        self._stopping = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._db.close()
