@@ -54,7 +54,7 @@ def assemble(hot: Hot, long_term: LongTerm, budget_tokens: int) -> Context:
     session = hot.session
     own = summary_id(session.session_id, session.opened_at_seq) if session.status == "active" else None
     insights, left = _fitting(long_term.insights, _insight_line, int(budget_tokens * INSIGHTS_SHARE))
-    others = [summary for summary in long_term.summaries if summary.memory_id != own]
+    others = [summary for summary in long_term.summaries if summary.memory_id != own][: long_term.most_summaries]
     summaries, _ = _fitting(others, _summary_line, left + budget_tokens - int(budget_tokens * INSIGHTS_SHARE))
     sections = [
         ("### Long-term Context", [_insight_line(memory) for memory in insights]),

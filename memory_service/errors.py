@@ -2,6 +2,8 @@
 
 MemoryServiceError
 ├── InvalidRequest              what was asked cannot be
+│   ├── MalformedRequest        what came is not HTTP
+│   ├── HeadersTooLarge         the head of the request is longer than is read
 │   ├── MalformedJson           the body is not JSON
 │   ├── UnsupportedMediaType    the body says it is not JSON
 │   ├── ContentTooLarge         the body is longer than is read
@@ -9,6 +11,9 @@ MemoryServiceError
 │   ├── UnknownRoute            no such path
 │   ├── MethodNotAllowed        the path has no such method
 │   └── TurnIdReused            a turn_id came again with other content
+├── TooSlow                     the request did not arrive in time
+│   ├── RequestTimeout          its head
+│   └── BodyTimeout             its body
 ├── Unauthenticated             the caller may not be served
 ├── NotFound
 │   └── SessionNotFound         unknown, or another user's: the two look the same
@@ -17,7 +22,8 @@ MemoryServiceError
 │   └── StaleVersion            the head moved since it was read
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
-│   └── Overloaded              more is waiting than is sensible
+│   ├── Overloaded              more is waiting than is sensible
+│   └── TooManyConnections      more callers than are served at once
 ├── UnsafeStart                 the service refuses to start
 └── ModelError                  a model's answer could not be had or used
     ├── ModelUnavailable        no answer: time-out, refusal of service, network
@@ -37,6 +43,19 @@ class MemoryServiceError(Exception):
 class InvalidRequest(MemoryServiceError):
     code = "invalid_request"
     title = "The request cannot be served"
+
+
+class MalformedRequest(InvalidRequest):
+    code = "malformed_request"
+    title = "The request is not valid HTTP"
+
+
+class HeadersTooLarge(InvalidRequest):
+    code = "headers_too_large"
+    title = "The headers are too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the limit is {limit_bytes} bytes")
 
 
 class MalformedJson(InvalidRequest):
@@ -91,6 +110,21 @@ class TurnIdReused(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__("this turn_id is already stored with other content; nothing was changed")
+
+
+class TooSlow(MemoryServiceError):
+    code = "timeout"
+    title = "The request took too long to arrive"
+
+
+class RequestTimeout(TooSlow):
+    code = "request_timeout"
+    title = "The head of the request did not arrive in time"
+
+
+class BodyTimeout(TooSlow):
+    code = "body_timeout"
+    title = "The body of the request did not arrive in time"
 
 
 class Unauthenticated(MemoryServiceError):
@@ -151,6 +185,11 @@ class Overloaded(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the write queue is full; nothing was stored, try again shortly")
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"
+    title = "Too many connections are open"
 
 
 class UnsafeStart(MemoryServiceError):

@@ -12,6 +12,7 @@ import uvicorn
 
 from memory_service.app import app_around, open_service
 from memory_service.errors import UnsafeStart
+from memory_service.guard import Doorkeeper, Limits, guarded_by
 from memory_service.settings import Settings
 
 KEEP_ALIVE_S = 30
@@ -33,7 +34,8 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         async with open_service(settings) as service:
             config = uvicorn.Config(
                 app_around(nullcontext(service), settings),
-                http="httptools",
+                http=guarded_by(Doorkeeper(Limits())),
+                ws="none",
                 access_log=False,
                 log_config=None,
                 server_header=False,

@@ -156,4 +156,4 @@ async def load_long_term(store: Store, summaries: int, insights: int, scope: Sco
     known.sort(key=lambda memory: memory.importance, reverse=True)  # stable: the newest first among equals
     # one more than is told: the summary of the present sitting may be among them, and is left out
     recent = await store.memories(scope, ["summary"], limit=summaries + 1)
-    return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent))
+    return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

@@ -273,11 +273,13 @@ class Hot(Value, frozen=True, kw_only=True):
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
 
-    `insights`: most important first; `summaries`: of reflected sittings, newest first.
+    `insights`: most important first; `summaries`: of reflected sittings, newest first. Of these at most
+    `most_summaries` are told; there is one more, for that of the present sitting may be among them.
     """
 
     insights: tuple[Memory, ...] = ()
     summaries: tuple[Memory, ...] = ()
+    most_summaries: int = 5
 
 
 class Context(Value, frozen=True, kw_only=True):

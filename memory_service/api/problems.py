@@ -10,14 +10,17 @@ from memory_service import errors
 from memory_service.api.schemas import Problem
 
 STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
+    errors.MalformedRequest: 400,
     errors.MalformedJson: 400,
     errors.Unauthenticated: 401,
     errors.NotFound: 404,
     errors.UnknownRoute: 404,
     errors.MethodNotAllowed: 405,
+    errors.TooSlow: 408,
     errors.Conflict: 409,
     errors.ContentTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.HeadersTooLarge: 431,
     errors.InvalidRequest: 422,
     errors.Unavailable: 503,
     errors.ModelError: 503,

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from memory_service import __version__
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
@@ -278,7 +280,7 @@ def check_metadata(metadata: dict[str, Any]) -> None:
     if not all(_METADATA_KEY.fullmatch(key) for key in metadata):
         raise ValidationFailed("$.metadata", "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
     _check_exact(metadata, MAX_METADATA_DEPTH)
-    if len(repr(metadata)) > MAX_METADATA_BYTES:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
         raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
 
 

@@ -1,0 +1,170 @@
+"""What uvicorn leaves unlimited: time for a request to arrive, size of its head, number of connections.
+
+Refusals are the same problem details as everywhere else, written straight to the connection, which is then
+closed. A request that arrives whole costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from memory_service.api.problems import headers_of, problem_of, status_of
+from memory_service.errors import (
+    BodyTimeout,
+    HeadersTooLarge,
+    MalformedRequest,
+    MemoryServiceError,
+    RequestTimeout,
+    TooManyConnections,
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    head_s: float = 10
+    body_s: float = 30
+    head_bytes: int = 32_768
+    connections: int = 2_000
+    connections_per_address: int = 2_000
+
+
+class Doorkeeper:
+    """Counts the connections of one server, by address, and what was refused."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._of_address: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        return self._of_address.total()
+
+    def enter(self, address: str) -> bool:
+        """Count a connection; returns whether there is room for it."""
+        self._of_address[address] += 1
+        of_all = self.connections <= self.limits.connections
+        return of_all and self._of_address[address] <= self.limits.connections_per_address
+
+    def leave(self, address: str) -> None:
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. `guarded_by` makes the class that uvicorn is given."""
+
+    keeper: ClassVar[Doorkeeper]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._refused = False
+        self._phase = "idle"
+        if self.keeper.enter(self._address):
+            self._await_head()
+        else:
+            self._refuse(TooManyConnections())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self.keeper.leave(self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._phase in ("idle", "head"):
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._phase == "head":
+            if self._head_bytes > self.keeper.limits.head_bytes:
+                self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
+            else:
+                self._await_head()
+        elif self._phase == "body" and self._timer is None:
+            self._timer = self.loop.call_later(self.keeper.limits.body_s, self._refuse, BodyTimeout())
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(MalformedRequest("not a valid HTTP request"))
+
+    # What the parser reports
+
+    def on_message_begin(self) -> None:
+        self._phase = "head"
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._phase = "body"
+        self._head_bytes = 0
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.keeper.limits.head_bytes:
+            self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        self._phase = "idle"
+        if not self._refused:
+            super().on_message_complete()
+
+    # Deadlines are absolute: a byte now and then does not buy more time
+
+    def _await_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.keeper.limits.head_s, self._refuse, RequestTimeout())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, error: MemoryServiceError) -> None:
+        """Answer once and close; a request under way hears that its client is gone."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._stop_timer()
+        self.keeper.refused[error.code] += 1
+        answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not answered:
+            self.transport.write(_answer(error))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+
+def guarded_by(keeper: Doorkeeper) -> type[GuardedProtocol]:
+    return type("GuardedProtocol", (GuardedProtocol,), {"keeper": keeper})
+
+
+def _answer(error: MemoryServiceError) -> bytes:
+    request_id, status = secrets.token_hex(8), status_of(error)
+    body = msgspec.json.encode(problem_of(error, request_id))
+    headers: list[tuple[bytes, Any]] = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+        (b"x-request-id", request_id.encode()),
+        *headers_of(error),
+    ]
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(b"%b: %b" % pair for pair in headers)]
+    return b"\r\n".join([*lines, b"", body])
