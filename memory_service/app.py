@@ -19,6 +19,7 @@ from memory_service.background import Background
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
@@ -46,7 +47,7 @@ def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Se
         async with service as entered:
             yield {"service": entered}
 
-    return make_front(VERBS, make_gate(settings.auth_mode), lifespan)
+    return make_front(VERBS, make_gate(settings.auth_mode), lifespan, make_point(settings))
 
 
 @asynccontextmanager
@@ -55,11 +56,16 @@ async def open_service(
 ) -> AsyncIterator[MemoryService]:
     """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
     async with AsyncExitStack() as stack:
-        store = make_store(settings.chosen_store_url)
+        point = make_point(settings)
+        store = make_store(settings.chosen_store_url, point)
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
         pool = SessionPool(
-            store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=settings.session_ttl_minutes * 60
+            store.load,
+            store.commit,
+            max_sessions=settings.max_sessions,
+            ttl_s=settings.session_ttl_minutes * 60,
+            point=point,
         )
         long_term = LongTermCache(
             partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights),
@@ -68,7 +74,7 @@ async def open_service(
         recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
         await recall.start(stack)
         sessions = Sessions(store, pool, now=now, new_id=_new_id)
-        reflector = make_reflector(settings, store, pool, long_term, recall, reader, now)
+        reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, point)
         scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
         background = Background(
             store,
@@ -115,6 +121,7 @@ def make_reflector(
     recall: Recall,
     reader: Reader,
     now: Callable[[], datetime],
+    point: Point,
 ) -> Reflector:
     return Reflector(
         store,
@@ -127,7 +134,12 @@ def make_reflector(
         timeout_s=settings.model_timeout_seconds,
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
         now=now,
+        point=point,
     )
+
+
+def make_point(settings: Settings) -> Point:
+    return KillAt(settings.kill_at) if settings.kill_at else nowhere
 
 
 def make_models(settings: Settings, stack: AsyncExitStack) -> tuple[Reader, Embedder]:

@@ -67,6 +67,7 @@ class Background:
         now = self._now()
         for key in await self._store.due_sessions(now - self._abandoned_after, 0, SWEPT_AT_ONCE):
             await self._sessions.end(key, by_client=False)
+            self.reflect_soon(key.scope)
         for key in await self._store.due_sessions(now - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):

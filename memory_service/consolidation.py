@@ -41,6 +41,8 @@ class _Statement(msgspec.Struct, frozen=True):
     negated: bool
 
     def cannot_merge_with(self, other: _Statement) -> bool:
+        if self.words - other.words and other.words - self.words:
+            return True  # a word stands for another: a number spelled out, the name of a person or a day
         return self.numbers != other.numbers or self.names != other.names or self.negated != other.negated
 
     def likeness(self, other: _Statement) -> float:

@@ -83,6 +83,7 @@ class Corpus:
         self._spoken_by = Column(np.int32)
         self._vectors = Column(np.float32)
         self._text_bytes = 0
+        self._buried = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -137,7 +138,7 @@ class Corpus:
     def add_vector(self, vector: Vector) -> None:
         """Give an item its vectors; one that is not here any more is passed over."""
         places = self._places.get(vector.item_id, [])
-        if places:
+        if places and vector.data:  # empty where there was nothing to embed
             rows = np.frombuffer(vector.data, np.float32).reshape(len(places), -1)
             self._vectors.widen(rows.shape[1])
             for place, row in zip(places, rows, strict=True):
@@ -173,6 +174,8 @@ class Corpus:
     def _bury(self, item_id: str) -> None:
         for place in self._places.pop(item_id, []):
             self._alive.data[place] = False
+            self._lengths.data[place] = self._vectors.data[place] = 0
+            self._buried += 1
 
     def search(
         self,
@@ -193,7 +196,7 @@ class Corpus:
         if not n:
             return []
         before, after = self._before.used(n), self._after.used(n)
-        keyword = keyword_arm(bm25(self._counts(stems), self._lengths.used(n), n), before, after)
+        keyword = keyword_arm(bm25(self._counts(stems), self._lengths.used(n), n - self._buried), before, after)
         if vector is None or self._vectors.width != len(vector):
             share, near = 1.0, np.zeros(n, np.float32)
         else:
@@ -218,7 +221,8 @@ class Corpus:
             posting = self._postings.get(stem)
             if posting:
                 found, often = np.unique(np.frombuffer(posting, np.int32), return_counts=True)
-                counts.append((found, often.astype(np.float32)))
+                alive = self._alive.data[found]  # the dead count for nothing: neither as found nor in what is rare
+                counts.append((found[alive], often[alive].astype(np.float32)))
         return counts
 
     def _of_kinds(self, kinds: Collection[Kind]) -> NDArray[np.bool_]:

@@ -19,6 +19,8 @@ from memory_service.values import Message, Turn
 SUMMARY_WORDS = 120
 TELLING_WORDS = 8
 TOPICS = 5
+WORD_CHARS = 12
+"""What has no spaces (a pasted blob, some languages) costs a word for so many characters."""
 
 _FIRST_PERSON = re.compile(r"\b(I|I['’]m|I['’]ve|I['’]d|I['’]ll|[Mm]y|[Ww]e|[Oo]ur)\b")
 _OPENER = re.compile(
@@ -65,18 +67,23 @@ def extract(earlier: str, spoken: Sequence[Sentence], budget_words: int = SUMMAR
     chosen: list[int] = []
     left = budget_words
     for place in sorted(range(len(candidates)), key=lambda i: (-weights[i], i)):
-        cost = len(words(candidates[place].text))
+        cost = _cost(candidates[place].text)
         if cost <= left or not chosen:
             chosen.append(place)
             left -= cost
     return _as_lines([candidates[place] for place in sorted(chosen)], budget_words)
 
 
+def _cost(text: str) -> int:
+    return max(len(words(text)), len(text) // WORD_CHARS, 1)
+
+
 def _as_lines(picked: Sequence[Sentence], budget_words: int) -> str:
     lines: list[str] = []
     previous: Sentence | None = None
     for sentence in picked:
-        text = " ".join(sentence.text.split()[:budget_words])  # one endless sentence must not break the budget
+        # one endless sentence must not break the budget
+        text = " ".join(sentence.text.split()[:budget_words])[: budget_words * WORD_CHARS]
         if previous and previous.speaker == sentence.speaker and sentence.seq and previous.seq == sentence.seq:
             lines[-1] += f" {text}"
         else:
@@ -136,7 +143,7 @@ _FACTS: tuple[tuple[str, float, re.Pattern[str]], ...] = tuple(
         (
             "plan",
             0.8,
-            r"\bI(?:['’]ve| have)? (?:decided|changed my mind)\b|\bmy (?:goal|plan|target|budget) (?:is|will be)\b",
+            r"\bI(?:['’]ve| have)? (?:decided|changed my mind)\b|\b[Mm]y (?:goal|plan|target|budget) (?:is|will be)\b",
         ),
         (
             "identity",

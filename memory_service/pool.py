@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from cachetools import Cache, LRUCache, TLRUCache
 
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.values import Context, Hot, LongTerm, Scope, SessionKey
 
@@ -47,12 +48,19 @@ class SessionPool:
     """Sessions by key. `load` asks the store; `write` commits to it. The clock is monotonic seconds."""
 
     def __init__(
-        self, load: Load, write: Write, *, max_sessions: int, ttl_s: float, clock: Clock = time.monotonic
+        self,
+        load: Load,
+        write: Write,
+        *,
+        max_sessions: int,
+        ttl_s: float,
+        clock: Clock = time.monotonic,
+        point: Point = nowhere,
     ) -> None:
         self._load = load
         self._write = write
         self._clock = clock
-        self._shelf = _Shelf(max_sessions, ttl_s, clock)
+        self._shelf = _Shelf(max_sessions, ttl_s, clock, point)
         self._living: WeakValueDictionary[SessionKey, HotSession] = WeakValueDictionary()
         self.max_sessions, self.ttl_s = max_sessions, ttl_s
         self.hits = self.misses = self.committing = 0
@@ -132,8 +140,9 @@ class SessionPool:
 class _Shelf(TLRUCache[SessionKey, HotSession]):
     """Holds sessions by last use: the least recently used go first, those idle for the TTL in any case."""
 
-    def __init__(self, max_sessions: int, ttl_s: float, clock: Clock) -> None:
+    def __init__(self, max_sessions: int, ttl_s: float, clock: Clock, point: Point) -> None:
         super().__init__(max_sessions, ttu=lambda _key, _entry, now: now + ttl_s, timer=clock)
+        self._point = point
         self.evictions = 0
 
     def keep(self, key: SessionKey, entry: HotSession) -> None:
@@ -146,6 +155,7 @@ class _Shelf(TLRUCache[SessionKey, HotSession]):
 
     def popitem(self) -> tuple[SessionKey, HotSession]:
         self.evictions += 1
+        self._point("in_eviction")
         return super().popitem()
 
     def expire(self, time: float | None = None) -> list[tuple[SessionKey, HotSession]]:

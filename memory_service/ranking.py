@@ -36,7 +36,7 @@ def bm25(counts: Sequence[tuple[Ints, Floats]], lengths: Floats, documents: int)
     scores = np.zeros(len(lengths), np.float32)
     if not documents:
         return scores
-    norm = K1 * (1 - B + B * lengths / max(float(lengths.mean()), 1.0))
+    norm = K1 * (1 - B + B * lengths / max(float(lengths.sum()) / documents, 1.0))
     for found, often in counts:
         rarity = max(np.log((documents - len(found) + 0.5) / (len(found) + 0.5)), 1e-6)
         scores[found] += np.float32(rarity) * (often * (K1 + 1)) / (often + norm[found])
@@ -110,13 +110,13 @@ class DateNamed(msgspec.Struct, frozen=True):
 
 _MONTHS = ["january", "february", "march", "april", "may", "june", "july"]
 _MONTHS += ["august", "september", "october", "november", "december"]
-_MONTH = r"(?P<month>" + "|".join(f"{m[:3]}(?:{m[3:]})?" if m != "may" else "may" for m in _MONTHS) + r")\.?"
+_MONTH = r"(?P<month>" + "|".join(f"{m[:3]}(?:{m[3:]})?" if m != "may" else "may" for m in _MONTHS) + r"|sept)\.?"
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _DAY = r"(?P<day>[0-3]?\d)(?:st|nd|rd|th)?"
 _DATES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"\b(?P<year>(?:19|20)\d\d)-(?P<month>[01]\d)-(?P<day>[0-3]\d)\b",
+        r"\b(?P<year>(?:19|20)\d\d)-(?P<month>[01]\d)-(?P<day>[0-3]\d)(?!\d)",
         rf"\b{_DAY}(?: of)? {_MONTH},?(?: {_YEAR})?\b",
         rf"\b{_MONTH} {_DAY}(?!\d)(?:,? {_YEAR})?\b",
         rf"\b{_MONTH},? {_YEAR}\b",

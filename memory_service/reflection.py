@@ -19,6 +19,7 @@ from memory_service.consolidation import LONGEST_INSIGHT, Consolidated, consolid
 from memory_service.context import summary_id
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion
 from memory_service.llm.base import Excerpt, Finding, Findings, Reader
+from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
 from memory_service.stores.base import Commit, Store
@@ -73,7 +74,9 @@ class Reflector:
         retry: Retry,
         now: Callable[[], datetime],
         chance: Callable[[], float] = random.random,
+        point: Point = nowhere,
     ) -> None:
+        self._point = point
         self._store, self._pool, self._long_term, self._recall, self._reader = store, pool, long_term, recall, reader
         self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
         self._timeout_s, self._retry, self._now, self._chance = timeout_s, retry, now, chance
@@ -93,6 +96,7 @@ class Reflector:
         while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
             oldest = read.turns[: self._buffer_turns]
             summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+            self._point("in_compaction")
             async with self._pool.lease(key) as entry:
                 hot = entry.hot
                 if hot is None or hot.session.live_after != read.session.live_after:
@@ -122,6 +126,7 @@ class Reflector:
         claimed = sitting.claimed(self._now() + timedelta(seconds=self._timeout_s * 2 + LEASE_MARGIN_S))
         try:
             await self._store.commit(Commit(scope=key.scope, sittings=(claimed,)))
+            self._point("after_claim")
             if claimed.attempts > self._retry.max_attempts:
                 # every attempt so far was cut off without a word, by a crash or a bug: the next would be too
                 raise BadModelOutput("the reflection never came to an end")
@@ -142,6 +147,7 @@ class Reflector:
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
         known = await self._known(key.scope, unread)
         findings = await self._read(unread, sitting.summary, known)
+        self._point("after_model")
         insights = self._consolidated(key, sitting, unread, findings.insights, known)
         started_at = sitting.started_at or unread[0].created_at
         done = sitting.done(findings.summary, insights.added, started_at)

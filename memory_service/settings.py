@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     )
     reflection_max_attempts: int = Field(8, ge=1, description="Attempts after which a reflection is given up (dead).")
     recall_cache_mb: int = Field(256, ge=1, description="Memory for the search indexes of recently active users.")
+    kill_at: str = Field(
+        "", description="Tests only: NAME:N ends the process when that point of the code is reached the N-th time."
+    )
     shutdown_grace_seconds: float = Field(
         15, ge=0, description="Seconds that work under way has to finish at shutdown."
     )

@@ -18,6 +18,7 @@ from memory_service.api.auth import ANYONE, Caller, Gate
 from memory_service.api.bodies import JsonBody, NoBody, UrlBody
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import MemoryServiceError, MethodNotAllowed
+from memory_service.points import Point, nowhere
 from memory_service.service import MemoryService
 
 logger = logging.getLogger(__name__)
@@ -54,10 +55,11 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
 class Endpoint:
     """All verbs of one path."""
 
-    def __init__(self, verbs: Sequence[Verb], gate: Gate) -> None:
+    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere) -> None:
         self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
         self._allowed = ", ".join(sorted(self._verbs))
         self._gate = gate
+        self._point = point
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         try:
@@ -65,6 +67,7 @@ class Endpoint:
             caller = ANYONE if verb.open else self._gate(scope)
             body = await take(scope, receive)
             answer = _encode(await verb.handle(scope["state"]["service"], caller, body))
+            self._point("before_reply")
         except MemoryServiceError as error:
             await send_problem(error, scope, send)
         except Exception:

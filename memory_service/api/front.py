@@ -18,6 +18,7 @@ from memory_service.api.endpoint import Endpoint, Verb, send_problem
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import all_errors
 from memory_service.errors import MethodNotAllowed, UnknownRoute
+from memory_service.points import Point, nowhere
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]
 
@@ -38,12 +39,12 @@ class Front:
         await self._app(scope, receive, send)
 
 
-def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan) -> Front:
+def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere) -> Front:
     """Assemble the application; `lifespan` yields the state in which endpoints find their service."""
     paths: dict[str, list[Verb]] = {}
     for verb in verbs:
         paths.setdefault(verb.path, []).append(verb)
-    endpoints = {path: Endpoint(of_path, gate) for path, of_path in paths.items()}
+    endpoints = {path: Endpoint(of_path, gate, point) for path, of_path in paths.items()}
     document = openapi(verbs)
 
     async def welcome(request: Request) -> Response:

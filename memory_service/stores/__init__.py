@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from memory_service.errors import UnsafeStart
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import Store
 
 STORES = {
@@ -13,8 +14,8 @@ STORES = {
 }
 
 
-def make_store(url: str) -> Store:
-    """Build the store that `url` names; it is not opened yet.
+def make_store(url: str, point: Point = nowhere) -> Store:
+    """Build the store that `url` names; it is not opened yet. `point` is told of named points of the code.
 
     Raises UnsafeStart for an unknown scheme.
     """
@@ -22,5 +23,5 @@ def make_store(url: str) -> Store:
     if scheme not in STORES:
         raise UnsafeStart(f"this version has no store {scheme!r}; STORE_URL may begin with {', '.join(sorted(STORES))}")
     module, _, name = STORES[scheme].partition(":")
-    store: Store = getattr(import_module(module), name).from_url(url)
+    store: Store = getattr(import_module(module), name).from_url(url, point)
     return store

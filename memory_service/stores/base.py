@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from memory_service.errors import MemoryServiceError, StoreUnavailable
+from memory_service.points import Point, nowhere
 from memory_service.values import (
     Durability,
     Hot,
@@ -80,7 +81,7 @@ class Store(ABC):
 
     @classmethod
     @abstractmethod
-    def from_url(cls, url: str) -> Self: ...
+    def from_url(cls, url: str, point: Point = nowhere) -> Self: ...
 
     @abstractmethod
     async def start(self, stack: AsyncExitStack) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from msgspec import Struct, field
 
 from memory_service.errors import StaleVersion
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import Capabilities, Commit, DuplicateTurn, Entries, Store
 from memory_service.values import (
     Hot,
@@ -56,7 +57,7 @@ class TransientStore(Store):
         self._tokens = count(1)
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, url: str, point: Point = nowhere) -> Self:
         return cls()
 
     async def start(self, stack: AsyncExitStack) -> None:

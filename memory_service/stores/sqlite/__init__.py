@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import apsw
 
 from memory_service.errors import UnsafeStart
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.sqlite.schema import open_reader, open_writer, owned
@@ -35,25 +36,26 @@ class SQLiteStore(Store):
     capabilities = Capabilities(durability="fsync", exclusive=True)
     native_errors = (OSError, apsw.Error)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, point: Point = nowhere) -> None:
         self._path = path
+        self._point = point
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, url: str, point: Point = nowhere) -> Self:
         """`sqlite:///PATH`: three slashes and a relative path, four and an absolute one."""
         path = url.removeprefix("sqlite:///")
         if path == url or not path or path.startswith(":"):
             raise UnsafeStart("STORE_URL: write sqlite:///PATH, such as sqlite:///./data/memory.db")
-        return cls(Path(path))
+        return cls(Path(path), point)
 
     async def start(self, stack: AsyncExitStack) -> None:
         stack.enter_context(owned(self._path))
-        db = await asyncio.to_thread(open_writer, self._path)
+        db = await asyncio.to_thread(open_writer, self._path, self._point)
         # We are the only owner: a lease that stands in the file belonged to a process that is gone.
         db.execute("UPDATE sittings SET lease_until = NULL WHERE lease_until IS NOT NULL")
-        self._writer = Writer(db, asyncio.get_running_loop())
+        self._writer = Writer(db, asyncio.get_running_loop(), self._point)
         self._writer.start()
         stack.push_async_callback(self._writer.stop)
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")

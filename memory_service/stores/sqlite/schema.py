@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from memory_service.errors import UnsafeStart
+from memory_service.points import Point, nowhere
 
 SAFE_SQLITE = 3_051_003
 """First version without the WAL-reset bug, by which a checkpoint could lose committed pages."""
@@ -55,14 +56,14 @@ def owned(path: Path) -> Iterator[None]:
         yield
 
 
-def open_writer(path: Path) -> apsw.Connection:
+def open_writer(path: Path, point: Point = nowhere) -> apsw.Connection:
     """Open the connection that alone writes, with the schema brought up to date. Raises UnsafeStart."""
     if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
         raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
     try:
         db = apsw.Connection(str(path))
         db.execute(OF_EVERY_CONNECTION + OF_THE_WRITER)
-        migrate(db, path)
+        migrate(db, path, point)
     except (apsw.NotADBError, apsw.CorruptError) as exc:
         raise UnsafeStart(f"{path} is damaged or is no SQLite database; restore it from a backup") from exc
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
@@ -76,7 +77,7 @@ def open_reader(path: Path) -> apsw.Connection:
     return db
 
 
-def migrate(db: apsw.Connection, path: Path) -> None:
+def migrate(db: apsw.Connection, path: Path, point: Point) -> None:
     """Apply the numbered migrations that are missing, each in one transaction. Raises UnsafeStart on a newer schema."""
     db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT")
     applied = {number for (number,) in db.execute("SELECT number FROM migrations")}
@@ -93,3 +94,4 @@ def migrate(db: apsw.Connection, path: Path) -> None:
                 db.execute(script)
                 digest = hashlib.sha256(script.encode()).hexdigest()
                 db.execute("INSERT INTO migrations VALUES (?, ?)", (number, digest))
+                point("in_migration")

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 import apsw
 
 from memory_service.errors import MemoryServiceError, Overloaded, StaleVersion, StoreUnavailable
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, DuplicateTurn
 from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
 from memory_service.values import Memory, Scope, Session, Sitting, Turn, Vector
@@ -27,9 +28,10 @@ MAX_WAITING = 10_000
 class Writer:
     """Owns the writing connection. `submit` is for the event loop's thread."""
 
-    def __init__(self, db: apsw.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, db: apsw.Connection, loop: asyncio.AbstractEventLoop, point: Point = nowhere) -> None:
         self._db = db
         self._loop = loop
+        self._point = point
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._stopping = False
@@ -86,7 +88,9 @@ class Writer:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             outcomes: list[Settled] = [(future, self._applied(commit)) for commit, future in group]
+            self._point("before_commit")
             self._db.execute("COMMIT")
+            self._point("after_commit")
         except Exception as exc:
             # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
             # Whatever it was, the waiters must hear of it: a writer that dies in silence hangs every request.
