@@ -1,0 +1,174 @@
+"""Kill -9 under load, again and again, and see whether anything that was acknowledged is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import apsw
+import httpx2
+from msgspec import Struct
+
+from memory_service.chaos.oracle import Oracle
+from memory_service.chaos.process import SERVE, ServiceProcess
+from memory_service.points import POINTS
+
+RANDOM = "random"
+WRITERS = 8
+END_S = 30
+REFLECTION_WAIT_S = 60
+END_SHARE = 0.02
+LONGEST_LOAD_S = 1.2
+POINT_WAIT_S = 4.0
+# How often a point is passed at most before it kills: so that each is reached under this load.
+REACHED = {
+    "before_commit": 200,
+    "after_commit": 200,
+    "before_reply": 400,
+    "in_eviction": 60,
+    "in_compaction": 8,
+    "after_claim": 4,
+    "after_model": 4,
+}
+SETTINGS = {"MAX_SESSIONS": "4", "SWEEP_INTERVAL_SECONDS": "1", "K_TURN_BUFFER": "3", "SHUTDOWN_GRACE_SECONDS": "10"}
+
+
+class Kills(Struct, kw_only=True):
+    """What a run of kills showed. Seconds to recover are from the start of the process to its first answer."""
+
+    kills: int
+    by_point: dict[str, int]
+    acknowledged: int
+    lost: int
+    doubled: int
+    unreflected: int
+    recover_p50_s: float
+    recover_max_s: float
+    details: list[str]
+
+
+async def run_kills(
+    count: int, seed: int, *, command: Sequence[str] = SERVE, progress: Callable[[int], None] = lambda done: None
+) -> Kills:
+    """Kill a service so many times: in turn at a random moment and at the next named point."""
+    chance = random.Random(seed)
+    oracle = Oracle(chance)
+    hits: Counter[str] = Counter()
+    recoveries: list[float] = []
+    with TemporaryDirectory(prefix="memory-chaos-") as name:
+        service = ServiceProcess(Path(name), command, **SETTINGS)
+        await service.start()
+        for number in range(count):
+            point = POINTS[number // 2 % len(POINTS)] if number % 2 else RANDOM
+            if point == "in_migration":
+                hits[point] += await _kill_in_migration(command)
+            else:
+                hits[point if await _kill_under_load(service, oracle, chance, point) else RANDOM] += 1
+                recoveries.append(await service.start())
+                await oracle.settle(service.url)
+            progress(number + 1)
+        unreflected = await _unreflected(Path(name) / "memory.db")
+        service.kill()
+        oracle.verdict.details += _damage(Path(name) / "memory.db")
+    verdict = oracle.verdict
+    return Kills(
+        kills=sum(hits.values()),
+        by_point=dict(sorted(hits.items())),
+        acknowledged=verdict.acknowledged,
+        lost=verdict.lost,
+        doubled=verdict.doubled,
+        unreflected=unreflected,
+        recover_p50_s=round(statistics.median(recoveries), 3) if recoveries else 0.0,
+        recover_max_s=round(max(recoveries, default=0.0), 3),
+        details=verdict.details[:20],
+    )
+
+
+async def _kill_under_load(service: ServiceProcess, oracle: Oracle, chance: random.Random, point: str) -> bool:
+    """Load the running service until it is dead; returns whether it died at the point."""
+    if point != RANDOM:
+        service.kill()
+        await service.ended(END_S)
+        await service.start(KILL_AT=f"{point}:{chance.randint(1, REACHED[point])}")
+    load = asyncio.create_task(_load(service.url, oracle, chance))
+    try:
+        await service.ended(POINT_WAIT_S if point != RANDOM else chance.uniform(0.02, LONGEST_LOAD_S))
+        reached = True
+    except TimeoutError:
+        service.kill()
+        await service.ended(END_S)
+        reached = False
+    await load
+    return reached
+
+
+async def _kill_in_migration(command: Sequence[str]) -> bool:
+    """Kill a service while it makes its schema on a new file; it must then start as if nothing had been."""
+    with TemporaryDirectory(prefix="memory-chaos-") as name:
+        service = ServiceProcess(Path(name), command, **SETTINGS)
+        await service.spawn(KILL_AT="in_migration:1")
+        died = await service.ended(END_S) == -signal.SIGKILL
+        await service.start()
+        service.kill()
+        await service.ended(END_S)
+        return died
+
+
+async def _load(url: str, oracle: Oracle, chance: random.Random) -> None:
+    """Store, end and read from several writers until the service is gone."""
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=END_S) as http:
+        try:
+            for user_id, session_id in list(oracle.all_sessions()):
+                await _start(http, user_id, session_id)
+        except httpx2.TransportError:
+            return
+        await asyncio.gather(*(_write(http, oracle, chance) for _ in range(WRITERS)))
+
+
+async def _start(http: httpx2.AsyncClient, user_id: str, session_id: str) -> None:
+    # restore: if an earlier answer to this was lost in a crash, it goes on
+    await http.post("/sessions/start", json={"user_id": user_id, "session_id": session_id, "restore": True})
+
+
+async def _write(http: httpx2.AsyncClient, oracle: Oracle, chance: random.Random) -> None:
+    try:
+        while True:
+            if chance.random() < END_SHARE:
+                user_id, session_id = oracle.some_session()
+                await http.post("/sessions/end", json={"user_id": user_id, "session_id": session_id})
+                await _start(http, user_id, oracle.replaced(user_id, session_id))
+            intent = oracle.intend()
+            answer = await http.post("/memory/store", json=intent.body)
+            if answer.status_code == 200:
+                oracle.acknowledge(intent, answer.json()["turn_number"])
+    except httpx2.TransportError:
+        return
+
+
+async def _unreflected(database: Path) -> int:
+    """Wait until the running service has reflected on all that was ended; returns how many are left at the end."""
+    left = 0
+    with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
+        for _ in range(REFLECTION_WAIT_S * 10):
+            left = db.execute("SELECT count(*) FROM sittings WHERE reflection <> 'done'").get
+            if not left:
+                break
+            await asyncio.sleep(0.1)
+    return left
+
+
+def _damage(database: Path) -> list[str]:
+    """Look at the file itself: sound, and every reflected sitting with exactly one summary."""
+    with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
+        checked = db.execute("PRAGMA integrity_check").get
+        sittings = db.execute("SELECT count(*) FROM sittings WHERE reflection = 'done'").get
+        summaries = db.execute("SELECT count(*) FROM memories WHERE kind = 'summary'").get
+    found = [] if checked == "ok" else [f"damaged: {checked}"]
+    return found + ([] if sittings == summaries else [f"{sittings} sittings reflected on, {summaries} summaries"])
