@@ -23,7 +23,10 @@ MemoryServiceError
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
 │   ├── Overloaded              more is waiting than is sensible
-│   └── TooManyConnections      more callers than are served at once
+│   ├── TooManyConnections      more callers than are served at once
+│   ├── DeadlineExceeded        it took too long; what was to be written may yet be
+│   ├── StorageFull             there is no room left
+│   └── Draining                the service is about to end
 ├── UnsafeStart                 the service refuses to start
 └── ModelError                  a model's answer could not be had or used
     ├── ModelUnavailable        no answer: time-out, refusal of service, network
@@ -190,6 +193,25 @@ class Overloaded(Unavailable):
 class TooManyConnections(Unavailable):
     code = "too_many_connections"
     title = "Too many connections are open"
+
+
+class DeadlineExceeded(Unavailable):
+    code = "deadline_exceeded"
+    title = "The request took too long"
+
+    def __init__(self) -> None:
+        super().__init__("a write may still land; asking again with the same turn_id tells")
+
+
+class StorageFull(Unavailable):
+    code = "storage_full"
+    title = "There is no room left to store"
+    retry_after_s = 60
+
+
+class Draining(Unavailable):
+    code = "draining"
+    title = "The service is about to end"
 
 
 class UnsafeStart(MemoryServiceError):

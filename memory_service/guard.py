@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import (
     BodyTimeout,
+    DeadlineExceeded,
     HeadersTooLarge,
     MalformedRequest,
     MemoryServiceError,
@@ -32,6 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_bytes: int = 32_768
     connections: int = 2_000
     connections_per_address: int = 2_000
+    request_s: float = 30
 
 
 class Doorkeeper:
@@ -40,22 +42,37 @@ class Doorkeeper:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._of_address: Counter[str] = Counter()
+        self._inside: set[GuardedProtocol] = set()
         self.refused: Counter[str] = Counter()
 
     @property
     def connections(self) -> int:
         return self._of_address.total()
 
-    def enter(self, address: str) -> bool:
+    def enter(self, connection: GuardedProtocol, address: str) -> bool:
         """Count a connection; returns whether there is room for it."""
+        self._inside.add(connection)
         self._of_address[address] += 1
         of_all = self.connections <= self.limits.connections
         return of_all and self._of_address[address] <= self.limits.connections_per_address
 
-    def leave(self, address: str) -> None:
+    def leave(self, connection: GuardedProtocol, address: str) -> None:
+        self._inside.discard(connection)
         self._of_address[address] -= 1
         if not self._of_address[address]:
             del self._of_address[address]
+
+    async def keep_time(self) -> None:
+        """Answer requests that take too long, for as long as this runs.
+
+        Their work goes on: a write under way cannot be called back. One look a second costs a request nothing,
+        where a timer of its own would.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            for connection in list(self._inside):
+                connection.refuse_if_older(loop.time() - self.limits.request_s)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -70,14 +87,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refused = False
         self._phase = "idle"
-        if self.keeper.enter(self._address):
+        self._began = 0.0
+        if self.keeper.enter(self, self._address):
             self._await_head()
         else:
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self.keeper.leave(self._address)
+        self.keeper.leave(self, self._address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -108,6 +126,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._phase = "body"
+        self._began = self.loop.time()
         self._head_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.keeper.limits.head_bytes:
@@ -122,8 +141,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._phase = "idle"
+        self._began = 0.0
         if not self._refused:
             super().on_message_complete()
+
+    def refuse_if_older(self, began_before: float) -> None:
+        """Answer in place of a request that has been served since before then, if it is still being served."""
+        if self.cycle is not None and not self.cycle.response_complete and self._began < began_before:
+            self._refuse(DeadlineExceeded())
 
     # Deadlines are absolute: a byte now and then does not buy more time
 

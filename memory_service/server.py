@@ -32,9 +32,10 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """Serve while the block lasts; gives the URL. Leaving it drains requests first. Raises UnsafeStart."""
     with listening(settings.host, settings.port) as listener:
         async with open_service(settings) as service:
+            keeper = Doorkeeper(Limits())
             config = uvicorn.Config(
                 app_around(nullcontext(service), settings),
-                http=guarded_by(Doorkeeper(Limits())),
+                http=guarded_by(keeper),
                 ws="none",
                 access_log=False,
                 log_config=None,
@@ -44,11 +45,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             )
             server = Server(config)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
+            timekeeping = asyncio.create_task(keeper.keep_time())
             try:
                 yield url_of(listener)
             finally:
                 server.should_exit = True
                 await serving
+                timekeeping.cancel()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.HeadersTooLarge: 431,
     errors.InvalidRequest: 422,
+    errors.StorageFull: 507,
     errors.Unavailable: 503,
     errors.ModelError: 503,
     errors.MemoryServiceError: 500,
