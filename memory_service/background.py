@@ -65,8 +65,9 @@ class Background:
     async def sweep(self) -> None:
         """Find the work that is left: by a crash, by a model that failed, by a conversation nobody ended."""
         now = self._now()
-        for key in await self._store.due_sessions(now - self._abandoned_after, 0, SWEPT_AT_ONCE):
-            await self._sessions.end(key, by_client=False)
+        abandoned = now - self._abandoned_after
+        for key in await self._store.due_sessions(abandoned, 0, SWEPT_AT_ONCE):
+            await self._sessions.end(key, by_client=False, untouched_since=abandoned)
             self.reflect_soon(key.scope)
         for key in await self._store.due_sessions(now - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
             await self._hand_over(key)

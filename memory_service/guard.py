@@ -141,7 +141,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._phase = "idle"
-        self._began = 0.0
         if not self._refused:
             super().on_message_complete()
 

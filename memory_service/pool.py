@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -180,13 +181,14 @@ class LongTermCache:
         future = self._loading.get(scope)
         if future is None:
             future = self._loading[scope] = asyncio.ensure_future(self._load(scope))
-        try:
-            # shielded: one caller that goes away must not fail the others
-            return await asyncio.shield(future)
-        except BaseException:
-            if self._loading.get(scope) is future and future.done():
-                self.forget(scope)
-            raise
+            future.add_done_callback(partial(self._forget_failed, scope))
+        # shielded: one caller that goes away must not fail the others
+        return await asyncio.shield(future)
+
+    def _forget_failed(self, scope: Scope, future: asyncio.Future[LongTerm]) -> None:
+        # Also when all callers went away meanwhile: the next one must not be told of their failure.
+        if (future.cancelled() or future.exception()) and self._loading.get(scope) is future:
+            self.forget(scope)
 
     def ready(self, scope: Scope) -> LongTerm | None:
         """Return it if it is here, without waiting."""

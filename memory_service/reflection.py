@@ -55,7 +55,7 @@ class Retry(Value, frozen=True, kw_only=True):
 
     def delay_s(self, attempts: int, wished_s: float | None, chance: Callable[[], float]) -> float:
         """Seconds to wait after so many attempts; a model's own wish is honoured, with jitter on top."""
-        backoff = min(self.first_s * 5.0 ** (attempts - 1), self.longest_s)
+        backoff = min(self.first_s * 5.0 ** min(attempts - 1, 20), self.longest_s)
         return min(wished_s or 0, self.longest_s) + backoff * (0.5 + 0.5 * chance())
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,22 +67,28 @@ class Scheduler:
         """Run the job at intervals, never twice at once, outside the slots."""
 
         async def run() -> None:
-            await self._guarded(name, job)
+            with self._cut_short_quietly():
+                await self._tracked(name, job)
 
         self._alarm.add_job(run, "interval", seconds=seconds, id=name)
 
     async def _run(self, name: str, job: Job) -> None:
+        with self._cut_short_quietly():
+            async with self._slots:
+                self._waiting.discard(name)
+                await self._tracked(name, job)
+
+    async def _tracked(self, name: str, job: Job) -> None:
+        """Run a job so that shutdown waits for it; once more, if it was asked for meanwhile."""
+        if self._stopping:
+            return
         task = asyncio.current_task()
         assert task is not None
-        async with self._slots:
-            self._waiting.discard(name)
-            if self._stopping:
-                return
-            self._running[task] = name
-            try:
-                await self._guarded(name, job)
-            finally:
-                del self._running[task]
+        self._running[task] = name
+        try:
+            await self._guarded(name, job)
+        finally:
+            del self._running[task]
         if name in self._again:
             self._again.discard(name)
             self.soon(name, job)
@@ -95,6 +101,15 @@ class Scheduler:
         except Exception:
             self.failed += 1
             logger.exception("background job failed", extra={"job": name.partition(" ")[0]})
+
+    @contextmanager
+    def _cut_short_quietly(self) -> Iterator[None]:
+        # Shutdown cancels what waits or outlasts the grace; APScheduler would log each as an error.
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
 
     async def _drain(self) -> None:
         """Take no new work, let what runs finish within the grace, cut the rest short, stop."""

@@ -95,13 +95,15 @@ class Sessions:
         await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), Hot(session=session))
 
     async def _go_on(self, key: SessionKey, entry: HotSession) -> None:
-        session = found(entry).session
-        if session.status == "active":
-            return
-        if session.ended_by == "client":
+        hot = found(entry)
+        if hot.session.ended_by == "client":
             raise SessionEnded
-        then = session.reopened(self._now())
-        await self._pool.commit(key, entry, Commit(scope=key.scope, session=then), Hot(session=then))
+        if hot.session.status == "active":
+            then = hot.session.touched(self._now())  # whoever just came back must not be ended as abandoned
+            kept = hot.turns
+        else:
+            then, kept = hot.session.reopened(self._now()), ()
+        await self._pool.commit(key, entry, Commit(scope=key.scope, session=then), Hot(session=then, turns=kept))
 
     async def _begin_afresh(self, key: SessionKey, entry: HotSession) -> None:
         session = found(entry).session
@@ -142,16 +144,18 @@ class Sessions:
         await self._pool.commit(key, entry, commit, Hot(session=session, turns=(*hot.turns, turn)))
         return Appended(turn=turn, session=session, replayed=False)
 
-    async def end(self, key: SessionKey, *, by_client: bool) -> None:
+    async def end(self, key: SessionKey, *, by_client: bool, untouched_since: datetime | None = None) -> None:
         """End a session; that it is to be reflected on is on record when this returns. Twice is once.
 
-        Raises SessionNotFound.
+        One that was touched after `untouched_since` is left alone. Raises SessionNotFound.
         """
-        await self._changed(key, partial(self._end, key, by_client))
+        await self._changed(key, partial(self._end, key, by_client, untouched_since))
 
-    async def _end(self, key: SessionKey, by_client: bool, entry: HotSession) -> None:
+    async def _end(self, key: SessionKey, by_client: bool, untouched_since: datetime | None, entry: HotSession) -> None:
         hot = found(entry)
         session = hot.session
+        if untouched_since is not None and session.touched_at > untouched_since:
+            return
         if session.status == "ended" and (session.ended_by == "client" or not by_client):
             return
         then = session.ended("client" if by_client else "service")

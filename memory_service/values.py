@@ -115,6 +115,9 @@ class Session(Value, frozen=True, kw_only=True):
     def compacted(self, through: int, summary: str) -> Session:
         return replace(self, compacted_through=through, cumulative_summary=summary, version=self.version + 1)
 
+    def touched(self, now: datetime) -> Session:
+        return replace(self, touched_at=now, version=self.version + 1)
+
     def handed_over(self) -> Session:
         return replace(self, handed_over_through=self.turn_count, version=self.version + 1)
 

@@ -60,7 +60,9 @@ def _is_local(headers: Headers) -> bool:
         if name.startswith(_FORWARDED):
             return False
         if name == b"host":
-            named = is_local_name(value.decode("latin-1"))
+            if not is_local_name(value.decode("latin-1")):
+                return False
+            named = True
         elif name == b"origin" and not is_local_name(value.decode("latin-1").partition("://")[2]):
             return False
     return named

@@ -70,6 +70,8 @@ def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Poi
         exception_handlers={HTTPException: _as_problem},
         lifespan=lifespan,
     )
+    # A slash too many is another path: a redirect would not be a problem document, and would repeat the Host header.
+    app.router.redirect_slashes = False
     return Front(app, endpoints)
 
 

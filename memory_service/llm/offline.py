@@ -37,7 +37,7 @@ class OfflineReader:
         spoken = extract.said(excerpt.turns)
         facts = extract.facts(excerpt.turns)
         kept = sorted(facts, key=lambda fact: (fact.importance, fact.sentence.seq), reverse=True)[:MOST_FACTS]
-        slots = [extract.slot_of(known.text) for known in excerpt.known]
+        slots = [_slot(known.text) for known in excerpt.known]
         return Findings(
             summary=extract.extract(excerpt.earlier_summary, spoken) or NOTHING_SAID,
             topics=extract.topics(spoken),
@@ -48,9 +48,10 @@ class OfflineReader:
                     category=fact.category,
                     confidence=0.6,
                     importance=fact.importance,
-                    replaces=slots.index(fact.slot) + 1 if fact.slot and fact.slot in slots else None,
+                    replaces=slots.index(slot) + 1 if slot and slot in slots else None,
                 )
                 for fact in sorted(kept, key=lambda fact: fact.sentence.seq)
+                for slot in [_slot(extract.quoted(fact))]
             ),
         )
 
@@ -60,6 +61,13 @@ class OfflineReader:
 
     def usage(self) -> dict[str, int]:
         return {"calls": self._calls, "failures": 0, "prompt_tokens": 0, "completion_tokens": 0}
+
+
+def _slot(quoted: str) -> tuple[str, str] | None:
+    """Whose value of what a quoted statement gives, or None: what Ben says replaces nothing that Ana said."""
+    speaker, _, text = quoted.partition(": ")
+    slot = extract.slot_of(text)
+    return (speaker, slot) if slot else None
 
 
 class LocalEmbedder:

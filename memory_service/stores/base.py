@@ -132,7 +132,8 @@ class Store(ABC):
     async def entries(self, scope: Scope, cursor: Any, space: str, limit: int = 2000) -> Entries:
         """Return what recall searches, committed since `cursor` (None: from the start).
 
-        Vectors are those of `space` alone. A memory written again comes again; the later one holds.
+        Vectors are those of `space` alone, none earlier than its item. A memory written again comes again;
+        the later one holds.
         """
         with self._translated():
             return await self._entries(scope, cursor, space, limit)

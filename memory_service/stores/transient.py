@@ -125,7 +125,11 @@ class TransientStore(Store):
         return Entries(
             turns=[value for value in values if isinstance(value, Turn)],
             memories=[value for value in values if isinstance(value, Memory)],
-            vectors=[vector for token, vector in record.vectors.values() if token in taken and vector.space == space],
+            vectors=[
+                vector
+                for token, vector in record.vectors.values()
+                if token in taken and vector.space == space and vector.token == record.items[vector.item_id].token
+            ],
             cursor=page[-1] if page else after,
             more=len(page) == limit,
         )
@@ -180,6 +184,8 @@ def _check(record: _Record, commit: Commit) -> None:
     for turn in commit.turns:
         if turn.turn_id in record.turns.get(turn.session_id, {}):
             raise DuplicateTurn
+    if len({(turn.session_id, turn.turn_id) for turn in commit.turns}) < len(commit.turns):
+        raise DuplicateTurn
     for sitting in commit.sittings:
         kept = record.sittings.get((sitting.session_id, sitting.first_seq))
         if sitting.version != (kept.version if kept else 0) + 1:

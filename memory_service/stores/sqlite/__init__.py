@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import apsw
 
-from memory_service.errors import UnsafeStart
+from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
@@ -77,7 +77,11 @@ class SQLiteStore(Store):
         return self._writer.submit(commit)
 
     async def _read(self, verb: Callable[[apsw.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._on_reader, verb)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._on_reader, verb)
+        except RuntimeError as exc:  # the readers were shut down
+            raise StoreUnavailable("the store is closing") from exc
+        return await reading
 
     def _on_reader(self, verb: Callable[[apsw.Connection], T]) -> T:
         if not hasattr(self._local, "db"):
@@ -178,7 +182,9 @@ def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], sp
 
     turns = following("turns", "body", cursor[0])
     memories = following("memories", "body", cursor[1])
-    vectors = following("vectors", "item_id, data", cursor[2], space, where="AND space = ?")
+    # Not before all items are out: the vector of a late item may be an early one, and would find nothing to go with.
+    unread = limit in (len(turns), len(memories))
+    vectors = [] if unread else following("vectors", "item_id, data", cursor[2], space, where="AND space = ?")
     tables = (turns, memories, vectors)
     return Entries(
         turns=[turn_of(body) for _, body in turns],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -61,20 +61,28 @@ def open_writer(path: Path, point: Point = nowhere) -> apsw.Connection:
     if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
         raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
     try:
-        db = apsw.Connection(str(path))
-        db.execute(OF_EVERY_CONNECTION + OF_THE_WRITER)
-        migrate(db, path, point)
+        with ExitStack() as undo:
+            db = apsw.Connection(str(path))
+            undo.callback(db.close)
+            _set(db, OF_EVERY_CONNECTION + OF_THE_WRITER)
+            migrate(db, path, point)
+            undo.pop_all()
     except (apsw.NotADBError, apsw.CorruptError) as exc:
         raise UnsafeStart(f"{path} is damaged or is no SQLite database; restore it from a backup") from exc
-    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.BusyError, apsw.FullError) as exc:
         raise UnsafeStart(f"{path} cannot be opened for writing") from exc
     return db
 
 
 def open_reader(path: Path) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    db.execute(OF_EVERY_CONNECTION + "PRAGMA query_only = ON;")
+    _set(db, OF_EVERY_CONNECTION + "PRAGMA query_only = ON;")
     return db
+
+
+def _set(db: apsw.Connection, pragmas: str) -> None:
+    # apsw halts at the first row: unless all are fetched, what stands behind a pragma that answers is not executed.
+    db.execute(pragmas).fetchall()
 
 
 def migrate(db: apsw.Connection, path: Path, point: Point) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 import apsw
@@ -94,8 +95,9 @@ class Writer:
         except Exception as exc:
             # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
             # Whatever it was, the waiters must hear of it: a writer that dies in silence hangs every request.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            with suppress(apsw.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
             return [(future, _unavailable(exc)) for _, future in group]
         return outcomes
 

@@ -1,0 +1,58 @@
+"""Services with settings of the test's choice, and callers of them: the client, or raw HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+import httpx2
+import pytest
+
+from client import MemoryServiceClient
+from memory_service.server import running
+from memory_service.settings import Settings
+
+Serve = Callable[..., Awaitable[str]]
+Connect = Callable[..., Awaitable[httpx2.AsyncClient]]
+Visit = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
+ClientAt = Callable[..., MemoryServiceClient]
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """Raw HTTP to the live service with default settings."""
+    async with httpx2.AsyncClient(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+async def connect(serve: Serve) -> AsyncIterator[Connect]:
+    """Start a service with these settings and give raw HTTP to it: `await connect(max_sessions=1)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**changes: object) -> httpx2.AsyncClient:
+            return await stack.enter_async_context(httpx2.AsyncClient(base_url=await serve(**changes)))
+
+        yield start
+
+
+@pytest.fixture
+def visit(make_settings: Callable[..., Settings]) -> Visit:
+    """A service that stops when the block ends; the next one opens the same file: `async with visit() as http:`."""
+
+    @asynccontextmanager
+    async def opened(**changes: object) -> AsyncIterator[httpx2.AsyncClient]:
+        async with running(make_settings(**changes)) as url, httpx2.AsyncClient(base_url=url) as client:
+            yield client
+
+    return opened
+
+
+@pytest.fixture
+def client_at() -> ClientAt:
+    """Make a client over raw HTTP that is open already: `client_at(http, "ana", "s1")`."""
+
+    def make(http: httpx2.AsyncClient, user_id: str = "ana", session_id: str | None = None) -> MemoryServiceClient:
+        return MemoryServiceClient(str(http.base_url), user_id, session_id, http=http)
+
+    return make

@@ -1,0 +1,89 @@
+"""What every test may ask for: settings of its own, a live service over real HTTP, clients of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import MemoryServiceClient
+from memory_service.server import running
+from memory_service.settings import Settings, known_settings
+
+Serve = Callable[..., Awaitable[str]]
+MakeClient = Callable[..., MemoryServiceClient]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings, the .env or the data of whoever runs it."""
+    for name in [*known_settings(), "AZURE_OPENAI_KEY"]:
+        for spelling in (name, name.lower()):
+            monkeypatch.delenv(spelling, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings on a database file of the test's own, a free port of 127.0.0.1, no key: the offline reader."""
+
+    def make(**changes: Any) -> Settings:
+        given = {"host": "127.0.0.1", "port": 0, "store_url": f"sqlite:///{tmp_path}/memory.db", **changes}
+        return Settings(_env_file=None, **given)
+
+    return make
+
+
+@pytest.fixture
+async def serve(make_settings: Callable[..., Settings]) -> AsyncIterator[Serve]:
+    """Start a service over real HTTP with these settings; gives its URL. It stops when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**changes: Any) -> str:
+            return await stack.enter_async_context(running(make_settings(**changes)))
+
+        yield start
+
+
+@pytest.fixture
+async def url(serve: Serve) -> str:
+    """URL of a live service with default settings."""
+    return await serve()
+
+
+@pytest.fixture
+async def client_of(url: str) -> AsyncIterator[MakeClient]:
+    """Make clients of the live service: `client_of("ana")`, one per user."""
+    async with AsyncExitStack() as stack:
+        made: list[MemoryServiceClient] = []
+
+        def make(user_id: str = "ana", session_id: str | None = None) -> MemoryServiceClient:
+            client = MemoryServiceClient(url, user_id, session_id)
+            stack.push_async_callback(client.aclose)
+            made.append(client)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def client(client_of: MakeClient) -> MemoryServiceClient:
+    """Client of the live service for the user `ana`."""
+    return client_of()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Threads a test started must end with it."""
+    import threading
+
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in set(threading.enumerate()) - before if not t.daemon and not t.name.startswith("asyncio_")]
+    assert not left, f"threads left running: {left}"

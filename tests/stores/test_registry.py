@@ -1,0 +1,67 @@
+"""Stores by URL: a scheme chooses one, and what nobody chose is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from memory_service.errors import UnsafeStart
+from memory_service.stores import STORES, make_store
+from memory_service.stores.base import Store
+from memory_service.stores.sqlite import SQLiteStore
+from memory_service.stores.transient import TransientStore
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("sqlite:///./data/memory.db", SQLiteStore),
+        ("sqlite:////var/lib/memory.db", SQLiteStore),
+        ("transient://", TransientStore),
+        ("transient:", TransientStore),
+    ],
+)
+def test_the_scheme_chooses_the_store(url: str, kind: type[Store]) -> None:
+    assert type(make_store(url)) is kind
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://root:hunter2@db/memory", "SQLITE:///x.db", "memory.db", "/data/memory.db", ""]
+)
+def test_an_unknown_scheme_is_refused_with_the_known_ones_and_without_the_rest_of_the_url(url: str) -> None:
+    with pytest.raises(UnsafeStart) as caught:
+        make_store(url)
+    said = str(caught.value)
+    assert "STORE_URL" in said
+    assert all(scheme in said for scheme in STORES)
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("scheme", STORES)
+def test_every_name_in_the_registry_is_a_store_that_says_what_it_promises(scheme: str) -> None:
+    module, _, name = STORES[scheme].partition(":")
+    kind = getattr(import_module(module), name)
+    assert issubclass(kind, Store)
+    assert kind.capabilities.durability in ("fsync", "quorum", "relaxed", "none")
+
+
+def test_making_a_store_opens_nothing(tmp_path: Path) -> None:
+    make_store(f"sqlite:///{tmp_path}/folder/memory.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_nobody_chose_costs_no_import() -> None:
+    program = (
+        "import sys; from memory_service.stores import make_store; make_store('transient://');"
+        "print(sorted(name for name in sys.modules if name == 'apsw' or name.startswith('memory_service.stores.')))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert ran.stdout.strip() == "['memory_service.stores.base', 'memory_service.stores.transient']"

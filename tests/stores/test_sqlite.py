@@ -1,0 +1,297 @@
+"""The embedded store keeps the contract; and what only SQLite does: group commit, on a disk that may fail."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from memory_service.errors import Overloaded, StaleVersion, StoreUnavailable
+from memory_service.stores import make_store
+from memory_service.stores.base import Commit, DuplicateTurn, Store
+from memory_service.stores.sqlite import SQLiteStore, writer
+from memory_service.values import Hot
+from tests.stores.contract import DurableStoreContract
+from tests.stores.sqlite_file import PATIENCE_S, contents, everything, other_process, raw, rows, writing_blocked
+from tests.support.stores import opened
+from tests.support.values import a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
+
+
+async def handed_over(store: Store, commits: list[Commit]) -> list[asyncio.Task[None]]:
+    """Commits that are waiting in the store's queue, in this order."""
+    waiting = store.usage()["waiting_commits"]
+    tasks = [asyncio.create_task(store.commit(commit)) for commit in commits]
+    await asyncio.sleep(0)  # each task's first step is to hand its commit over
+    assert store.usage()["waiting_commits"] == waiting + len(commits)
+    return tasks
+
+
+class TestSQLiteStore(DurableStoreContract):
+    @pytest.fixture
+    def url(self, path: Path) -> str:
+        return f"sqlite:///{path}"
+
+    def everything(self, store: Any) -> Any:
+        return everything(store._path)
+
+    def contents(self, store: Any) -> list[str]:
+        return contents(store._path)
+
+
+# What is promised of durability
+
+
+async def test_it_promises_fsync_and_its_writer_is_set_to_keep_that(store: SQLiteStore, path: Path) -> None:
+    assert store.capabilities.durability == "fsync"
+    assert store.capabilities.exclusive
+    assert store._writer._db.pragma("synchronous") == 2  # FULL
+    assert rows(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_the_writer_keeps_references_and_erases_what_is_deleted(store: SQLiteStore) -> None:
+    assert store._writer._db.pragma("foreign_keys") == 1
+    assert store._writer._db.pragma("secure_delete") == 1
+
+
+async def test_readers_cannot_write(store: SQLiteStore) -> None:
+    with pytest.raises(apsw.ReadOnlyError):
+        await store._read(lambda db: db.execute("DELETE FROM owners"))
+
+
+async def test_what_is_acknowledged_is_in_the_file_at_once(store: SQLiteStore, path: Path) -> None:
+    await store.commit(new_session(1))
+    assert contents(path) == ["said 1", "You said: said 1"]
+
+
+async def test_what_was_acknowledged_is_there_after_the_process_is_killed(path: Path, url: str) -> None:
+    async with other_process(url, "await begin(store, a_key(), turns=7)") as other:
+        assert other.said == "ready"
+        await other.kill()
+    async with opened(url) as store:
+        assert len(await store.turns(a_key())) == 7
+
+
+# Group commit
+
+
+async def test_commits_that_wait_together_are_made_durable_together(store: SQLiteStore, path: Path) -> None:
+    before = store.usage()["groups"]
+    with writing_blocked(path):
+        tasks = await handed_over(store, [new_session(number) for number in range(200)])
+    await asyncio.gather(*tasks)
+    usage = store.usage()
+    assert usage["commits"] == 200
+    assert usage["waiting_commits"] == 0
+    assert usage["groups"] - before <= 2  # the one the writer had begun, and all the others
+    assert sorted(contents(path)) == sorted(said for n in range(200) for said in (f"said {n}", f"You said: said {n}"))
+
+
+async def test_no_group_is_larger_than_its_limit(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_GROUP", 10)
+    with writing_blocked(path):
+        tasks = await handed_over(store, [new_session(number) for number in range(50)])
+    await asyncio.gather(*tasks)
+    assert store.usage()["groups"] >= 5
+
+
+async def test_one_refused_commit_in_a_group_leaves_the_others(store: SQLiteStore, path: Path) -> None:
+    key = a_key()
+    head = await begin(store, key, turns=1)
+    repeat = a_turn(2, turn_id="t1")
+    stale = Commit(scope=key.scope, session=head, memories=(a_memory("lost"),))
+    duplicate = Commit(scope=key.scope, memories=(a_memory("m"),), session=head.with_turn(repeat), turns=(repeat,))
+    with writing_blocked(path):
+        group = [new_session(1), stale, new_session(2), duplicate, new_session(3)]
+        tasks = await handed_over(store, group)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), StaleVersion, type(None), DuplicateTurn, type(None)]
+    assert rows(path, "SELECT user_id FROM owners ORDER BY id") == [("ana",), ("user1",), ("user2",), ("user3",)]
+    assert contents(path)[2:] == [said for n in (1, 2, 3) for said in (f"said {n}", f"You said: said {n}")]
+    assert rows(path, "SELECT * FROM memories") == []
+    assert (await store.load(key) or pytest.fail()).session == head
+
+
+async def test_within_a_group_each_commit_sees_those_before_it(store: SQLiteStore, path: Path) -> None:
+    key = a_key()
+    hot = Hot(session=a_session())
+    group = [Commit(scope=key.scope, session=hot.session)]
+    for _ in range(5):
+        commit, hot = next_turn(hot, key)
+        group.append(commit)
+    with writing_blocked(path):
+        tasks = await handed_over(store, group)
+    await asyncio.gather(*tasks)
+    assert await store.load(key) == hot
+
+
+async def test_nothing_is_acknowledged_or_shown_before_it_is_durable(store: SQLiteStore, path: Path) -> None:
+    with writing_blocked(path):
+        (task,) = await handed_over(store, [new_session(1)])
+        for _ in range(5):
+            assert await store.load(a_key(user_id="user1")) is None  # each a round through a reader's thread
+        assert not task.done()
+    await task
+
+
+async def test_a_cancelled_caller_is_not_let_go_before_its_commit_is_settled(store: SQLiteStore, path: Path) -> None:
+    with writing_blocked(path):
+        (task,) = await handed_over(store, [new_session(1)])
+        for _ in range(3):  # each cancellation anew
+            task.cancel()
+            await store.ping()
+            assert not task.done()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await store.load(a_key(user_id="user1")) is not None
+
+
+async def test_commits_that_wait_when_it_is_stopped_are_still_written(path: Path, url: str) -> None:
+    async with AsyncExitStack() as stack:
+        store = make_store(url)
+        await store.start(stack)
+        with writing_blocked(path):
+            tasks = await handed_over(store, [new_session(number) for number in range(20)])
+            stopping = asyncio.create_task(stack.aclose())
+            await asyncio.sleep(0)
+        await stopping
+        await asyncio.gather(*tasks)
+    assert len(contents(path)) == 40
+
+
+async def test_after_it_was_stopped_a_verb_fails_instead_of_waiting_forever(url: str) -> None:
+    async with opened(url) as store:
+        await store.commit(new_session(1))
+    async with asyncio.timeout(PATIENCE_S):
+        for verb in (store.commit(new_session(2)), store.load(a_key()), store.ping()):
+            with pytest.raises(StoreUnavailable):
+                await verb
+
+
+# A database that fails
+
+
+def limit_pages(store: SQLiteStore, more: int) -> None:
+    """Make the disk full, as far as SQLite can tell: so many pages more may be written."""
+    db = store._writer._db
+    db.pragma("max_page_count", db.pragma("page_count") + more)
+
+
+async def test_a_full_disk_is_told_to_everybody_who_waits_and_nothing_is_acknowledged(
+    store: SQLiteStore, path: Path
+) -> None:
+    await store.commit(new_session(0))
+    before = everything(path)
+    limit_pages(store, 3)
+    big = [Commit(scope=a_scope(f"user{n}"), memories=(a_memory("m", text="x" * 50_000),)) for n in range(10)]
+    with writing_blocked(path):
+        tasks = await handed_over(store, big)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    assert {type(outcome.__cause__) for outcome in outcomes if outcome} == {apsw.FullError}
+    assert everything(path) == before
+    assert store.usage()["waiting_commits"] == 0
+
+
+async def test_it_works_again_when_there_is_room(store: SQLiteStore, path: Path) -> None:
+    limit_pages(store, 3)
+    big = Commit(scope=a_scope(), memories=(a_memory("m", text="x" * 50_000),))
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.commit(big)
+    limit_pages(store, 10_000)
+    await store.commit(big)
+    assert await store.memories(a_scope(), ["insight"]) == list(big.memories)
+
+
+async def test_on_a_nearly_full_disk_exactly_what_was_acknowledged_is_kept(store: SQLiteStore, path: Path) -> None:
+    limit_pages(store, 40)
+    commits = [Commit(scope=a_scope(), memories=(a_memory(f"m{n:02}", text="x" * 10_000),)) for n in range(30)]
+    outcomes = [await asyncio.gather(store.commit(commit), return_exceptions=True) for commit in commits]
+    kept = [f"m{number:02}" for number, (outcome,) in enumerate(outcomes) if outcome is None]
+    assert 0 < len(kept) < 30
+    assert [memory_id for (memory_id,) in rows(path, "SELECT memory_id FROM memories ORDER BY memory_id")] == kept
+
+
+async def test_a_commit_that_finds_the_file_locked_for_too_long_fails(store: SQLiteStore, path: Path) -> None:
+    store._writer._db.set_busy_timeout(0)
+    with writing_blocked(path), pytest.raises(StoreUnavailable):
+        await store.commit(new_session(1))
+    await store.commit(new_session(1))
+
+
+async def test_a_writer_whose_connection_broke_still_answers_everybody(store: SQLiteStore) -> None:
+    store._writer._db.close()
+    for number in range(3):
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(StoreUnavailable):
+                await store.commit(new_session(number))
+
+
+async def test_a_failing_read_is_store_unavailable_and_tells_nothing_of_its_words(
+    store: SQLiteStore, path: Path
+) -> None:
+    await begin(store, a_key("very-secret"), turns=1)
+    with raw(path) as db:
+        db.execute("ALTER TABLE turns RENAME TO gone; ALTER TABLE owners RENAME TO gone_too")
+    for verb in (store.load(a_key("very-secret")), store.turns(a_key("very-secret")), store.ping()):
+        with pytest.raises(StoreUnavailable) as caught:
+            await verb
+        assert isinstance(caught.value.__cause__, apsw.SQLError)
+        assert "secret" not in str(caught.value)
+
+
+async def test_a_queue_that_is_full_refuses_and_takes_up_work_again(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_WAITING", 3)
+    with writing_blocked(path):
+        tasks = await handed_over(store, [new_session(number) for number in range(3)])
+        with pytest.raises(Overloaded):
+            await store.commit(new_session(3))
+        assert store.usage()["waiting_commits"] == 3
+    await asyncio.gather(*tasks)
+    await store.commit(new_session(4))
+    assert await store.load(a_key(user_id="user3")) is None
+
+
+# Readers
+
+
+async def test_a_reader_sees_one_state_for_all_of_a_verb(store: SQLiteStore) -> None:
+    """A head and its live turns belong together, however fast the session grows meanwhile."""
+    key = a_key()
+    hot = Hot(session=a_session())
+    await store.commit(Commit(scope=key.scope, session=hot.session))
+    seen = 0
+
+    async def read() -> None:
+        nonlocal seen
+        while seen < 60:
+            found = await store.load(key)
+            assert found is not None
+            assert len(found.turns) == found.session.turn_count
+            seen += 1
+
+    async def write() -> None:
+        nonlocal hot
+        while seen < 60:
+            commit, hot = next_turn(hot, key)
+            await store.commit(commit)
+
+    await asyncio.gather(write(), read(), read(), read())
+
+
+async def test_a_cancelled_read_leaves_its_reader_usable(store: SQLiteStore) -> None:
+    await begin(store, a_key(), turns=3)
+    for _ in range(20):
+        task = asyncio.create_task(store.turns(a_key()))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(await store.turns(a_key())) == 3

@@ -1,0 +1,135 @@
+"""Stores that misbehave as real ones do: they suspend, they fail, they hang. Not mocks: what they keep is kept.
+
+A fake that never suspends hides every race; `YieldingStore` gives way to other tasks around each verb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any, Self, TypeVar
+
+from memory_service.points import Point, nowhere
+from memory_service.stores import make_store
+from memory_service.stores.base import Commit, Entries, Store
+from memory_service.stores.transient import TransientStore
+from memory_service.values import Hot, Kind, Memory, Scope, SessionKey, Sitting, Turn, Unembedded
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Store]:
+    """An open store; it is closed when the block ends."""
+    async with AsyncExitStack() as stack:
+        store = make_store(url)
+        await store.start(stack)
+        yield store
+
+
+class YieldingStore(Store):
+    """Another store (dictionaries, unless given), suspending before and after each verb; `calls` counts by verb."""
+
+    capabilities = TransientStore.capabilities
+
+    def __init__(self, inner: Store | None = None) -> None:
+        self.inner = inner or TransientStore()
+        self.calls: Counter[str] = Counter()
+
+    @classmethod
+    def from_url(cls, url: str, point: Point = nowhere) -> Self:
+        return cls()
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await self.inner.start(stack)
+
+    async def _around(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
+        self.calls[verb] += 1
+        await asyncio.sleep(0)
+        result = await work()
+        await asyncio.sleep(0)
+        return result
+
+    async def _commit(self, commit: Commit) -> None:
+        await self._around("commit", lambda: self.inner.commit(commit))
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        return await self._around("load", lambda: self.inner.load(key))
+
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        return await self._around("turns", lambda: self.inner.turns(key, after, limit))
+
+    async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        return await self._around("find_turn", lambda: self.inner.find_turn(key, turn_id))
+
+    async def _sittings(self, key: SessionKey) -> list[Sitting]:
+        return await self._around("sittings", lambda: self.inner.sittings(key))
+
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]:
+        return await self._around(
+            "memories",
+            lambda: self.inner.memories(scope, kinds, since=since, limit=limit, superseded=superseded),
+        )
+
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
+        return await self._around("entries", lambda: self.inner.entries(scope, cursor, space, limit))
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))
+
+    async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        return await self._around(
+            "due_sessions", lambda: self.inner.due_sessions(untouched_since, unreflected_turns, limit)
+        )
+
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        return await self._around("due_vectors", lambda: self.inner.due_vectors(space, limit))
+
+    async def _ping(self) -> None:
+        await self._around("ping", self.inner.ping)
+
+
+class FaultyStore(YieldingStore):
+    """Fails or hangs at the verbs it was told to, the next time each is called."""
+
+    def __init__(self, inner: Store | None = None) -> None:
+        super().__init__(inner)
+        self._failures: dict[str, tuple[Exception, bool]] = {}
+        self._hangs: dict[str, Hang] = {}
+
+    def fail_at(self, verb: str, error: Exception, *, after: bool = False) -> None:
+        """The next call fails: before it does anything, or only after it took effect (its answer is lost)."""
+        self._failures[verb] = (error, after)
+
+    def hang_at(self, verb: str) -> Hang:
+        """The next call waits, before it does anything, until the returned hang is released."""
+        self._hangs[verb] = Hang()
+        return self._hangs[verb]
+
+    async def _around(self, verb: str, work: Callable[[], Awaitable[T]]) -> T:
+        if hang := self._hangs.pop(verb, None):
+            hang.reached.set()
+            await hang.released.wait()
+        error, after = self._failures.pop(verb, (None, False))
+        if error is not None and not after:
+            raise error
+        result = await super()._around(verb, work)
+        if error is not None:
+            raise error
+        return result
+
+
+class Hang:
+    """A verb that hangs. `await reached.wait()` until it does, then `release()` it."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def release(self) -> None:
+        self.released.set()

@@ -1,0 +1,149 @@
+"""The house is built in floors: a module imports only from floors strictly below its own. Read from the imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SERVER, CLIENT = "memory_service", "client"
+
+# From the ground up. A folder stands for all in it; inside api, stores.sqlite and chaos their own order is fine.
+FLOORS = [
+    ["__init__", "errors", "settings", "prompts", "logs", "breaker", "watchdog"],
+    ["values", "points", "text"],
+    ["context", "ranking", "extract"],
+    ["corpus"],
+    ["stores.base", "llm.base"],
+    ["consolidation"],
+    ["pool", "scheduler", "stores", "stores.transient", "stores.sqlite", "llm", "llm.offline", "llm.openai"],
+    ["recall", "sessions"],
+    ["reflection"],
+    ["background"],
+    ["service"],
+    ["api"],
+    ["app", "guard"],
+    ["server"],
+    ["demo", "chaos"],
+    ["cli"],
+    ["__main__"],
+]
+FOLDERS = ("api", "stores.sqlite", "chaos", "demo")
+ALONE_KNOWS = {
+    "apscheduler": ["scheduler"],
+    "apsw": ["stores.sqlite", "text", "chaos"],
+    "openai": ["llm.openai"],
+    "starlette": ["api", "app"],
+    "uvicorn": ["server", "guard", "cli"],
+}
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 40
+STILL_TOO_LONG = {"memory_service.app.open_service": 60}  # to be split: each of its parts has a name already
+
+
+class Module:
+    """One file: its name within its package, its syntax, and what it imports, also inside functions."""
+
+    def __init__(self, package: str, file: Path) -> None:
+        name = ".".join(file.relative_to(ROOT / package).with_suffix("").parts)
+        self.name = name.removesuffix(".__init__")
+        self.full_name = f"{package}.{self.name}"
+        self.lines = len(file.read_text().splitlines())
+        self.tree = ast.parse(file.read_text(), str(file))
+        self.imports = set(self._imports())
+        self.packages = {name.partition(".")[0] for name in self.imports}
+
+    def _imports(self) -> Iterator[str]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{self.full_name} imports by a relative name: write the full one"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+    @property
+    def home(self) -> str:
+        """What stands for it in the list of floors: its folder, or itself."""
+        return next((folder for folder in FOLDERS if f"{self.name}.".startswith(f"{folder}.")), self.name)
+
+    @property
+    def floor(self) -> int:
+        for number, names in enumerate(FLOORS):
+            if self.home in names:
+                return number
+        pytest.fail(f"{self.full_name} is new: say in FLOORS how high it stands")
+
+
+def modules(package: str) -> dict[str, Module]:
+    found = [Module(package, file) for file in sorted((ROOT / package).rglob("*.py"))]
+    return {module.name: module for module in found}
+
+
+OURS, CLIENTS = modules(SERVER), modules(CLIENT)
+ALL = [*OURS.values(), *CLIENTS.values()]
+
+
+def imported_by(module: Module) -> Iterator[Module]:
+    """Those of our modules that a module imports."""
+    for name in module.imports:
+        package, _, rest = name.partition(".")
+        if package == SERVER:
+            while rest and rest not in OURS:  # a name in a module, not a module
+                rest = rest.rpartition(".")[0]
+            yield OURS[rest or "__init__"]
+
+
+@pytest.mark.parametrize("module", OURS.values(), ids=list(OURS))
+def test_a_module_imports_only_from_floors_below_its_own(module: Module) -> None:
+    for imported in imported_by(module):
+        same_folder = module.home in FOLDERS and module.home == imported.home
+        assert same_folder or imported.floor < module.floor, (
+            f"{module.name} stands on floor {module.floor} and imports {imported.name} of floor {imported.floor}: "
+            "it may import only what stands below it"
+        )
+
+
+def test_every_name_in_the_list_of_floors_is_there_once() -> None:
+    named = [name for names in FLOORS for name in names]
+    there = {module.home for module in OURS.values()}
+    assert sorted(named) == sorted(there), "FLOORS does not name each module of memory_service exactly once"
+
+
+@pytest.mark.parametrize("package", ALONE_KNOWS)
+def test_a_foreign_package_is_known_only_behind_its_door(package: str) -> None:
+    knowing = {module.home for module in OURS.values() if package in module.packages}
+    assert knowing, f"nobody imports {package} any more: take it out of ALONE_KNOWS"
+    strangers = knowing - set(ALONE_KNOWS[package])
+    assert not strangers, f"{sorted(strangers)} import {package}, which only {ALONE_KNOWS[package]} may know"
+
+
+@pytest.mark.parametrize("module", CLIENTS.values(), ids=list(CLIENTS))
+def test_the_client_imports_nothing_of_the_server(module: Module) -> None:
+    assert SERVER not in module.packages, f"{module.full_name} imports the server, without which it is installed"
+
+
+@pytest.mark.parametrize("module", ALL, ids=[module.full_name for module in ALL])
+def test_nobody_uses_global(module: Module) -> None:
+    lines = [node.lineno for node in ast.walk(module.tree) if isinstance(node, ast.Global)]
+    assert not lines, f"{module.full_name} uses `global` in lines {lines}: pass what is needed instead"
+
+
+@pytest.mark.parametrize("module", ALL, ids=[module.full_name for module in ALL])
+def test_modules_and_functions_are_short(module: Module) -> None:
+    assert module.lines <= LONGEST_MODULE, f"{module.full_name} has {module.lines} lines: it is two things"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            name = f"{module.full_name}.{node.name}"
+            limit = STILL_TOO_LONG.get(name, LONGEST_FUNCTION)
+            assert length(node) <= limit, f"{name} has {length(node)} lines: give its steps names"
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+
+    def lines(node: ast.stmt) -> int:
+        return (node.end_lineno or 0) - node.lineno + 1
+
+    return lines(function) - (lines(function.body[0]) if ast.get_docstring(function) is not None else 0)

@@ -1,0 +1,214 @@
+"""The benchmarks run, print their tables and judge rightly; what they measure is for those who run them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.crediting import Evidence, score
+from benchmarks.figures import median, percentile
+from benchmarks.ledger import Ledger
+from benchmarks.load import Answer, Request, lanes
+from benchmarks.retrieval import Case, Origins, fitting, interval
+from memory_service.demo import Exchange
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def said(speaker: str, text: str, number: int) -> dict[str, str]:
+    return {"id": f"D1:{number}", "session": "S1", "date": "2024-05-01T10:00:00", "speaker": speaker, "text": text}
+
+
+CONVERSATION = {
+    "conv_id": "tiny",
+    "speakers": ["Ana", "Ben"],
+    "turns": [
+        said("Ana", "My sister Ruth moved to a farm near Lisbon last spring", 1),
+        said("Ben", "How lovely, does she keep any animals there?", 2),
+        said("Ana", "She keeps four goats and an old donkey called Pepper", 3),
+        said("Ben", "A donkey called Pepper, that made my day", 4),
+        said("Ana", "I am learning to bake bread with rye flour", 5),
+        said("Ben", "Send me a photo of the first loaf", 6),
+    ],
+    "questions": [
+        {"id": "q1", "question": "What is the donkey called?", "category": "single", "evidence": ["D1:3"]},
+        {"id": "q2", "question": "Where did Ruth move to?", "category": "single", "evidence": ["D1:1"]},
+        {"id": "q3", "question": "What is the cat called?", "category": "adversarial", "evidence": ["D1:3"]},
+        {"id": "q4", "question": "Who knows?", "category": "single", "evidence": []},
+    ],
+}
+
+
+@pytest.fixture
+def conversation(tmp_path: Path) -> Path:
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps([CONVERSATION]))
+    return path
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+
+
+def test_the_http_benchmark_prints_each_kind_beside_the_bare_application_and_writes_all_numbers(
+    tmp_path: Path,
+) -> None:
+    numbers = tmp_path / "numbers.json"
+    short = ["--seconds", 0.2, "--rounds", 1, "--connections", "2,3", "--sessions", 4, "--messages", 20]
+
+    ran = run("http", *short, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Verified over HTTP" in ran.stdout
+    report = json.loads(numbers.read_text())
+    seen = {(row["kind"], row["connections"]) for row in report["medians"]}
+    kinds = ["bare store", "store", "bare context", "context", "retrieve", "start"]
+    assert seen == {(kind, connections) for kind in kinds for connections in (2, 3)}
+    assert all(row["errors"] == 0 and row["requests_per_s"] > 0 for row in report["medians"])
+    assert report["verdict"]["turns"] > 3 * 10
+    assert report["verdict"]["problems"] == []
+    assert report["open_loop"]["fsync_p99_ms"] > 0
+    assert not list(tmp_path.glob("memory-benchmark-*"))
+
+
+def test_the_retrieval_benchmark_asks_what_has_evidence_and_compares_with_an_earlier_run(
+    conversation: Path, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    first = run("retrieval", "--data", conversation, "--json", numbers)
+    second = run("retrieval", "--data", conversation, "--limit", 1, "--compare", numbers)
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert second.returncode == 0, second.stdout + second.stderr
+    report = json.loads(numbers.read_text())
+    assert [row["question"] for row in report["rows"]] == ["q1", "q2"]
+    assert report["overall"]["recall_5"] == 1
+    assert report["ingest"] | {"store_s": 0, "ready_s": 0} == {
+        "turns": 6,
+        "exchanges": 3,
+        "cut": 0,
+        "errors": 0,
+        "store_s": 0,
+        "ready_s": 0,
+    }
+    assert (report["errors"], report["leaks"]) == (0, 0)
+    assert "errors: 0, leaks: 0" in first.stdout
+    assert "n=1" in second.stdout
+    assert "+0.0" in second.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "earned"),
+    [
+        ("She keeps four goats and an old donkey called Pepper", True),
+        ("ana: she KEEPS four goats, and an old donkey called pepper!", True),
+        ("four goats and an old donkey called Pepper", True),  # 8 words of 10
+        ("goats and an old donkey called Pepper", False),  # 7
+        ("She keeps four goats. " * 9, False),
+        ("", False),
+    ],
+)
+def test_evidence_is_earned_by_four_fifths_of_its_words(text: str, earned: bool) -> None:
+    assert Evidence("She keeps four goats and an old donkey called Pepper").is_in(text) is earned
+
+
+def test_a_word_counts_as_often_as_the_evidence_has_it() -> None:
+    assert not Evidence("no no no no yes").is_in("no yes")
+
+
+def test_evidence_of_under_four_words_is_earned_by_the_whole_text_alone() -> None:
+    assert Evidence("Yes, Lisbon!").is_in("yes lisbon")
+    assert not Evidence("Yes, Lisbon!").is_in("Yes, Lisbon is where she lives")
+
+
+def test_a_text_that_repeats_earned_evidence_earns_nothing_more() -> None:
+    first, second = "one two three four five", "six seven eight nine ten"
+
+    judged = score([Evidence(first), Evidence(second)], [first, first, "noise", second])
+
+    assert (judged.recall_5, judged.mrr) == (1, 1)
+    assert judged.ndcg_10 == pytest.approx((1 + 1 / math.log2(5)) / (1 + 1 / math.log2(3)))
+
+
+def test_recall_is_counted_to_each_depth_and_within_the_word_budget() -> None:
+    wanted = "the answer stands right here"
+
+    late = score([Evidence(wanted)], [*["noise"] * 7, wanted])
+    beyond = score([Evidence(wanted)], ["noise " * 299, wanted])
+
+    assert (late.recall_5, late.recall_10, late.recall_20, late.recall_300w) == (0, 1, 1, 1)
+    assert late.mrr == pytest.approx(1 / 8)
+    assert (beyond.recall_5, beyond.recall_300w) == (1, 0)
+
+
+def test_a_text_of_another_conversation_is_a_leak() -> None:
+    other = {**CONVERSATION, "conv_id": "other", "turns": [said("Ana", "words that only the other one ever said", 1)]}
+    own, foreign = Case(CONVERSATION, "run", None), Case(other, "run", None)
+    origins = Origins([own, foreign])
+    here, there = (f"{case.conversation.user_id}-S1" for case in (own, foreign))
+
+    clean = {"text": CONVERSATION["turns"][0]["text"], "session_id": here}
+    by_text = {"text": "Words that only the OTHER one ever said", "session_id": here}
+    by_session = {"text": "short", "session_id": there}
+
+    assert origins.leaks(own, [clean, by_text, by_session]) == 2
+
+
+def test_a_text_longer_than_the_service_takes_is_cut_and_nothing_is_lost() -> None:
+    case = Case(CONVERSATION, "run", None)
+    exchange: Exchange = case.conversation.sessions[0][0]
+
+    parts = fitting(exchange, 20)
+
+    assert "".join(part.user_message for part in parts) == exchange.user_message
+    assert "".join(part.agent_message for part in parts) == exchange.agent_message
+    assert len({part.turn_id for part in parts}) == len(parts) == 3
+    assert fitting(exchange, 1000) == [exchange]
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.0, 1), (0.5, 50), (0.501, 51), (0.95, 95), (0.99, 99), (0.999, 100), (1.0, 100)]
+)
+def test_a_percentile_is_the_least_measured_value_that_covers_the_share(share: float, value: float) -> None:
+    assert percentile([*range(100, 0, -1)], share) == value
+
+
+def test_figures_of_nothing_are_no_numbers() -> None:
+    assert math.isnan(percentile([], 0.5))
+    assert median([]) is None
+    assert median([None, 3, 1]) == 2
+
+
+def test_an_interval_holds_the_mean_and_is_narrow_when_all_agree() -> None:
+    mean, low, high = interval([0.0, 1.0] * 50)
+
+    assert interval([0.5] * 10) == (0.5, 0.5, 0.5)
+    assert 0.35 < low < mean == 0.5 < high < 0.65
+
+
+def test_every_connection_has_something_to_send_and_shares_it_only_when_there_is_too_little() -> None:
+    requests = [Request(name, b"") for name in "abc"]
+
+    assert [[request.name for request in lane] for lane in lanes(requests, 2)] == [["a", "c"], ["b"]]
+    assert [[request.name for request in lane] for lane in lanes(requests, 4)] == [["a"], ["b"], ["c"], ["a"]]
+
+
+def test_a_turn_that_was_acknowledged_twice_under_one_number_is_seen() -> None:
+    sound, broken = Ledger(), Ledger()
+    for ledger, numbers in ((sound, (1, 2, 3)), (broken, (1, 2, 2))):
+        ledger.add(
+            Answer("ana s", serial, b'{"turn_number":%d,"replayed":false}' % number)
+            for serial, number in enumerate(numbers)
+        )
+
+    assert sound.gaps() == []
+    assert broken.gaps() == ["ana s: the turn numbers of 3 acknowledged turns are not dense"]

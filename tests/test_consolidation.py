@@ -1,0 +1,226 @@
+"""How new insights join those already held."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory_service.consolidation import Consolidated, consolidate
+from memory_service.llm.base import Finding
+from memory_service.values import Memory, Source
+
+AT = datetime(2025, 3, 3, 9, tzinfo=UTC)
+
+
+def memory(text: str, *turns: int, session: str = "s", days: int = 0, name: str | None = None) -> Memory:
+    return Memory(
+        memory_id=name or f"{session}:{text}",
+        kind="insight",
+        text=text,
+        created_at=AT + timedelta(days=days),
+        session_id=session,
+        sources=tuple(Source(session_id=session, seq=seq) for seq in turns or (1,)),
+    )
+
+
+def joined(new: Memory, *known: Memory, replaces: int | None = None) -> Consolidated:
+    """Consolidate one new insight."""
+    return consolidate([Finding(text=new.text, turns=(1,), replaces=replaces)], known, [new])
+
+
+def test_what_was_not_known_is_added() -> None:
+    new = memory("Ana is allergic to walnuts", 3)
+    assert joined(new, memory("Ana lives in Porto")) == Consolidated(memories=(new,), added=1, dropped=0)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "In the morning, Ana prefers green tea",
+        "in the morning Ana prefers green tea!!",
+        "To Ana, green tea is what she prefers in the morning",
+        "In the morning Ana always prefers green tea",
+    ],
+)
+def test_the_same_statement_is_not_added_twice_and_gains_the_sources(again: str) -> None:
+    held = memory("Green tea is what Ana prefers in the morning", 1, 2, name="held")
+    result = joined(memory(again, 2, 9, session="later", days=4), held)
+    assert (result.added, result.dropped) == (0, 0)
+    [kept] = result.memories
+    assert kept.memory_id == "held"
+    assert kept.text == held.text
+    assert kept.created_at == held.created_at
+    assert kept.sources == (
+        Source(session_id="s", seq=1),
+        Source(session_id="s", seq=2),
+        Source(session_id="later", seq=2),
+        Source(session_id="later", seq=9),
+    )
+
+
+def test_a_source_is_kept_once_however_often_it_is_named() -> None:
+    held = memory("Ana prefers green tea", 1, 2)
+    [kept] = joined(memory("Ana prefers green tea", 2, 1, 3, name="again"), held).memories
+    assert [source.seq for source in kept.sources] == [1, 2, 3]
+
+
+def test_two_findings_of_one_reading_that_say_the_same_are_one() -> None:
+    first, second = memory("Ana prefers green tea", 1, name="first"), memory("Ana prefers green tea", 5, name="second")
+    findings = [Finding(text=first.text, turns=(1,)), Finding(text=second.text, turns=(5,))]
+    result = consolidate(findings, [], [first, second])
+    assert result.added == 1
+    [kept] = result.memories
+    assert kept.memory_id == "first"
+    assert [source.seq for source in kept.sources] == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("held", "new"),
+    [
+        # numbers
+        ("Ana has a budget of 300 euros for the new kitchen", "Ana has a budget of 3000 euros for the new kitchen"),
+        (
+            "The meeting with the bank is at 10:30 on the usual day",
+            "The meeting with the bank is at 11:30 on the usual day",
+        ),
+        (
+            "Ana has two brown cats that sleep in the warm kitchen every night",
+            "Ana has three brown cats that sleep in the warm kitchen every night",
+        ),
+        ("Ana runs 2.5 km each morning before work", "Ana runs 25 km each morning before work"),
+        # names, wherever they stand
+        ("The best friend of the user is called Maria", "The best friend of the user is called Marta"),
+        (
+            "Caroline is planning a long summer trip across northern Norway with old friends",
+            "Melanie is planning a long summer trip across northern Norway with old friends",
+        ),
+        (
+            "The user wants to spend a quiet summer holiday by the sea in Spain",
+            "The user wants to spend a quiet summer holiday by the sea in Italy",
+        ),
+        # days and months, in any case
+        (
+            "The yoga class of the user begins early every monday morning in town",
+            "The yoga class of the user begins early every friday morning in town",
+        ),
+        # negations
+        ("The user likes coffee after dinner", "The user does not like coffee after dinner"),
+        ("The user wants coffee after dinner", "The user wants no coffee after dinner"),
+        ("The user drinks coffee after dinner", "The user never drinks coffee after dinner"),
+        ("The user wants a car", "The user doesn't want a car"),
+        ("The user wants a car", "The user doesn’t want a car"),
+        ("The user can eat bread with gluten", "The user can eat bread without gluten"),
+    ],
+)
+def test_statements_that_differ_in_a_number_a_name_or_a_negation_never_merge(held: str, new: str) -> None:
+    for one, other in ((held, new), (new, held)):
+        result = joined(memory(other, 7), memory(one))
+        assert (result.added, [kept.text for kept in result.memories]) == (1, [other])
+
+
+def test_statements_in_a_script_without_spaces_merge_only_if_they_are_the_same() -> None:
+    assert joined(memory("用户喜欢咖啡", 2, name="new"), memory("用户喜欢咖啡")).added == 0
+    assert joined(memory("用户不喜欢咖啡", 2), memory("用户喜欢咖啡")).added == 1
+
+
+def test_statements_without_any_words_never_merge() -> None:
+    assert joined(memory("👍", 2), memory("🎉")).added == 1
+
+
+def test_an_insight_may_replace_one_that_is_no_longer_true() -> None:
+    old, new = memory("Ana lives in Porto", 1), memory("Ana lives in Lisbon", 8, days=2)
+    result = joined(new, memory("Ana likes tea"), old, replaces=2)
+    assert result.added == 1
+    gone, kept = result.memories
+    assert (gone.memory_id, gone.text, gone.sources) == (old.memory_id, old.text, old.sources)
+    assert (gone.valid_to, gone.superseded_by) == (new.created_at, new.memory_id)
+    assert kept == new
+
+
+def test_only_what_is_older_is_replaced() -> None:
+    held = memory("Ana lives in Lisbon", 9, days=30)
+    new = memory("Ana lives in Porto", 1)
+    assert joined(new, held, replaces=1) == Consolidated(memories=(new,), added=1, dropped=0)
+
+
+@pytest.mark.parametrize("place", [0, -1, 2, 99])
+def test_a_replacement_of_what_was_never_shown_replaces_nothing(place: int) -> None:
+    held, new = memory("Ana lives in Porto"), memory("Ana lives in Lisbon", 8, days=2)
+    assert joined(new, held, replaces=place).memories == (new,)
+
+
+def test_what_is_replaced_is_replaced_once_and_the_second_insight_stands_beside_the_first() -> None:
+    old = memory("Ana lives in Porto")
+    first, second = memory("Ana lives in Lisbon", 8, days=2), memory("Ana lives in Braga", 9, days=3)
+    findings = [Finding(text=new.text, turns=(1,), replaces=1) for new in (first, second)]
+    result = consolidate(findings, [old], [first, second])
+    assert result.added == 2
+    assert {m.memory_id: m.superseded_by for m in result.memories} == {
+        old.memory_id: first.memory_id,
+        first.memory_id: None,
+        second.memory_id: None,
+    }
+
+
+def test_what_was_just_replaced_is_not_what_a_later_finding_repeats() -> None:
+    old = memory("Ana lives in Porto", name="old")
+    away, back = memory("Ana lives in Lisbon", 8, days=2), memory("Ana lives in Porto", 9, days=3, name="back")
+    findings = [Finding(text=away.text, turns=(8,), replaces=1), Finding(text=back.text, turns=(9,))]
+    result = consolidate(findings, [old], [away, back])
+    assert {m.memory_id for m in result.memories if m.valid_to is None} == {away.memory_id, "back"}
+
+
+def test_an_insight_that_rests_on_no_real_turn_is_dropped_and_counted() -> None:
+    held = memory("Ana lives in Porto")
+    invented = _without_sources("invented", "Ana lives on Mars")
+    real = memory("Ana likes tea", 4)
+    findings = [Finding(text="Ana lives on Mars", turns=(99,), replaces=1), Finding(text=real.text, turns=(4,))]
+    assert consolidate(findings, [held], [invented, real]) == Consolidated(memories=(real,), added=1, dropped=1)
+
+
+TEXTS = st.sampled_from(
+    [
+        "Ana likes tea",
+        "Ana likes tea a lot",
+        "Ana does not like tea",
+        "Ana likes 2 teas",
+        "Ben likes tea",
+        "Ana lives in Porto",
+        "The user lives in Porto",
+        "",
+    ]
+)
+
+
+@given(
+    known=st.lists(TEXTS, max_size=4),
+    found=st.lists(st.tuples(TEXTS, st.booleans(), st.none() | st.integers(-1, 6)), max_size=6),
+)
+def test_nothing_held_is_ever_lost_or_reworded(known: list[str], found: list[tuple[str, bool, int | None]]) -> None:
+    held = [memory(text, name=f"held {place}") for place, text in enumerate(known)]
+    new = [
+        memory(text, 5 + place, days=1, name=f"new {place}") if real else _without_sources(f"new {place}", text)
+        for place, (text, real, _) in enumerate(found)
+    ]
+    findings = [Finding(text=text, turns=(), replaces=replaces) for text, _, replaces in found]
+    result = consolidate(findings, held, new)
+
+    before = {m.memory_id: m for m in [*held, *new]}
+    assert result.dropped == sum(not real for _, real, _ in found)
+    assert result.added == sum(m.memory_id.startswith("new") for m in result.memories)
+    assert len({m.memory_id for m in result.memories}) == len(result.memories)
+    for written in result.memories:
+        origin = before[written.memory_id]
+        assert (written.text, written.created_at) == (origin.text, origin.created_at)
+        assert set(origin.sources) <= set(written.sources)
+        assert written.sources
+        if written.superseded_by is not None:
+            assert written.valid_to == before[written.superseded_by].created_at
+            assert written.created_at <= written.valid_to
+
+
+def _without_sources(name: str, text: str) -> Memory:
+    return Memory(memory_id=name, kind="insight", text=text, created_at=AT)

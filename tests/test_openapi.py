@@ -1,0 +1,189 @@
+"""The description of the interface: valid, complete, and kept to by the answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from memory_service.api.openapi import openapi
+from memory_service.api.problems import STATUS_CODES
+from memory_service.api.routes import VERBS
+from memory_service.api.schemas import ID_PATTERN
+
+DOCUMENT = json.loads(msgspec.json.encode(openapi(VERBS)))
+OPERATIONS = [
+    (method.upper(), path, operation)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+]
+ANA = {"user_id": "ana", "session_id": "s"}
+
+
+def test_the_document_is_valid() -> None:
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+    assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+def test_every_verb_is_described_and_nothing_else() -> None:
+    assert [(method, path) for method, path, _ in OPERATIONS] == [(verb.method, verb.path) for verb in VERBS]
+    assert all(operation["summary"] for _, _, operation in OPERATIONS)
+
+
+def test_the_paths_and_methods_promised_from_the_first_are_there() -> None:
+    promised = {
+        ("POST", "/sessions/start"),
+        ("POST", "/sessions/end"),
+        ("POST", "/memory/context"),
+        ("POST", "/memory/store"),
+        ("POST", "/memory/retrieve"),
+        ("POST", "/insights"),
+        ("POST", "/summaries"),
+        ("GET", "/health"),
+        ("GET", "/stats"),
+        ("GET", "/sessions/{session_id}/reflection"),
+    }
+    assert promised <= {(method, path) for method, path, _ in OPERATIONS}
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    names = [operation["operationId"] for _, _, operation in OPERATIONS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_status_that_is_described_is_one_the_service_can_give() -> None:
+    given = {str(status) for status in STATUS_CODES.values()} | {"200"}
+    for method, path, operation in OPERATIONS:
+        assert set(operation["responses"]) <= given, f"{method} {path}"
+
+
+def test_every_refusal_is_described_as_a_problem() -> None:
+    for _, _, operation in OPERATIONS:
+        for status, response in operation["responses"].items():
+            media_type = "application/json" if status == "200" else "application/problem+json"
+            assert list(response["content"]) == [media_type]
+            assert status == "200" or response["content"][media_type]["schema"]["$ref"].endswith("/Problem")
+
+
+def test_what_is_taken_from_the_path_is_in_the_path() -> None:
+    for _, path, operation in OPERATIONS:
+        in_path = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+        assert {part[1:-1] for part in path.split("/") if part.startswith("{")} == in_path
+        assert all(one["required"] for one in operation.get("parameters", []) if one["in"] == "path")
+
+
+def test_bodies_admit_no_field_that_is_not_described() -> None:
+    for method, path, operation in OPERATIONS:
+        if method == "POST":
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            name = schema["$ref"].rpartition("/")[2]
+            assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False, path
+
+
+def test_the_limits_are_told() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    turn, search = schemas["StoreTurn"]["properties"], schemas["Retrieve"]["properties"]
+    assert turn["user_message"]["maxLength"] == turn["agent_message"]["maxLength"] == 100_000
+    assert turn["user_id"]["pattern"] == ID_PATTERN
+    assert (search["query"]["minLength"], search["query"]["maxLength"]) == (1, 2000)
+    assert (search["top_k"]["minimum"], search["top_k"]["maximum"], search["top_k"]["default"]) == (1, 100, 5)
+    wait = schemas["SessionEnd"]["properties"]["wait_s"]
+    assert (wait["minimum"], wait["maximum"], wait["default"]) == (0, 20, 0)
+    summaries = schemas["GetSummaries"]["properties"]["limit"]
+    assert (summaries["minimum"], summaries["default"]) == (1, 5)
+
+
+# Against the live service
+
+
+def validator_of(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def check(method: str, path: str, response: httpx2.Response, *, body: Any = None) -> None:
+    """Hold one exchange to its description."""
+    operation = DOCUMENT["paths"][path][method.lower()]
+    described = operation["responses"][str(response.status_code)]["content"]
+    media_type = response.headers["content-type"]
+    schema = described[media_type]["schema"]
+    answer = response.json()
+    validator_of(schema).validate(answer)
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        assert set(answer) <= set(DOCUMENT["components"]["schemas"][name]["properties"]), "every field is described"
+    if body is not None:
+        taken = validator_of(operation["requestBody"]["content"]["application/json"]["schema"]).is_valid(body)
+        assert taken == (response.status_code not in (400, 422)), f"{body} is described as {taken}"
+
+
+async def test_the_document_is_served_as_it_is(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url) as http:
+        response = await http.get("/openapi.json")
+        assert response.headers["content-type"] == "application/json"
+        assert response.json() == DOCUMENT
+
+
+async def test_answers_and_refusals_are_as_described(url: str) -> None:
+    turn = {**ANA, "user_message": "I live in Lisbon.", "agent_message": "Noted.", "user_name": "Ana"}
+    exchanges: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/memory/context", ANA),  # not yet
+        ("/sessions/start", ANA),
+        ("/sessions/start", {"user_id": "ana"}),
+        ("/sessions/start", {"user_id": "ana/"}),
+        ("/memory/store", turn),
+        ("/memory/store", {**turn, "user_name": None, "turn_id": "t", "metadata": {"a": [1]}}),
+        ("/memory/store", {**turn, "created_at": "2026-03-02T09:30:00+02:00"}),
+        ("/memory/store", {**ANA, "user_message": "x" * 100_001, "agent_message": ""}),
+        ("/memory/store", {**turn, "turn_id": "a b"}),
+        ("/memory/store", {**turn, "role": "system"}),
+        ("/memory/context", ANA),
+        ("/sessions/end", {**ANA, "wait_s": 20.5}),
+        ("/sessions/end", {**ANA, "wait_s": 10}),
+        ("/sessions/start", ANA),  # ended
+        ("/memory/store", turn),
+        ("/sessions/start", {**ANA, "restore": False, "agent_id": "a"}),
+        ("/memory/retrieve", {"user_id": "ana", "query": "Lisbon"}),
+        ("/memory/retrieve", {**ANA, "query": "Lisbon", "kinds": ["insight", "message", "summary", "chunk"]}),
+        ("/memory/retrieve", {"user_id": "ana", "query": "Lisbon", "kinds": ["nonsense"]}),
+        ("/memory/retrieve", {"user_id": "ana", "query": ""}),
+        ("/insights", {"user_id": "ana"}),
+        ("/insights", {"user_id": "ana", "recent_only": 1}),
+        ("/summaries", {"user_id": "ana", "limit": 1}),
+        ("/summaries", {"user_id": "ana", "limit": 0}),
+        ("/summaries", {}),
+    )
+    statuses = []
+    async with httpx2.AsyncClient(base_url=url) as http:
+        for path, body in exchanges:
+            response = await http.post(path, json=body)
+            statuses.append(response.status_code)
+            check("POST", path, response, body=body)
+        for query in ({"user_id": "ana"}, {"user_id": "bob"}, {"user_id": "a b"}, {}):
+            response = await http.get("/sessions/s/reflection", params=query)
+            statuses.append(response.status_code)
+            check("GET", "/sessions/{session_id}/reflection", response)
+        for path in ("/health", "/stats"):
+            check("GET", path, await http.get(path))
+        check("POST", "/insights", await http.post("/insights", content=b"{"))
+        check("POST", "/insights", await http.post("/insights", content=b"x" * 1_000_001))
+        check("POST", "/insights", await http.post("/insights", content=b"", headers={"content-type": "text/plain"}))
+        for method, path, _ in OPERATIONS:
+            if path != "/health":
+                address = path.replace("{session_id}", "s")
+                check(method, path, await http.request(method, address, headers={"host": "evil.example"}))
+    assert {200, 404, 409, 422} == set(statuses)
+
+
+@pytest.mark.parametrize("text", ["ana", "a.b_c:d@e-9", "...", ".a", "a" * 200])
+def test_the_pattern_of_ids_admits_plain_ids(text: str) -> None:
+    assert validator_of({"type": "string", "pattern": ID_PATTERN}).is_valid(text)
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a\n", "\na", "a b", "é", "a" * 201])
+def test_the_pattern_of_ids_admits_nothing_else(text: str) -> None:
+    assert not validator_of({"type": "string", "pattern": ID_PATTERN}).is_valid(text)

@@ -1,0 +1,310 @@
+"""Recall follows the store: what was committed a moment ago is found, and a cache changes no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memory_service.errors import ModelUnavailable
+from memory_service.llm.offline import LocalEmbedder
+from memory_service.recall import EMBEDDED_AT_ONCE, Recall
+from memory_service.stores import make_store
+from memory_service.stores.base import Commit, Store
+from memory_service.values import EXTRACTIVE, Hot, Kind, Memory, Message, Scope, Session, SessionKey, Turn
+
+AT = datetime(2025, 3, 3, 9, tzinfo=UTC)
+ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
+THINGS = ["tea", "cake", "the train to Porto", "rain at sea", "a red bike", "the moon", "walnuts", "Lisbon", "chess"]
+
+MakeRecall = Callable[..., Awaitable[Recall]]
+LOCAL = LocalEmbedder()
+
+
+@pytest.fixture(params=["transient", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    url = "transient://" if request.param == "transient" else f"sqlite:///{tmp_path}/memory.db"
+    async with AsyncExitStack() as stack:
+        made = make_store(url)
+        await made.start(stack)
+        yield made
+
+
+@pytest.fixture
+async def make_recall(store: Store) -> AsyncIterator[MakeRecall]:
+    """A recall over the store, with an empty cache."""
+    async with AsyncExitStack() as stack:
+
+        async def make(embedder: Any = None, cache_bytes: int = 10_000_000) -> Recall:
+            recall = Recall(store, embedder or LOCAL, cache_bytes=cache_bytes)
+            await recall.start(stack)
+            return recall
+
+        yield make
+
+
+class Failing:
+    """An embedder that is down."""
+
+    space, keyword_weight = "failing", 0.6
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        raise ModelUnavailable("down")
+
+    def usage(self) -> dict[str, int]:
+        return {}
+
+
+class Counting:
+    """An embedder of 3 numbers that remembers what it was asked."""
+
+    keyword_weight = 0.6
+
+    def __init__(self, space: str = "counting") -> None:
+        self.space, self.batches = space, []
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        self.batches.append(list(texts))
+        rows = np.array([[len(text), text.count("a"), 1.0] for text in texts], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def usage(self) -> dict[str, int]:
+        return {}
+
+
+async def say(store: Store, scope: Scope, *texts: str, session_id: str = "s", name: str | None = None) -> None:
+    """Append a turn for each text, all in one commit."""
+    hot = await store.load(SessionKey(scope=scope, session_id=session_id))
+    if hot is None:
+        begun = Session(session_id=session_id, incarnation="i", created_at=AT, touched_at=AT)
+        await store.commit(Commit(scope=scope, session=begun))
+        hot = Hot(session=begun)
+    turns = [
+        Turn(
+            session_id=session_id,
+            seq=seq,
+            turn_id=f"t{seq}",
+            messages=(Message(role="user", content=text, name=name),),
+            created_at=AT,
+            received_at=AT,
+        )
+        for seq, text in enumerate(texts, start=hot.session.turn_count + 1)
+    ]
+    await store.commit(Commit(scope=scope, session=hot.session.with_turn(turns[-1]), turns=tuple(turns)))
+
+
+async def learn(store: Store, scope: Scope, memory_id: str, text: str, *, gone: bool = False, **fields: Any) -> None:
+    """Write a memory, anew if it is there already."""
+    ended = {"valid_to": AT, "superseded_by": "other"} if gone else {}
+    kind: Kind = fields.pop("kind", "insight")
+    memory = Memory(memory_id=memory_id, kind=kind, text=text, created_at=AT, **ended, **fields)
+    await store.commit(Commit(scope=scope, memories=(memory,)))
+
+
+async def found(recall: Recall, scope: Scope, question: str, limit: int = 1_000, **more: Any) -> dict[str, float]:
+    """Score of each hit by its id."""
+    return {hit.item.id: hit.score for hit in (await recall.retrieve(scope, question, limit, **more)).hits}
+
+
+async def texts(recall: Recall, scope: Scope, question: str, **more: Any) -> list[str]:
+    return [hit.item.text for hit in (await recall.retrieve(scope, question, 1_000, **more)).hits]
+
+
+async def test_what_was_committed_a_moment_ago_is_found(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    assert await texts(recall, ANA, "walnuts") == []
+    await say(store, ANA, "I am allergic to walnuts")
+    assert await texts(recall, ANA, "walnuts") == ["I am allergic to walnuts"]
+    await learn(store, ANA, "m", "Ana eats no walnuts")
+    assert set(await texts(recall, ANA, "walnuts")) == {"I am allergic to walnuts", "Ana eats no walnuts"}
+
+
+async def test_a_memory_that_changed_is_found_by_its_new_words_alone(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall(Failing())
+    await learn(store, ANA, "a", "lives in Porto")
+    await learn(store, ANA, "b", "likes tea")
+    assert set(await texts(recall, ANA, "Porto tea")) == {"lives in Porto", "likes tea"}
+    await learn(store, ANA, "a", "lives in Lisbon")
+    await learn(store, ANA, "b", "likes tea", gone=True)
+    assert await texts(recall, ANA, "Porto tea") == []
+    assert await texts(recall, ANA, "Lisbon tea") == ["lives in Lisbon"]
+
+
+async def test_catching_up_gives_the_same_hits_as_reading_all_anew(store: Store, make_recall: MakeRecall) -> None:
+    chance = Random(5)
+    following = await make_recall()
+    for round_ in range(12):
+        for _ in range(chance.randint(1, 6)):
+            text = " and ".join(chance.sample(THINGS, chance.randint(1, 3)))
+            if chance.random() < 0.5:
+                await say(store, ANA, text, session_id=chance.choice("ab"), name=chance.choice([None, "Ana"]))
+            else:
+                await learn(store, ANA, f"m{chance.randrange(6)}", text, gone=chance.random() < 0.3)
+        if round_ % 3 == 0:
+            await following.embed_due()
+        for question in ("tea and cake", "What did Ana say of Porto?", "the moon"):
+            anew = await found(await make_recall(), ANA, question)
+            assert await found(following, ANA, question) == pytest.approx(anew, abs=1e-5)
+
+
+async def test_what_others_say_changes_neither_hits_nor_scores(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    await say(store, ANA, *THINGS)
+    await learn(store, ANA, "m", "tea and chess")
+    await recall.embed_due()
+    before = await found(recall, ANA, "tea in Porto")
+    await say(store, BEN, *["tea in Porto"] * 50)
+    await learn(store, BEN, "m", "tea in Porto")
+    await recall.embed_due()
+    assert before
+    assert await found(recall, ANA, "tea in Porto") == before
+    assert await found(await make_recall(), ANA, "tea in Porto") == pytest.approx(before, abs=1e-5)
+
+
+async def test_the_same_ids_of_two_users_are_two_things(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    other_tenant = Scope(user_id="ana", tenant_id="other")
+    for scope in (ANA, BEN, other_tenant):
+        secret = f"secret of {scope.user_id} {scope.tenant_id}"
+        await say(store, scope, secret)
+        await learn(store, scope, "m", secret)
+    await recall.embed_due()
+    for scope in (ANA, BEN, other_tenant):
+        assert set(await texts(recall, scope, "secret")) == {f"secret of {scope.user_id} {scope.tenant_id}"}
+
+
+async def test_a_cache_too_small_for_its_users_changes_no_answer(store: Store, make_recall: MakeRecall) -> None:
+    small, large = await make_recall(cache_bytes=8_000), await make_recall()
+    for scope in (ANA, BEN):
+        await say(store, scope, *THINGS)
+    await large.embed_due()
+    for scope in (ANA, BEN, ANA, BEN):
+        assert await found(small, scope, "tea at sea") == await found(large, scope, "tea at sea") != {}
+    assert small.stats()["cached_bytes"] <= 8_000
+    assert large.stats()["cached_users"] == 2
+
+
+async def test_a_user_who_was_forgotten_is_read_anew(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    await say(store, ANA, *THINGS)
+    before = await found(recall, ANA, "tea")
+    recall.forget(ANA)
+    recall.forget(BEN)
+    assert await found(recall, ANA, "tea") == before
+
+
+async def test_extracts_are_found_only_when_their_kind_is_asked_for(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    await learn(store, ANA, "rules", "likes tea", model=EXTRACTIVE)
+    await learn(store, ANA, "model", "loves tea", model="gpt")
+    await learn(store, ANA, "chunk", "tea", kind="chunk", model=EXTRACTIVE)
+    assert await texts(recall, ANA, "tea") == ["loves tea"]
+    assert set(await texts(recall, ANA, "tea", kinds=["insight"])) == {"likes tea", "loves tea"}
+    assert await texts(recall, ANA, "tea", kinds=["chunk"]) == ["tea"]
+
+
+# Vectors
+
+
+async def test_a_synonym_is_found_once_the_vectors_are_there(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+    await say(store, ANA, "We adopted a puppy", "The bank is closed")
+    assert await texts(recall, ANA, "dog") == []
+    await recall.embed_due()
+    assert (await texts(recall, ANA, "dog"))[0] == "We adopted a puppy"
+
+
+async def test_every_item_is_embedded_once_in_bounded_batches(store: Store, make_recall: MakeRecall) -> None:
+    embedder = Counting()
+    recall = await make_recall(embedder)
+    await say(store, ANA, *(f"turn {n}" for n in range(EMBEDDED_AT_ONCE + 10)))
+    await say(store, BEN, "hello")
+    await learn(store, ANA, "m", "a memory")
+    await recall.embed_due()
+    await recall.embed_due()
+    asked = [text for batch in embedder.batches for text in batch]
+    assert max(map(len, embedder.batches)) <= EMBEDDED_AT_ONCE
+    assert len(asked) == len(set(asked)) == EMBEDDED_AT_ONCE + 12 == recall.stats()["embedded"]
+    assert await store.due_vectors(embedder.space, 1) == []
+
+
+async def test_a_memory_written_anew_while_it_is_embedded_gets_the_vector_of_its_new_words(
+    store: Store, make_recall: MakeRecall
+) -> None:
+    class Slow(Counting):
+        async def embed(self, texts: Sequence[str]) -> np.ndarray:
+            rows = await super().embed(texts)
+            if len(self.batches) == 1:
+                await learn(store, ANA, "m", "aaaa")
+            return rows
+
+    embedder = Slow()
+    await learn(store, ANA, "m", "long and quite different words")
+    recall = await make_recall(embedder)
+    await recall.embed_due()
+    assert embedder.batches == [["long and quite different words"], ["aaaa"]]
+    entries = await store.entries(ANA, None, embedder.space)
+    [expected] = await Counting().embed(["aaaa"])
+    assert [np.frombuffer(vector.data, np.float32).tolist() for vector in entries.vectors] == [expected.tolist()]
+
+
+async def test_two_vector_spaces_are_never_compared_and_a_new_one_is_filled_in(
+    store: Store, make_recall: MakeRecall
+) -> None:
+    await say(store, ANA, "banana", "tea")
+    old = await make_recall(Counting("old"))
+    await old.embed_due()
+    new = await make_recall(Counting("new"))
+    assert await texts(new, ANA, "quite another thing") == []
+    assert await texts(new, ANA, "tea") == ["tea", "banana"]  # keywords go on, and reach the neighbour
+    await new.embed_due()
+    assert set(await texts(new, ANA, "quite another thing")) == {"tea", "banana"}
+
+
+async def test_a_long_history_is_read_whole_whatever_was_embedded_first(store: Store, make_recall: MakeRecall) -> None:
+    await say(store, ANA, *(f"remark {n}" for n in range(2_100)))
+    await (await make_recall(Counting("old"))).embed_due()
+    await say(store, ANA, "aaaaaaaa")  # its vector in the new space comes before those of all earlier turns
+    await (await make_recall(Counting("new"))).embed_due()
+    fresh = await make_recall(Counting("new"))
+    hits = (await fresh.retrieve(ANA, "aaaaaaaa aaaaaaaa", 1)).hits
+    assert [(hit.item.text, hit.parts.vector > 0) for hit in hits] == [("aaaaaaaa", True)]
+    assert len(await texts(fresh, ANA, "remark")) > 150
+
+
+async def test_without_the_embedder_keywords_answer_and_the_answer_says_so(
+    store: Store, make_recall: MakeRecall
+) -> None:
+    recall = await make_recall(Failing())
+    await say(store, ANA, "I am allergic to walnuts")
+    retrieved = await recall.retrieve(ANA, "walnuts", 5)
+    assert retrieved.degraded == ("vector",)
+    assert [hit.item.text for hit in retrieved.hits] == ["I am allergic to walnuts"]
+    with pytest.raises(ModelUnavailable):
+        await recall.embed_due()
+    assert len(await store.due_vectors("failing", 10)) == 1
+    assert (recall.stats()["degraded"], recall.stats()["embedded"]) == (1, 0)
+
+
+async def test_searching_while_turns_come_in_finds_each_of_them(store: Store, make_recall: MakeRecall) -> None:
+    recall = await make_recall()
+
+    async def talk(session_id: str) -> None:
+        for number in range(15):
+            await say(store, ANA, f"codeword{session_id}{number}", session_id=session_id)
+            hits = await texts(recall, ANA, f"codeword{session_id}{number}")
+            assert hits[0] == f"codeword{session_id}{number}"
+
+    async def fill() -> None:
+        for _ in range(10):
+            await recall.embed_due()
+
+    await asyncio.gather(*map(talk, "abcd"), fill())
+    assert len(await texts(recall, ANA, " ".join(f"codeword{s}{n}" for s in "abcd" for n in range(15)))) == 60
