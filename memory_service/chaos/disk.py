@@ -94,10 +94,10 @@ class RecordingDisk(apsw.VFS):
         self._tape = tape
         super().__init__(name, base="")
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 (SQLite's names)
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         return _RecordedFile(self._tape, name, flags)
 
-    def xDelete(self, name: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, name: str, syncdir: bool) -> None:
         self._tape.events.append(Truncate(Path(name).name, 0))
         self._tape.events.append(Sync(Path(name).name))
         super().xDelete(name, syncdir)
@@ -109,15 +109,15 @@ class _RecordedFile(apsw.VFSFile):
         self._name = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary").name
         super().__init__("", name, flags)
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         super().xWrite(data, offset)
         self._tape.events.append(Write(self._name, offset, bytes(data)))
 
-    def xTruncate(self, size: int) -> None:  # noqa: N802
+    def xTruncate(self, size: int) -> None:
         super().xTruncate(size)
         self._tape.events.append(Truncate(self._name, size))
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         super().xSync(flags)
         self._tape.events.append(Sync(self._name))
 
@@ -132,7 +132,7 @@ class FailingDisk(apsw.VFS):
         self._error = error
         super().__init__(name, base="")
 
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
         return _FailingFile(self, name, flags)
 
     def count(self) -> None:
@@ -146,15 +146,15 @@ class _FailingFile(apsw.VFSFile):
         self._disk = disk
         super().__init__("", name, flags)
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         self._disk.count()
         super().xWrite(data, offset)
 
-    def xTruncate(self, size: int) -> None:  # noqa: N802
+    def xTruncate(self, size: int) -> None:
         self._disk.count()
         super().xTruncate(size)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         self._disk.count()
         super().xSync(flags)
 

@@ -13,18 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import apsw
-import httpx2
 from msgspec import Struct
 
+from memory_service.chaos.load import load
 from memory_service.chaos.oracle import Oracle
 from memory_service.chaos.process import SERVE, ServiceProcess
 from memory_service.points import POINTS
 
 RANDOM = "random"
-WRITERS = 8
 END_S = 30
 REFLECTION_WAIT_S = 60
-END_SHARE = 0.02
 LONGEST_LOAD_S = 1.2
 POINT_WAIT_S = 4.0
 # How often a point is passed at most before it kills: so that each is reached under this load.
@@ -97,7 +95,7 @@ async def _kill_under_load(service: ServiceProcess, oracle: Oracle, chance: rand
         service.kill()
         await service.ended(END_S)
         await service.start(KILL_AT=f"{point}:{chance.randint(1, REACHED[point])}")
-    load = asyncio.create_task(_load(service.url, oracle, chance))
+    loading = asyncio.create_task(load(service.url, oracle, chance))
     try:
         await service.ended(POINT_WAIT_S if point != RANDOM else chance.uniform(0.02, LONGEST_LOAD_S))
         reached = True
@@ -105,7 +103,7 @@ async def _kill_under_load(service: ServiceProcess, oracle: Oracle, chance: rand
         service.kill()
         await service.ended(END_S)
         reached = False
-    await load
+    await loading
     return reached
 
 
@@ -119,37 +117,6 @@ async def _kill_in_migration(command: Sequence[str]) -> bool:
         service.kill()
         await service.ended(END_S)
         return died
-
-
-async def _load(url: str, oracle: Oracle, chance: random.Random) -> None:
-    """Store, end and read from several writers until the service is gone."""
-    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=END_S) as http:
-        try:
-            for user_id, session_id in list(oracle.all_sessions()):
-                await _start(http, user_id, session_id)
-        except httpx2.TransportError:
-            return
-        await asyncio.gather(*(_write(http, oracle, chance) for _ in range(WRITERS)))
-
-
-async def _start(http: httpx2.AsyncClient, user_id: str, session_id: str) -> None:
-    # restore: if an earlier answer to this was lost in a crash, it goes on
-    await http.post("/sessions/start", json={"user_id": user_id, "session_id": session_id, "restore": True})
-
-
-async def _write(http: httpx2.AsyncClient, oracle: Oracle, chance: random.Random) -> None:
-    try:
-        while True:
-            if chance.random() < END_SHARE:
-                user_id, session_id = oracle.some_session()
-                await http.post("/sessions/end", json={"user_id": user_id, "session_id": session_id})
-                await _start(http, user_id, oracle.replaced(user_id, session_id))
-            intent = oracle.intend()
-            answer = await http.post("/memory/store", json=intent.body)
-            if answer.status_code == 200:
-                oracle.acknowledge(intent, answer.json()["turn_number"])
-    except httpx2.TransportError:
-        return
 
 
 async def _unreflected(database: Path) -> int:

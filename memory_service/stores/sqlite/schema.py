@@ -56,21 +56,23 @@ def owned(path: Path) -> Iterator[None]:
         yield
 
 
-def open_writer(path: Path, point: Point = nowhere) -> apsw.Connection:
+def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> apsw.Connection:
     """Open the connection that alone writes, with the schema brought up to date. Raises UnsafeStart."""
     if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
         raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
     try:
         with ExitStack() as undo:
-            db = apsw.Connection(str(path))
+            db = apsw.Connection(str(path), vfs=vfs)
             undo.callback(db.close)
+            if vfs:  # one of ours, which has no shared memory: WAL then works for a single connection
+                _set(db, "PRAGMA locking_mode = EXCLUSIVE")
             _set(db, OF_EVERY_CONNECTION + OF_THE_WRITER)
             migrate(db, path, point)
             undo.pop_all()
     except (apsw.NotADBError, apsw.CorruptError) as exc:
         raise UnsafeStart(f"{path} is damaged or is no SQLite database; restore it from a backup") from exc
-    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.BusyError, apsw.FullError) as exc:
-        raise UnsafeStart(f"{path} cannot be opened for writing") from exc
+    except apsw.Error as exc:
+        raise UnsafeStart(f"{path} cannot be opened for writing ({type(exc).__name__})") from exc
     return db
 
 
