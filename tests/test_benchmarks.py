@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import socketserver
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,11 +18,15 @@ import pytest
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
 from benchmarks.ledger import Ledger
-from benchmarks.load import Answer, Request, lanes
+from benchmarks.load import Answer, Job, Request, lanes
+from benchmarks.load import run as run_load
 from benchmarks.retrieval import Case, Origins, fitting, interval
+from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
 
 ROOT = Path(__file__).parents[1]
+ASKED = b"GET /%b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+GOOD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5\r\n\r\nhello"
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -212,3 +221,107 @@ def test_a_turn_that_was_acknowledged_twice_under_one_number_is_seen() -> None:
 
     assert sound.gaps() == []
     assert broken.gaps() == ["ana s: the turn numbers of 3 acknowledged turns are not dense"]
+
+
+Reply = Callable[[bytes, Callable[[bytes], object]], bool]
+
+
+@contextmanager
+def answering(reply: Reply) -> Iterator[int]:
+    """A server that gives each request (without a body) to `reply`, until that returns False; gives its port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while line := self.rfile.readline():
+                head += line
+                if line == b"\r\n":
+                    if not reply(head, self.request.sendall):
+                        return
+                    head = b""
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def lane(*names: str) -> list[Request]:
+    return [Request(name, ASKED % name.encode()) for name in names]
+
+
+def test_each_request_is_sent_once_and_its_answer_kept_however_it_is_cut() -> None:
+    def reply(head: bytes, send: Callable[[bytes], object]) -> bool:
+        for part in (GOOD[:3], GOOD[3:40], GOOD[40:70], GOOD[70:]):
+            send(part)
+            time.sleep(0.002)
+        return True
+
+    with answering(reply) as port:
+        outcome = run_load(Job(port=port, lanes=[lane("a", "b"), lane("c")], keep=True))
+
+    assert sorted(answer.name for answer in outcome.answers) == ["a", "b", "c"]
+    assert {answer.body for answer in outcome.answers} == {b"hello"}
+    assert (len(outcome.latencies), outcome.errors, outcome.answer_bytes) == (3, 0, 5)
+    assert min(outcome.latencies) >= 0.006
+
+
+def test_a_serial_number_stands_between_head_and_tail_and_is_another_each_time() -> None:
+    heads: list[bytes] = []
+
+    def reply(head: bytes, send: Callable[[bytes], object]) -> bool:
+        heads.append(head.partition(b" HTTP")[0])
+        send(GOOD)
+        return True
+
+    request = Request("a", b"GET /a", b" HTTP/1.1\r\n\r\n")
+    with answering(reply) as port:
+        outcome = run_load(Job(port=port, lanes=[[request, request]], first_serial=41, keep=True))
+
+    assert heads == [b"GET /a000000000042", b"GET /a000000000043"]
+    assert [answer.serial for answer in outcome.answers] == [42, 43]
+
+
+def test_an_answer_that_is_not_200_is_an_error() -> None:
+    def reply(head: bytes, send: Callable[[bytes], object]) -> bool:
+        send(GOOD if b"/a " in head else GOOD.replace(b"200 OK", b"503 No"))
+        return True
+
+    with answering(reply) as port:
+        outcome = run_load(Job(port=port, lanes=[lane("a", "b", "a")], keep=True))
+
+    assert (len(outcome.latencies), outcome.errors, len(outcome.answers)) == (3, 1, 2)
+
+
+def test_a_request_whose_connection_is_lost_is_an_error_and_ends_its_lane() -> None:
+    with answering(lambda head, send: False) as port:
+        outcome = run_load(Job(port=port, lanes=[lane("a", "b")], seconds=5))
+
+    assert (len(outcome.latencies), outcome.errors) == (0, 1)
+
+
+def test_in_the_open_loop_a_stall_is_charged_for_all_that_were_due_meanwhile() -> None:
+    stalls = iter([0.3])
+
+    def reply(head: bytes, send: Callable[[bytes], object]) -> bool:
+        time.sleep(next(stalls, 0))
+        send(GOOD)
+        return True
+
+    with answering(reply) as port:
+        outcome = run_load(Job(port=port, lanes=[lane("a")], seconds=1, rate=100))
+
+    assert (len(outcome.latencies), outcome.errors) == (100, 0)
+    assert sum(latency > 0.1 for latency in outcome.latencies) >= 18  # those due in the first 0.2 s, some slack left
+    assert 0.9 < outcome.seconds < 3
+
+
+def test_the_processor_time_of_a_process_is_read_where_the_system_tells_it() -> None:
+    ours = cpu_seconds(-1)
+
+    assert ours is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 
 import httpx2
 
 from client import MemoryServiceClient
 from memory_service import __version__
+from memory_service.server import listening
 from tests.api.conftest import ClientAt, Connect
 from tests.api.talking import CONTEXT, PATIENCE_S, settled, told
 
@@ -23,6 +25,13 @@ async def test_health_says_what_serves_and_that_it_works(http: httpx2.AsyncClien
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json() == {"status": "healthy", "service": "agent-memory", "version": __version__}
+
+
+def test_no_answer_is_held_back_until_the_one_before_is_acknowledged() -> None:
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_the_first_page_leads_on(http: httpx2.AsyncClient) -> None:

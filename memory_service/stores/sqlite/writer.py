@@ -7,6 +7,7 @@ COMMIT with `synchronous=FULL` makes all of them durable; then all waiters are w
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -18,6 +19,8 @@ from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, DuplicateTurn
 from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
 from memory_service.values import Memory, Scope, Session, Sitting, Turn, Vector
+
+logger = logging.getLogger(__name__)
 
 Waiting = tuple[Commit, "asyncio.Future[None]"]
 Settled = tuple["asyncio.Future[None]", Exception | None]
@@ -59,7 +62,11 @@ class Writer:
         self._stopping = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._db.close()
+        try:
+            self._db.close()
+        except apsw.Error as exc:
+            # Closing moves the log into the file. Where that fails nothing is lost: the next start reads the log.
+            logger.warning("the database was not closed in order", extra={"reason": type(exc).__name__})
 
     def _run(self) -> None:
         while group := self._next_group():
