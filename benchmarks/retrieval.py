@@ -324,7 +324,10 @@ def main(
     cases = [Case(raw, run, limit) for raw in json.loads(data.read_text("utf-8"))]
     if not any(case.questions for case in cases):
         raise click.ClickException("the file has no question with evidence")
-    rows, ingest = asyncio.run(measured(cases, base_url, k))
+    try:
+        rows, ingest = asyncio.run(measured(cases, base_url, k))
+    except MemoryServiceError as error:
+        raise click.ClickException(f"the service failed: {error}") from error
     report = report_of(data, k, limit, rows, ingest)
     print(tell(report))
     if compare:

@@ -16,6 +16,7 @@ from memory_service.api.auth import make_gate
 from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
 from memory_service.background import Background
+from memory_service.breaker import Breaker
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -29,6 +30,7 @@ from memory_service.sessions import Sessions
 from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Store
+from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ async def open_service(
             abandoned_after=timedelta(hours=settings.session_abandon_hours),
             now=now,
         )
+        watchdog = Watchdog()
+        await watchdog.start(stack)
         await scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
         scheduler.every(settings.sweep_interval_seconds, "sweep", background.sweep)
         scheduler.every(settings.eviction_interval_seconds, "evict", pool.evict_idle)
@@ -103,6 +107,7 @@ async def open_service(
             scheduler,
             reader,
             embedder,
+            watchdog,
             context_budget_tokens=settings.context_budget_tokens,
             now=now,
             new_id=_new_id,
@@ -134,6 +139,7 @@ def make_reflector(
         timeout_s=settings.model_timeout_seconds,
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
         now=now,
+        breaker=Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds),
         point=point,
     )
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import uvicorn
@@ -16,6 +16,8 @@ from memory_service import __version__
 from memory_service.errors import UnsafeStart
 from memory_service.logs import configure_logging
 from memory_service.settings import Settings
+
+T = TypeVar("T")
 
 CANNOT_START = 3
 
@@ -43,15 +45,12 @@ def serve(host: str | None, port: int | None) -> None:
             log_config=None,
         )
     else:
-        run(_serve(settings))
+        from memory_service.server import run_until_stopped
 
+        def announce(url: str) -> None:
+            click.echo(f"Agent memory service {__version__} on {url} (AUTH_MODE={settings.auth_mode})", err=True)
 
-async def _serve(settings: Settings) -> None:
-    from memory_service.server import asked_to_stop, running
-
-    async with running(settings) as url:
-        click.echo(f"Agent memory service {__version__} on {url} (AUTH_MODE={settings.auth_mode})", err=True)
-        await asked_to_stop()
+        sys.exit(run(run_until_stopped(settings, announce)))
 
 
 @main.command()
@@ -80,7 +79,7 @@ def read_settings(**given: Any) -> Settings:
         sys.exit(CANNOT_START)
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end on the fastest loop there is; what makes a start unsafe is said in one line."""
     try:
         import uvloop
@@ -90,7 +89,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         factory = None
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(work)
+            return runner.run(work)
     except UnsafeStart as exc:
         click.echo(f"cannot start: {exc}", err=True)
         sys.exit(CANNOT_START)

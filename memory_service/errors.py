@@ -22,10 +22,11 @@ MemoryServiceError
 │   └── StaleVersion            the head moved since it was read
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
+│   │   ├── StoreFailed         it broke while writing, and takes no more until a restart
+│   │   └── StorageFull         there is no room left
 │   ├── Overloaded              more is waiting than is sensible
 │   ├── TooManyConnections      more callers than are served at once
 │   ├── DeadlineExceeded        it took too long; what was to be written may yet be
-│   ├── StorageFull             there is no room left
 │   └── Draining                the service is about to end
 ├── UnsafeStart                 the service refuses to start
 └── ModelError                  a model's answer could not be had or used
@@ -182,6 +183,20 @@ class StoreUnavailable(Unavailable):
     title = "The store did not answer"
 
 
+class StoreFailed(StoreUnavailable):
+    code = "store_failed"
+    title = "The store failed while writing"
+
+    def __init__(self) -> None:
+        super().__init__("writing failed; the service ends, and recovers from its record when it is started again")
+
+
+class StorageFull(StoreUnavailable):
+    code = "storage_full"
+    title = "There is no room left to store"
+    retry_after_s = 60
+
+
 class Overloaded(Unavailable):
     code = "overloaded"
     title = "Too much is waiting to be written"
@@ -201,12 +216,6 @@ class DeadlineExceeded(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("a write may still land; asking again with the same turn_id tells")
-
-
-class StorageFull(Unavailable):
-    code = "storage_full"
-    title = "There is no room left to store"
-    retry_after_s = 60
 
 
 class Draining(Unavailable):

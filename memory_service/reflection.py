@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from memory_service import extract
+from memory_service.breaker import Breaker
 from memory_service.consolidation import LONGEST_INSIGHT, Consolidated, consolidate
 from memory_service.context import summary_id
-from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion
+from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion, Unavailable
 from memory_service.llm.base import Excerpt, Finding, Findings, Reader
 from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
@@ -74,9 +76,10 @@ class Reflector:
         retry: Retry,
         now: Callable[[], datetime],
         chance: Callable[[], float] = random.random,
+        breaker: Breaker,
         point: Point = nowhere,
     ) -> None:
-        self._point = point
+        self._point, self._breaker = point, breaker
         self._store, self._pool, self._long_term, self._recall, self._reader = store, pool, long_term, recall, reader
         self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
         self._timeout_s, self._retry, self._now, self._chance = timeout_s, retry, now, chance
@@ -95,7 +98,10 @@ class Reflector:
         """
         while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
             oldest = read.turns[: self._buffer_turns]
-            summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+            if self._breaker.wait_s():
+                return
+            with self._watched():
+                summary = await self._reader.compact(read.session.cumulative_summary, oldest)
             self._point("in_compaction")
             async with self._pool.lease(key) as entry:
                 hot = entry.hot
@@ -116,6 +122,8 @@ class Reflector:
         again: list[datetime] = []
         while due := await self._store.due_reflections(self._now(), 10, scope):
             for _, sitting in due:
+                if rest_s := self._breaker.wait_s():
+                    return self._now() + timedelta(seconds=rest_s)
                 retry_at = await self._reflect(SessionKey(scope=scope, session_id=sitting.session_id), sitting)
                 if retry_at is not None:
                     again.append(retry_at)
@@ -133,6 +141,10 @@ class Reflector:
             await self._read_and_commit(key, claimed)
         except ModelError as exc:
             return await self._give_back(key, claimed, exc)
+        except asyncio.CancelledError:
+            with suppress(StaleVersion, Unavailable):
+                await self._store.commit(Commit(scope=key.scope, sittings=(claimed.released(),)))
+            raise
         except StaleVersion:
             return self._now()  # somebody else has it, or more turns were handed over meanwhile
         finally:
@@ -160,6 +172,19 @@ class Reflector:
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
 
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell the breaker how the model fares; an answer that is of no use is an answer."""
+        try:
+            yield
+        except ModelUnavailable:
+            self._breaker.failed()
+            raise
+        except BadModelOutput:
+            self._breaker.succeeded()
+            raise
+        self._breaker.succeeded()
+
     async def _known(self, scope: Scope, turns: Iterable[Turn]) -> list[Memory]:
         """Insights already held that these turns may touch, nearest first."""
         held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
@@ -175,7 +200,8 @@ class Reflector:
         topics: list[str] = []
         for part in _parts(turns):
             excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
-            findings = await self._reader.reflect(excerpt)
+            with self._watched():
+                findings = await self._reader.reflect(excerpt)
             earlier_summary = findings.summary
             insights += findings.insights
             topics += [topic for topic in findings.topics if topic not in topics]
@@ -232,6 +258,7 @@ class Reflector:
             "dead": self.dead,
             "compacted": self.compacted,
             "insights_dropped": self.insights_dropped,
+            "breaker": self._breaker.state,
         }
 
 

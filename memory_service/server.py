@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import uvicorn
@@ -13,6 +13,7 @@ import uvicorn
 from memory_service.app import app_around, open_service
 from memory_service.errors import UnsafeStart
 from memory_service.guard import Doorkeeper, Limits, guarded_by
+from memory_service.service import MemoryService
 from memory_service.settings import Settings
 
 KEEP_ALIVE_S = 30
@@ -27,9 +28,33 @@ class Server(uvicorn.Server):
         yield
 
 
+BROKEN = 70
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[str]:
     """Serve while the block lasts; gives the URL. Leaving it drains requests first. Raises UnsafeStart."""
+    async with serving(settings) as (url, _):
+        yield url
+
+
+async def run_until_stopped(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Serve until a signal comes, or the store breaks; returns the exit status."""
+    async with serving(settings) as (url, service):
+        announce(url)
+        stop, broken = asyncio.create_task(asked_to_stop()), asyncio.create_task(service.store_failed())
+        await asyncio.wait((stop, broken), return_when=asyncio.FIRST_COMPLETED)
+        service.drain()
+        await asyncio.sleep(settings.drain_delay_seconds)
+        status = BROKEN if broken.done() else 0
+        for task in (stop, broken):
+            task.cancel()
+    return status
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]]:
+    """Do as `running`, and give the service too."""
     with listening(settings.host, settings.port) as listener:
         async with open_service(settings) as service:
             keeper = Doorkeeper(Limits())
@@ -47,7 +72,7 @@ async def running(settings: Settings) -> AsyncIterator[str]:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             timekeeping = asyncio.create_task(keeper.keep_time())
             try:
-                yield url_of(listener)
+                yield url_of(listener), service
             finally:
                 server.should_exit = True
                 await serving

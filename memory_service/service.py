@@ -9,6 +9,7 @@ from typing import Any
 
 from memory_service.background import Background
 from memory_service.context import assemble
+from memory_service.errors import Draining
 from memory_service.llm.base import Embedder, Reader
 from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall, Retrieved
@@ -17,6 +18,7 @@ from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Store
 from memory_service.values import Context, Durability, Kind, LongTerm, Memory, Scope, SessionKey, Turn, Value
+from memory_service.watchdog import Watchdog
 
 RECENT = timedelta(days=30)
 INSIGHTS_WEIGHED = 1000
@@ -43,6 +45,7 @@ class MemoryService:
         scheduler: Scheduler,
         reader: Reader,
         embedder: Embedder,
+        watchdog: Watchdog,
         *,
         context_budget_tokens: int,
         now: Callable[[], datetime],
@@ -51,6 +54,7 @@ class MemoryService:
         self._store, self._pool, self._long_term, self._sessions = store, pool, long_term, sessions
         self._recall, self._background, self._reflector, self._scheduler = recall, background, reflector, scheduler
         self._reader, self._embedder = reader, embedder
+        self._watchdog, self._draining = watchdog, False
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
 
     async def start_session(
@@ -133,6 +137,21 @@ class MemoryService:
         """Raise StoreUnavailable unless the store answers."""
         await self._store.ping()
 
+    async def ready(self) -> None:
+        """Raise what keeps this service from taking requests: Draining, Overloaded, StoreFailed, StoreUnavailable."""
+        if self._draining:
+            raise Draining("it finishes what it has accepted")
+        self._store.require_room()
+        await self._store.ping()
+
+    def drain(self) -> None:
+        """Say from now on that the service is not ready: it is about to end."""
+        self._draining = True
+
+    async def store_failed(self) -> None:
+        """Wait until the store has broken in a way that only a new start mends."""
+        await self._store.failed()
+
     def stats(self) -> dict[str, Any]:
         """Join what each part counts of itself; no I/O."""
         return {
@@ -142,6 +161,7 @@ class MemoryService:
             "queues": self._scheduler.stats(),
             "reflection": self._reflector.stats(),
             "recall": self._recall.stats(),
+            "event_loop": self._watchdog.stats(),
             "tokens": {
                 "model": self._reader.name,
                 **self._reader.usage(),

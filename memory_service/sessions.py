@@ -7,7 +7,7 @@ is read again and the change made anew.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ from memory_service.values import (
 T = TypeVar("T")
 
 STALE_ATTEMPTS = 5
+TOUCHED_LATELY = timedelta(minutes=1)
+"""Going on with a session that was touched since then writes nothing."""
 
 
 class Draft(Value, frozen=True, kw_only=True):
@@ -98,12 +100,15 @@ class Sessions:
         hot = found(entry)
         if hot.session.ended_by == "client":
             raise SessionEnded
-        if hot.session.status == "active":
-            then = hot.session.touched(self._now())  # whoever just came back must not be ended as abandoned
-            kept = hot.turns
+        now = self._now()
+        if hot.session.status == "ended":
+            then = Hot(session=hot.session.reopened(now))
+        elif now - hot.session.touched_at > TOUCHED_LATELY:
+            # whoever just came back must not be ended as abandoned
+            then = Hot(session=hot.session.touched(now), turns=hot.turns)
         else:
-            then, kept = hot.session.reopened(self._now()), ()
-        await self._pool.commit(key, entry, Commit(scope=key.scope, session=then), Hot(session=then, turns=kept))
+            return
+        await self._pool.commit(key, entry, Commit(scope=key.scope, session=then.session), then)
 
     async def _begin_afresh(self, key: SessionKey, entry: HotSession) -> None:
         session = found(entry).session

@@ -88,9 +88,14 @@ class Settings(BaseSettings):
         5, gt=0, description="Seconds before the first retry; later ones wait longer."
     )
     reflection_max_attempts: int = Field(8, ge=1, description="Attempts after which a reflection is given up (dead).")
+    breaker_failures: int = Field(5, ge=1, description="Failures of the model in a row after which it is left alone.")
+    breaker_rest_seconds: float = Field(30, gt=0, description="Seconds for which it is then left alone.")
     recall_cache_mb: int = Field(256, ge=1, description="Memory for the search indexes of recently active users.")
     kill_at: str = Field(
         "", description="Tests only: NAME:N ends the process when that point of the code is reached the N-th time."
+    )
+    drain_delay_seconds: float = Field(
+        0, ge=0, description="Seconds to go on serving after SIGTERM, while readyz already says 503."
     )
     shutdown_grace_seconds: float = Field(
         15, ge=0, description="Seconds that work under way has to finish at shutdown."

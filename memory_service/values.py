@@ -200,6 +200,10 @@ class Sitting(Value, frozen=True, kw_only=True):
             version=self.version + 1,
         )
 
+    def released(self) -> Sitting:
+        """Give a claim back as if it had not been made."""
+        return replace(self, attempts=self.attempts - 1, lease_until=None, version=self.version + 1)
+
     def failed(self, reason: str, retry_at: datetime | None) -> Sitting:
         """Give the claim back with the reason; without `retry_at` it is dead until replayed."""
         return replace(

@@ -18,6 +18,8 @@ from memory_service.reflection import EXCERPT_CHARS, Retry
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
+from memory_service.stores import make_store
+from memory_service.stores.base import Commit
 from memory_service.values import Context, Kind, Memory, Message, Scope, SessionKey
 from tests.support.background import Clock, record, settled, until
 from tests.support.model_server import API_KEY, CHAT_MODEL, Call, ModelServer, answer, status
@@ -416,7 +418,25 @@ async def test_a_reflection_cut_off_by_shutdown_is_done_after_the_restart(
         assert sorted(map(quoted, await memories(service, "insight"))) == [[1], [2]]
 
 
-async def test_a_reflection_that_is_cut_off_every_time_is_given_up(
+async def test_a_reflection_cut_off_by_an_orderly_stop_is_given_back_and_costs_no_attempt(
+    make_settings: Callable[..., Settings], model: ModelServer, clock: Clock
+) -> None:
+    settings = make_settings(**using(model), shutdown_grace_seconds=0.05, reflection_max_attempts=1)
+    model.hanging = True
+    async with open_service(settings, now=clock) as service:
+        await talk(service, 1)
+        await service.end_session(KEY)
+        await model.until(1)
+    async with open_service(settings, now=clock) as service:
+        await model.until(2)
+        model.hanging = False
+        await settled(service)
+        state = await service.reflection(KEY)
+        assert state.sitting is not None
+        assert (state.reflection, state.sitting.attempts) == ("done", 1)
+
+
+async def test_a_reflection_that_never_came_to_an_end_is_given_up(
     make_settings: Callable[..., Settings], model: ModelServer, clock: Clock
 ) -> None:
     settings = make_settings(**using(model), shutdown_grace_seconds=0.05, reflection_max_attempts=2)
@@ -425,13 +445,18 @@ async def test_a_reflection_that_is_cut_off_every_time_is_given_up(
         await talk(service, 1)
         await service.end_session(KEY)
         await model.until(1)
-    async with open_service(settings, now=clock) as service:
-        await model.until(2)
+    async with AsyncExitStack() as stack:
+        store = make_store(settings.store_url)
+        await store.start(stack)
+        (sitting,) = await store.sittings(KEY)
+        for _ in range(2):  # as processes leave it that were killed with the claim in their hands
+            sitting = sitting.claimed(clock())
+            await store.commit(Commit(scope=ANA, sittings=(sitting,)))
     async with open_service(settings, now=clock) as service:
         await settled(service)
         state = await service.reflection(KEY)
         assert state.sitting is not None
-        assert (state.reflection, len(model.chats)) == ("dead", 2)
+        assert (state.reflection, len(model.chats)) == ("dead", 1)
         assert str(state.sitting.last_error).startswith("bad_model_output: ")
 
 

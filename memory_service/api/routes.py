@@ -89,6 +89,15 @@ async def health(service: MemoryService, caller: Caller, body: None) -> schemas.
     return schemas.HealthAnswer(version=__version__)
 
 
+async def live(service: MemoryService, caller: Caller, body: None) -> schemas.ProbeAnswer:
+    return schemas.ProbeAnswer(status="live")
+
+
+async def ready(service: MemoryService, caller: Caller, body: None) -> schemas.ProbeAnswer:
+    await service.ready()
+    return schemas.ProbeAnswer(status="ready")
+
+
 async def stats(service: MemoryService, caller: Caller, body: None) -> dict[str, Any]:
     return service.stats()
 
@@ -169,6 +178,22 @@ VERBS = (
         summary="Tell whether the service works",
         handle=health,
         gives=schemas.HealthAnswer,
+        open=True,
+    ),
+    Verb(
+        method="GET",
+        path="/livez",
+        summary="Tell that the process answers; touches nothing",
+        handle=live,
+        gives=schemas.ProbeAnswer,
+        open=True,
+    ),
+    Verb(
+        method="GET",
+        path="/readyz",
+        summary="Tell whether requests should be sent here",
+        handle=ready,
+        gives=schemas.ProbeAnswer,
         open=True,
     ),
     Verb(method="GET", path="/stats", summary="Counters for monitoring", handle=stats),

@@ -207,6 +207,10 @@ class HealthAnswer(Struct, kw_only=True):
     version: str
 
 
+class ProbeAnswer(Struct, kw_only=True):
+    status: Literal["live", "ready"]
+
+
 class Problem(Struct, kw_only=True, omit_defaults=True):
     """RFC 9457. `errors` names the places of what is wrong; nothing that was sent is repeated."""
 

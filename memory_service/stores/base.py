@@ -155,6 +155,13 @@ class Store(ABC):
         with self._translated():
             return await self._due_vectors(space, limit)
 
+    def require_room(self) -> None:  # noqa: B027 (a store without a queue always has room)
+        """Raise Overloaded or StoreFailed if a commit would be refused now."""
+
+    async def failed(self) -> None:
+        """Wait until the store has broken in a way that only a new start mends; most never do."""
+        await asyncio.Event().wait()
+
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the backend answers."""
         with self._translated():

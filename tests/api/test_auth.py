@@ -109,7 +109,7 @@ async def test_who_is_refused_is_refused_everywhere_before_anything_is_read(http
         else:
             refused(response)
             assert "not json" not in response.text
-    assert [verb.path for verb in VERBS if verb.open] == ["/health"]
+    assert [verb.path for verb in VERBS if verb.open] == ["/health", "/livez", "/readyz"]
 
 
 async def test_health_probes_are_served_to_everybody(http: httpx2.AsyncClient) -> None:

@@ -21,6 +21,7 @@ from tests.api.talking import (
     RETRIEVE,
     SAME,
     START,
+    STATS,
     STORE,
     SUMMARIES,
     commits,
@@ -74,8 +75,9 @@ async def every_answer(http: httpx2.AsyncClient, user_id: str, session_id: str, 
         answer = response.json()
         answer.pop("query", None)  # the caller's own words
         said += [json.dumps(answer), str(response.headers)]
-    for session in (session_id, "elsewhere"):
-        response = await http.get(f"/sessions/{session}/reflection", params={"user_id": user_id})
+    params = {"user_id": user_id}
+    for address in (f"/sessions/{session_id}/reflection", "/sessions/elsewhere/reflection", STATS, "/health"):
+        response = await http.get(address, params=params if "reflection" in address else None)
         said += [response.text, str(response.headers)]
     return "\n".join(said)
 

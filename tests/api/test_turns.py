@@ -152,24 +152,24 @@ async def test_one_turn_sent_many_times_at_once_is_stored_once(session: MemorySe
 # Many at once
 
 
-@pytest.mark.parametrize("max_sessions", [1000, 0], ids=["hot", "no pool"])
+@pytest.mark.parametrize(
+    ("max_sessions", "sides"), [(1000, 100), (0, 100), (1000, 10)], ids=["hot", "no pool", "ten after one another"]
+)
 async def test_a_hundred_turns_at_once_are_numbered_without_gap_and_each_is_there_once(
-    connect: Connect, client_at: ClientAt, max_sessions: int
+    connect: Connect, client_at: ClientAt, max_sessions: int, sides: int
 ) -> None:
-    http = await connect(k_turn_buffer=200, max_sessions=max_sessions)
-    sides = [client_at(http, session_id="s") for _ in range(10)]
-    await sides[0].start_session("s")
+    client = client_at(await connect(k_turn_buffer=200, max_sessions=max_sessions), session_id="s")
+    await client.start_session("s")
 
-    async def talk(side: int) -> list[int]:
-        return [(await sides[side].store_turn(f"{side}-{i}", "Yes."))["turn_number"] for i in range(10)]
+    async def talk(side: int) -> dict[int, str]:
+        words = [f"side {side}, turn {turn}" for turn in range(100 // sides)]
+        return {(await client.store_turn(one, ""))["turn_number"]: one for one in words}
 
-    numbers = await asyncio.gather(*(talk(side) for side in range(10)))
-    assert sorted(number for of_side in numbers for number in of_side) == list(range(1, 101))
-    assert all(of_side == sorted(of_side) for of_side in numbers), "each side's own order is kept"
-    said = spoken(await sides[0].get_context())[::2]
-    assert said == [
-        f"{side}-{i}" for _, side, i in sorted((n, s, i) for s, of in enumerate(numbers) for i, n in enumerate(of))
-    ]
+    stored = await asyncio.gather(*(talk(side) for side in range(sides)))
+    assert all(list(of_side) == sorted(of_side) for of_side in stored), "each side's own order is kept"
+    numbered = {number: words for of_side in stored for number, words in of_side.items()}
+    assert sorted(numbered) == list(range(1, 101))
+    assert spoken(await client.get_context()) == [numbered[number] for number in range(1, 101)]
 
 
 # When it was said, and by whom

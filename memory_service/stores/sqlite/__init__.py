@@ -66,6 +66,12 @@ class SQLiteStore(Store):
         for connection in self._connections:
             connection.close()
 
+    def require_room(self) -> None:
+        self._writer.require_room()
+
+    async def failed(self) -> None:
+        await self._writer.broken.wait()
+
     def usage(self) -> dict[str, Any]:
         return {
             "waiting_commits": self._writer.waiting,

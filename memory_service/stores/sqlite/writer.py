@@ -14,7 +14,14 @@ from queue import Empty, SimpleQueue
 
 import apsw
 
-from memory_service.errors import MemoryServiceError, Overloaded, StaleVersion, StoreUnavailable
+from memory_service.errors import (
+    MemoryServiceError,
+    Overloaded,
+    StaleVersion,
+    StorageFull,
+    StoreFailed,
+    StoreUnavailable,
+)
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, DuplicateTurn
 from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
@@ -39,6 +46,7 @@ class Writer:
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._stopping = False
+        self.broken = asyncio.Event()
         self.waiting = 0
         self.commits = 0
         self.groups = 0
@@ -48,14 +56,20 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        if self._stopping:
-            raise StoreUnavailable("the store is closing")
-        if self.waiting >= MAX_WAITING:
-            raise Overloaded
+        self.require_room()
         self.waiting += 1
         future = self._loop.create_future()
         self._queue.put((commit, future))
         return future
+
+    def require_room(self) -> None:
+        """Raises what `submit` would raise now."""
+        if self._stopping:
+            raise StoreUnavailable("the store is closing")
+        if self.broken.is_set():
+            raise StoreFailed
+        if self.waiting >= MAX_WAITING:
+            raise Overloaded
 
     async def stop(self) -> None:
         """Write what is waiting, then close."""
@@ -105,8 +119,21 @@ class Writer:
             with suppress(apsw.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            return [(future, _unavailable(exc)) for _, future in group]
+            return [(future, self._refusal(exc)) for _, future in group]
         return outcomes
+
+    def _refusal(self, exc: Exception) -> StoreUnavailable:
+        """Say what befell a group. After an I/O error nothing more is written: what a failed sync left of the
+        pages before it is unknown, and only reading the file anew tells.
+        """
+        error = StoreUnavailable(f"SQLite: {type(exc).__name__}")
+        if isinstance(exc, apsw.FullError):
+            error = StorageFull("the disk is full; nothing was stored")
+        elif isinstance(exc, apsw.IOError | apsw.CorruptError):
+            error = StoreFailed()
+            self._loop.call_soon_threadsafe(self.broken.set)
+        error.__cause__ = exc
+        return error
 
     def _applied(self, commit: Commit) -> MemoryServiceError | None:
         self._db.execute("SAVEPOINT one")
@@ -127,12 +154,6 @@ class Writer:
                 future.set_result(None)
             else:
                 future.set_exception(error)
-
-
-def _unavailable(exc: Exception) -> StoreUnavailable:
-    error = StoreUnavailable(f"SQLite: {type(exc).__name__}")
-    error.__cause__ = exc
-    return error
 
 
 def apply(db: apsw.Connection, commit: Commit) -> None:
