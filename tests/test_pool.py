@@ -465,12 +465,13 @@ async def test_asking_for_stats_does_not_change_who_is_dropped_next(
     asked, left_alone = make_pool(5, ttl_s=1000), make_pool(5, ttl_s=1000)
     keys = await sessions(store, 10)
     chance = Random(1)
-    for _ in range(300):
+    for step in range(300):
         clock.now += 1
         key = chance.choice(keys)
         for pool in (asked, left_alone):
             await pool.read(key)
-        asked.stats()
+        if step % 7 == 0:  # not at each: where it put the next in order again, that would be undone
+            asked.stats()
         assert asked.misses == left_alone.misses
     assert 0 < asked.misses < 300
 

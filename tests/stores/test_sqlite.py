@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
-from memory_service.errors import Overloaded, StaleVersion, StoreUnavailable
+from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreUnavailable
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, DuplicateTurn, Store
 from memory_service.stores.sqlite import SQLiteStore, writer
@@ -198,7 +198,7 @@ async def test_a_full_disk_is_told_to_everybody_who_waits_and_nothing_is_acknowl
     with writing_blocked(path):
         tasks = await handed_over(store, big)
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    assert {type(outcome) for outcome in outcomes} == {StorageFull}
     assert {type(outcome.__cause__) for outcome in outcomes if outcome} == {apsw.FullError}
     assert everything(path) == before
     assert store.usage()["waiting_commits"] == 0
@@ -208,7 +208,7 @@ async def test_it_works_again_when_there_is_room(store: SQLiteStore, path: Path)
     limit_pages(store, 3)
     big = Commit(scope=a_scope(), memories=(a_memory("m", text="x" * 50_000),))
     for _ in range(3):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StorageFull):
             await store.commit(big)
     limit_pages(store, 10_000)
     await store.commit(big)
@@ -277,7 +277,8 @@ async def test_a_verb_sees_one_state_from_its_first_statement_to_its_last(store:
         first = db.execute("SELECT count(*) FROM turns").fetchall()
         counted.set()
         assert committed.wait(PATIENCE_S)
-        return [count for ((count,),) in (first, db.execute("SELECT count(*) FROM turns").fetchall())]
+        second = db.execute("SELECT count(*) FROM turns").fetchall()
+        return [int(str(count)) for ((count,),) in (first, second)]
 
     reading = asyncio.create_task(store._read(count_twice))
     await asyncio.to_thread(counted.wait, PATIENCE_S)
