@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 import uvicorn
 from pydantic import ValidationError
 
@@ -67,6 +69,28 @@ def demo(conversation: Path | None, port: int, stay: bool) -> None:
 
     configure_logging("WARNING")
     run(run_demo(read_conversations(conversation), port=port, stay=stay))
+
+
+@main.command()
+@click.option("--kills", type=int, default=0, help="Kill the service under load so many times.")
+@click.option("--stops", type=int, default=0, help="Stop it under load with SIGTERM so many times.")
+@click.option("--power-cuts", type=int, default=0, help="Cut the power at so many places of recorded runs.")
+@click.option("--io-faults", is_flag=True, help="Let each call that changes the disk fail once.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same choices.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def chaos(kills: int, stops: int, power_cuts: int, io_faults: bool, seed: int, as_json: bool) -> None:
+    """Prove on this machine that nothing acknowledged is lost. Without options: a short run of everything."""
+    from memory_service.chaos import Plan, run_plan, table
+
+    if not (kills or stops or power_cuts or io_faults):
+        kills, stops, power_cuts, io_faults = 18, 2, 100, True
+    plan = Plan(kills=kills, stops=stops, power_cuts=power_cuts, io_faults=io_faults, seed=seed)
+    logging.getLogger("memory_service").setLevel(logging.ERROR)  # what is broken on purpose needs no warning
+    report = run_plan(plan, progress=lambda line: click.echo(line, err=True))
+    click.echo(table(report))
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    sys.exit(0 if report.passed else 1)
 
 
 def read_settings(**given: Any) -> Settings:

@@ -66,3 +66,15 @@ def run_plan(plan: Plan, progress: Callable[[str], None] = lambda line: None) ->
         progress("disk faults at every call")
         report.add("disk faults", run_io_faults())
     return report
+
+
+def table(report: Report) -> str:
+    """The report as lines to read, one figure each."""
+    lines = [f"seed {report.seed}: {'passed' if report.passed else 'FAILED'}"]
+    for name, figures in report.parts.items():
+        lines.append(name)
+        for figure, value in figures.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            if shown or figure != "details":
+                lines.append(f"  {figure.replace('_', ' '):<16} {shown}")
+    return "\n".join(lines)

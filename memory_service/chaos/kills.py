@@ -74,6 +74,7 @@ async def run_kills(
             progress(number + 1)
         unreflected = await _unreflected(Path(name) / "memory.db")
         service.kill()
+        await service.ended(END_S)
         oracle.verdict.details += _damage(Path(name) / "memory.db")
     verdict = oracle.verdict
     return Kills(

@@ -132,6 +132,28 @@ async def test_a_kill_while_a_reflection_waits_for_the_model_leaves_it_to_be_don
         assert (await door.reflection("ana", "s"))["attempts"] == 2
 
 
+async def test_a_reflection_during_which_the_process_dies_every_time_is_given_up(
+    make_process: MakeProcess, model: ModelServer
+) -> None:
+    process = make_process(**{**model.openai_environment, "OPENAI_EMBEDDING_MODEL": ""}, REFLECTION_MAX_ATTEMPTS="2")
+    model.hanging = True
+    await started(process)
+    async with Door(process.url) as door:
+        await converse(door, "ana", "s")
+        await door.end("ana", "s")
+        for times in (1, 2):
+            await model.until(times)
+            process.kill()
+            await started(process)
+
+        async def dead() -> Answer | None:
+            found = await door.reflection("ana", "s")
+            return found if found["reflection"] == "dead" else None
+
+        assert (await until(dead))["last_error"] == "bad_model_output: the reflection never came to an end"
+        assert (await door.summaries("ana"), len(model.chats)) == ([], 2)
+
+
 async def test_an_answer_that_never_ends_is_cut_off_and_asked_for_again(door_to: OpenDoor, model: ModelServer) -> None:
     door = await door_to(model_timeout_seconds=0.3, openai_embedding_model="")
     model.play(mode.drip(), mode.hang())
@@ -203,6 +225,30 @@ async def test_a_failure_that_passes_is_forgotten_once_the_conversation_is_read(
     state = await door.reflection("ana", "s")
     assert (state["attempts"], state["last_error"]) == (4, None)
     assert len(await door.summaries("ana")) == 1
+
+
+async def test_a_model_that_is_down_is_left_alone_for_a_while_and_all_is_read_when_it_is_back(
+    door_to: OpenDoor, model: ModelServer
+) -> None:
+    door = await door_to(
+        openai_embedding_model="", breaker_failures=3, breaker_rest_seconds=1.5, reflection_max_attempts=1_000
+    )
+    model.rule = lambda call: mode.status(500)
+    users = [f"user{number}" for number in range(24)]
+    for user_id in users:
+        await converse(door, user_id, "s")
+        await door.end(user_id, "s")
+
+    async def left_alone() -> bool:
+        return bool((await door.get("/stats"))["reflection"]["breaker"] == "open")
+
+    await until(left_alone)
+    await door.settled()
+    assert len(model.chats) < len(users)
+    model.rule = lambda call: None
+    for user_id in users:
+        await until(lambda user_id=user_id: door.reflected(user_id, "s"))
+        assert len(await door.summaries(user_id)) == 1
 
 
 async def test_what_was_given_up_does_not_come_back_by_itself(make_process: MakeProcess, model: ModelServer) -> None:
