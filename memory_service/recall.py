@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episode", "knowledge")
 """Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
 EMBEDDED_AT_ONCE = 128
+GATHER_S = 0.05
+LONGEST_REST_S = 1.0
 
 
 class Retrieved(Value, frozen=True, kw_only=True):
@@ -126,8 +129,13 @@ class Recall:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def embed_due(self) -> None:
-        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice."""
+        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice.
+
+        In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
+        """
+        await asyncio.sleep(GATHER_S)
         while due := await self._store.due_vectors(self._embedder.space, EMBEDDED_AT_ONCE):
+            began = time.monotonic()
             keys = [_keys(item) for item in due]
             rows = await self._embedder.embed([key for of_item in keys for key in of_item])
             vectors: dict[Scope, list[Vector]] = defaultdict(list)
@@ -142,6 +150,7 @@ class Recall:
                 *(self._store.commit(Commit(scope=scope, vectors=tuple(own))) for scope, own in vectors.items())
             )
             self.embedded += len(due)
+            await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
 
     def stats(self) -> dict[str, Any]:
         return {

@@ -300,6 +300,8 @@ class Context(Value, frozen=True, kw_only=True):
     insights: tuple[Memory, ...]
     summaries: tuple[Memory, ...]
     text: str
+    answers: dict[Any, Any] = {}
+    """What a door has made of it to send, kept as long as it holds."""
 
 
 def turn_item_id(session_id: str, seq: int) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from memory_service import __version__
 from memory_service.api import schemas
@@ -23,11 +24,11 @@ FIRST_YEAR, LAST_YEAR = 1900, 2200
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> Any:
+async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
     context, restored = await service.start_session(
         caller.scope(body.user_id), body.session_id, restore=body.restore, agent_id=body.agent_id
     )
-    return _context(context, body.user_id, restored=restored)
+    return _context(context, body.user_id, restored)
 
 
 async def end_session(service: MemoryService, caller: Caller, body: schemas.SessionEnd) -> schemas.EndAnswer:
@@ -46,7 +47,7 @@ async def reflection(service: MemoryService, caller: Caller, body: schemas.GetRe
     return _reflection(await service.reflection(_key(caller, body)))
 
 
-async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> schemas.ContextAnswer:
+async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> msgspec.Raw:
     return _context(await service.context(_key(caller, body)), body.user_id)
 
 
@@ -220,7 +221,16 @@ def _draft(body: schemas.StoreTurn) -> Draft:
     )
 
 
-def _context(context: Context, user_id: str, **extra: bool) -> schemas.ContextAnswer:
+def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> msgspec.Raw:
+    """The answer as it is sent; made once for as long as the context holds."""
+    answer: msgspec.Raw | None = context.answers.get(restored)
+    if answer is None:
+        made = msgspec.json.encode(_context_answer(context, user_id, restored))
+        answer = context.answers[restored] = msgspec.Raw(made)
+    return answer
+
+
+def _context_answer(context: Context, user_id: str, restored: bool | UnsetType) -> schemas.ContextAnswer:
     return schemas.ContextAnswer(
         session_id=context.session.session_id,
         user_id=user_id,
@@ -233,7 +243,7 @@ def _context(context: Context, user_id: str, **extra: bool) -> schemas.ContextAn
         insights=[memory.text for memory in context.insights],
         session_summaries=[memory.text for memory in context.summaries],
         formatted_context=context.text,
-        **extra,
+        restored=restored,
     )
 
 

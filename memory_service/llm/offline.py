@@ -93,7 +93,7 @@ class LocalEmbedder:
         rows = np.zeros((len(texts), weights.shape[1]), np.float32)
         for row, encoded in zip(rows, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), strict=True):
             if encoded.ids:
-                row[:] = weights[encoded.ids].mean(axis=0)
+                np.add.reduce(weights.take(encoded.ids, axis=0), axis=0, out=row)  # the mean, but for its length
         lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True)
         rows /= np.maximum(lengths, np.float32(1e-12))
         return rows

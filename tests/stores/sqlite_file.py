@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
+PATIENCE_S = 10
 
 
 @contextmanager
