@@ -72,6 +72,40 @@ def demo(conversation: Path | None, port: int, stay: bool) -> None:
 
 
 @main.command()
+@click.option("--url", default="http://localhost:8000", show_default=True, help="The running service.")
+@click.option("--state", type=click.Choice(["dead", "pending", "done"]), default="dead", show_default=True)
+def reflections(url: str, state: str) -> None:
+    """List what reflection gave up on, or still has to do."""
+    for row in ask(url, "GET", "/reflections", params={"state": state})["reflections"]:
+        turns = f"turns {row['first_turn']}-{row['last_turn']}"
+        tried = f"{row['attempts']} attempts: {row['last_error'] or '-'}"
+        click.echo(f"{row['user_id']} {row['session_id']} {turns}, {tried}")
+
+
+@main.command()
+@click.argument("user_id")
+@click.argument("session_id")
+@click.option("--url", default="http://localhost:8000", show_default=True, help="The running service.")
+def replay(user_id: str, session_id: str, url: str) -> None:
+    """Reflect again on a session that was given up."""
+    answer = ask(url, "POST", "/reflections/replay", json={"user_id": user_id, "session_id": session_id})
+    click.echo(f"reflection: {answer['reflection']}")
+
+
+def ask(url: str, method: str, path: str, **request: Any) -> Any:
+    """Call a running service; what goes wrong is said in one line."""
+    import httpx2
+
+    try:
+        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, **request)
+    except httpx2.TransportError as exc:
+        raise click.ClickException(f"no answer from {url} ({type(exc).__name__})") from exc
+    if answer.status_code != 200:
+        raise click.ClickException(answer.json().get("detail", f"status {answer.status_code}"))
+    return answer.json()
+
+
+@main.command()
 @click.option("--kills", type=int, default=0, help="Kill the service under load so many times.")
 @click.option("--stops", type=int, default=0, help="Stop it under load with SIGTERM so many times.")
 @click.option("--power-cuts", type=int, default=0, help="Cut the power at so many places of recorded runs.")

@@ -16,8 +16,20 @@ from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
-from memory_service.stores.base import Store
-from memory_service.values import Context, Durability, Kind, LongTerm, Memory, Scope, SessionKey, Turn, Value
+from memory_service.stores.base import Commit, Store
+from memory_service.values import (
+    Context,
+    Durability,
+    Kind,
+    LongTerm,
+    Memory,
+    ReflectionState,
+    Scope,
+    SessionKey,
+    Sitting,
+    Turn,
+    Value,
+)
 from memory_service.watchdog import Watchdog
 
 RECENT = timedelta(days=30)
@@ -116,6 +128,21 @@ class MemoryService:
     async def reflection(self, key: SessionKey) -> Ended:
         """Tell the state of the present sitting's reflection. Raises SessionNotFound."""
         return await self._sessions.present_state(key)
+
+    async def reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        """Return sittings whose reflection is in this state, longest due first: `dead` are the given-up ones."""
+        return await self._store.reflections(tenant_id, state, limit)
+
+    async def replay(self, key: SessionKey) -> Ended:
+        """Reflect again on the sittings of a session that were given up. Raises SessionNotFound."""
+        ended = await self.reflection(key)
+        dead = [sitting for sitting in await self._store.sittings(key) if sitting.reflection == "dead"]
+        if not dead:
+            return ended
+        again = tuple(sitting.replayed(self._now()) for sitting in dead)
+        await self._store.commit(Commit(scope=key.scope, sittings=again))
+        self._background.reflect_soon(key.scope)
+        return await self.reflection(key)
 
     async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""

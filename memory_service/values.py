@@ -200,6 +200,10 @@ class Sitting(Value, frozen=True, kw_only=True):
             version=self.version + 1,
         )
 
+    def replayed(self, now: datetime) -> Sitting:
+        """Ask for reflection again on what was given up."""
+        return replace(self, reflection="pending", attempts=0, due_at=now, lease_until=None, version=self.version + 1)
+
     def released(self) -> Sitting:
         """Give a claim back as if it had not been made."""
         return replace(self, attempts=self.attempts - 1, lease_until=None, version=self.version + 1)

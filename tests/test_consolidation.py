@@ -91,7 +91,15 @@ def test_two_findings_of_one_reading_that_say_the_same_are_one() -> None:
             "Ana has three brown cats that sleep in the warm kitchen every night",
         ),
         ("Ana runs 2.5 km each morning before work", "Ana runs 25 km each morning before work"),
+        (
+            "The user takes an early morning train to the office every day",
+            "The user takes an early morning train to the office every day at 7",
+        ),
         # names, wherever they stand
+        (
+            "The user goes running in the old park every morning before breakfast",
+            "The user goes running in the old park every morning before breakfast with Ben",
+        ),
         ("The best friend of the user is called Maria", "The best friend of the user is called Marta"),
         (
             "Caroline is planning a long summer trip across northern Norway with old friends",

@@ -17,7 +17,7 @@ from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended
-from memory_service.values import Context, Memory, Message, SessionKey, Source
+from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
 
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
 FIRST_YEAR, LAST_YEAR = 1900, 2200
@@ -45,6 +45,18 @@ async def end_session(service: MemoryService, caller: Caller, body: schemas.Sess
 
 async def reflection(service: MemoryService, caller: Caller, body: schemas.GetReflection) -> schemas.ReflectionAnswer:
     return _reflection(await service.reflection(_key(caller, body)))
+
+
+async def reflections(
+    service: MemoryService, caller: Caller, body: schemas.GetReflections
+) -> schemas.ReflectionsAnswer:
+    found = await service.reflections(caller.tenant_id, body.state, body.limit)
+    answers = [_sitting(scope, sitting) for scope, sitting in found]
+    return schemas.ReflectionsAnswer(reflections=answers, count=len(answers))
+
+
+async def replay(service: MemoryService, caller: Caller, body: schemas.Replay) -> schemas.ReflectionAnswer:
+    return _reflection(await service.replay(_key(caller, body)))
 
 
 async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> msgspec.Raw:
@@ -130,6 +142,23 @@ VERBS = (
         takes=schemas.GetReflection,
         gives=schemas.ReflectionAnswer,
         errors=(404,),
+    ),
+    Verb(
+        method="GET",
+        path="/reflections",
+        summary="List sittings by the state of their reflection: what was given up, what is to be done",
+        handle=reflections,
+        takes=schemas.GetReflections,
+        gives=schemas.ReflectionsAnswer,
+    ),
+    Verb(
+        method="POST",
+        path="/reflections/replay",
+        summary="Reflect again on a session that was given up",
+        handle=replay,
+        takes=schemas.Replay,
+        gives=schemas.ReflectionAnswer,
+        errors=(404, 409),
     ),
     Verb(
         method="POST",
@@ -256,6 +285,19 @@ def _reflection(ended: Ended) -> schemas.ReflectionAnswer:
         last_error=sitting.last_error if sitting else None,
         turns_count=ended.session.sitting_turns,
         insights_count=sitting.insights_count if sitting else 0,
+    )
+
+
+def _sitting(scope: Scope, sitting: Sitting) -> schemas.SittingAnswer:
+    return schemas.SittingAnswer(
+        user_id=scope.user_id,
+        session_id=sitting.session_id,
+        first_turn=sitting.first_seq,
+        last_turn=sitting.through_seq,
+        reflection=sitting.reflection,
+        attempts=sitting.attempts,
+        last_error=sitting.last_error,
+        due_at=sitting.due_at,
     )
 
 

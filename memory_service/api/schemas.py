@@ -48,6 +48,16 @@ class GetReflection(Body):
     session_id: Id
 
 
+class GetReflections(Body):
+    state: ReflectionState = "dead"
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Replay(Body):
+    user_id: Id
+    session_id: Id
+
+
 class StoreTurn(Body):
     """`turn_id` makes a repeat safe: the same id with the same words is stored once and answered the same."""
 
@@ -199,6 +209,24 @@ class ReflectionAnswer(Struct, kw_only=True):
     last_error: str | None
     turns_count: int
     insights_count: int
+
+
+class SittingAnswer(Struct, kw_only=True):
+    """One sitting in the list of reflections; `due_at` is when it is tried next, or was last."""
+
+    user_id: str
+    session_id: str
+    first_turn: int
+    last_turn: int
+    reflection: ReflectionState
+    attempts: int
+    last_error: str | None
+    due_at: datetime
+
+
+class ReflectionsAnswer(Struct, kw_only=True):
+    reflections: list[SittingAnswer]
+    count: int
 
 
 class HealthAnswer(Struct, kw_only=True):

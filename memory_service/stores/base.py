@@ -20,6 +20,7 @@ from memory_service.values import (
     Hot,
     Kind,
     Memory,
+    ReflectionState,
     Scope,
     Session,
     SessionKey,
@@ -145,6 +146,11 @@ class Store(ABC):
         with self._translated():
             return await self._due_reflections(now, limit, scope)
 
+    async def reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        """Return sittings of a tenant's users whose reflection is in this state, longest due first."""
+        with self._translated():
+            return await self._reflections(tenant_id, state, limit)
+
     async def due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
         """Return active sessions untouched since then that hold at least so many unreflected turns, oldest first."""
         with self._translated():
@@ -196,6 +202,8 @@ class Store(ABC):
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
     @abstractmethod
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]: ...
+    @abstractmethod
+    async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]: ...
     @abstractmethod
     async def _due_sessions(
         self, untouched_since: datetime, unreflected_turns: int, limit: int

@@ -20,6 +20,7 @@ from memory_service.values import (
     Hot,
     Kind,
     Memory,
+    ReflectionState,
     Scope,
     Session,
     SessionKey,
@@ -145,6 +146,15 @@ class TransientStore(Store):
             and (sitting.lease_until is None or sitting.lease_until <= now)
         ]
         return sorted(due, key=lambda found: found[1].due_at)[:limit]
+
+    async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        found = [
+            (owner, sitting)
+            for owner, record in self._records.items()
+            for sitting in record.sittings.values()
+            if owner.tenant_id == tenant_id and sitting.reflection == state
+        ]
+        return sorted(found, key=lambda pair: pair[1].due_at)[:limit]
 
     async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
         due = [

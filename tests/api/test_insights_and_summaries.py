@@ -121,15 +121,18 @@ async def test_what_one_speaker_says_does_not_replace_what_another_said(client: 
 async def test_statements_that_differ_in_what_matters_are_not_taken_for_one(
     http: httpx2.AsyncClient, client_at: ClientAt
 ) -> None:
+    rig = "red sails, white masts, brass lamps and oak planks"  # what the statements share makes them nine tenths alike
     for user_id, before, after in (
-        ("negation", "I like jazz concerts in June.", "I never like jazz concerts in June."),
-        ("number", "I have a boat of 11 metres.", "I have a boat of 12 metres."),
-        ("name", "I have a friend called Yusuf.", "I have a friend called Maria."),
+        ("negation", f"I like {rig}.", f"I never like {rig}."),
+        ("number", f"I have a boat with {rig} of 11 metres.", f"I have a boat with {rig} of 12 metres."),
+        ("name", f"I have a boat with {rig} from Faro.", f"I have a boat with {rig} from Sines."),
     ):
         client = client_at(http, user_id)
         await converse(client, "s1", before)
         await converse(client, "s2", after, at=AT + timedelta(days=1))
         assert await learned(client) == [f"The user: {after}", f"The user: {before}"]
+        await converse(client, "s3", f"{after} Yes.", at=AT + timedelta(days=2))
+        assert len(await learned(client)) == 2, "the same again is the same"
 
 
 # Summaries

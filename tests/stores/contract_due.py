@@ -44,6 +44,17 @@ class DueContract:
         assert await due_ids(store, 9.99) == []
         assert await store.due_reflections(minutes(10), 10) == [(key.scope, claimed)]
 
+    async def test_reflections_are_listed_by_state_and_tenant_longest_due_first(self, store: Store) -> None:
+        late, early = a_key(session_id="late"), a_key(session_id="early")
+        await hand_over(store, late, reflection="dead", due_at=minutes(9))
+        await hand_over(store, early, reflection="dead", due_at=minutes(2))
+        await hand_over(store, a_key(session_id="open"))
+        listed = await store.reflections("default", "dead", 10)
+        assert [(scope, sitting.session_id) for scope, sitting in listed] == [(a_scope(), "early"), (a_scope(), "late")]
+        assert len(await store.reflections("default", "dead", 1)) == 1
+        assert [sitting.session_id for _, sitting in await store.reflections("default", "pending", 10)] == ["open"]
+        assert await store.reflections("another", "dead", 10) == []
+
     async def test_a_sitting_follows_its_life(self, store: Store) -> None:
         """Claimed, failed and waiting, claimed again, done, extended by more turns, given up on, replayed."""
         key = a_key()

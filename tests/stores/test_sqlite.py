@@ -11,10 +11,11 @@ from typing import Any
 import apsw
 import pytest
 
-from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreUnavailable
+from memory_service.chaos.disk import FailingDisk
+from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreFailed, StoreUnavailable
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, DuplicateTurn, Store
-from memory_service.stores.sqlite import SQLiteStore, writer
+from memory_service.stores.sqlite import SQLiteStore, schema, writer
 from memory_service.values import Hot
 from tests.stores.contract import DurableStoreContract
 from tests.stores.sqlite_file import PATIENCE_S, contents, everything, other_process, raw, rows, writing_blocked
@@ -240,6 +241,40 @@ async def test_a_writer_whose_connection_broke_still_answers_everybody(store: SQ
                 await store._writer.submit(new_session(number))  # a caller of `commit` cannot be torn from a hang
 
 
+async def test_after_an_io_error_nothing_more_is_written_until_a_new_start(path: Path, url: str) -> None:
+    """What a failed sync left of the pages before it is unknown; only reading the file anew tells."""
+    healthy = 1_000_000
+    disk = FailingDisk(fail_at=healthy, length=healthy, error=lambda: apsw.IOError("injected"))
+    try:
+        broken = writer.Writer(schema.open_writer(path, vfs=disk.vfs_name), asyncio.get_running_loop())
+        broken.start()
+        await broken.submit(new_session(0))
+        assert not broken.broken.is_set()
+        disk._failing = range(disk.calls + 1, healthy)
+        with pytest.raises(StoreFailed):
+            await broken.submit(new_session(1))
+        await asyncio.wait_for(broken.broken.wait(), PATIENCE_S)
+        disk._failing = range(0)  # even if the disk is well again
+        for refused in (broken.require_room, lambda: broken.submit(new_session(2))):
+            with pytest.raises(StoreFailed):
+                refused()
+        assert broken.waiting == 0
+        await broken.stop()
+    finally:
+        disk.unregister()
+    async with opened(url) as store:
+        assert contents(path) == ["said 0", "You said: said 0"]
+        await store.commit(new_session(2))
+
+
+async def test_a_full_disk_does_not_break_it_for_good(store: SQLiteStore) -> None:
+    limit_pages(store, 3)
+    with pytest.raises(StorageFull):
+        await store.commit(Commit(scope=a_scope(), memories=(a_memory("m", text="x" * 50_000),)))
+    store.require_room()
+    assert not store._writer.broken.is_set()
+
+
 async def test_a_failing_read_is_store_unavailable_and_tells_nothing_of_its_words(
     store: SQLiteStore, path: Path
 ) -> None:
@@ -259,6 +294,9 @@ async def test_a_queue_that_is_full_refuses_and_takes_up_work_again(
     monkeypatch.setattr(writer, "MAX_WAITING", 3)
     with writing_blocked(path):
         tasks = await handed_over(store, [new_session(number) for number in range(3)])
+        for refused in (store.require_room, lambda: store._writer.submit(new_session(3))):
+            with pytest.raises(Overloaded):
+                refused()
         with pytest.raises(Overloaded):
             await store.commit(new_session(3))
         assert store.usage()["waiting_commits"] == 3

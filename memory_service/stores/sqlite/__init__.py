@@ -23,7 +23,18 @@ from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.sqlite.schema import open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
-from memory_service.values import Hot, Kind, Memory, Scope, SessionKey, Sitting, Turn, Unembedded, Vector
+from memory_service.values import (
+    Hot,
+    Kind,
+    Memory,
+    ReflectionState,
+    Scope,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+    Vector,
+)
 
 T = TypeVar("T")
 READERS = 4
@@ -150,6 +161,14 @@ class SQLiteStore(Store):
             " ORDER BY due_at LIMIT ?"
         )
         values = (micros(now), micros(now), *(_owner(scope) if scope else ()), limit)
+        return await self._read(lambda db: [(_scope(t, u), sitting_of(body)) for t, u, body in db.execute(sql, values)])
+
+    async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        sql = (
+            "SELECT tenant_id, user_id, body FROM sittings JOIN sessions ON sessions.id = session"
+            " JOIN owners ON owners.id = owner WHERE reflection = ? AND tenant_id = ? ORDER BY due_at LIMIT ?"
+        )
+        values = (state, tenant_id, limit)
         return await self._read(lambda db: [(_scope(t, u), sitting_of(body)) for t, u, body in db.execute(sql, values)])
 
     async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:

@@ -1,0 +1,71 @@
+"""What was given up is listed, and can be tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+
+from client import MemoryServiceClient
+from memory_service.cli import main
+from tests.conftest import Serve
+from tests.support.background import until
+from tests.support.model_server import ModelServer, not_json
+
+SETTINGS = {"reflection_max_attempts": 1, "sweep_interval_seconds": 0.2}
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+async def test_a_reflection_that_was_given_up_is_listed_and_done_when_replayed(
+    serve: Serve, model: ModelServer
+) -> None:
+    environment = {name.lower(): value for name, value in model.openai_environment.items()}
+    url = await serve(**environment, **SETTINGS)
+    async with httpx2.AsyncClient(base_url=url) as http, MemoryServiceClient(url, "ana") as client:
+        model.rule = lambda call: not_json()
+        await client.start_session("s")
+        await client.store_turn("I prefer tea.", "Noted.")
+        await client.end_session(wait_s=10)
+
+        listed = (await http.get("/reflections")).json()
+        assert listed["count"] == 1
+        (row,) = listed["reflections"]
+        assert (row["user_id"], row["session_id"], row["first_turn"], row["last_turn"]) == ("ana", "s", 1, 1)
+        assert row["last_error"].startswith("bad_model_output")
+        assert "tea" not in row["last_error"]
+
+        model.rule = lambda call: None
+        answer = await http.post("/reflections/replay", json={"user_id": "ana", "session_id": "s"})
+        assert answer.status_code == 200
+
+        async def done() -> bool:
+            return bool((await client.reflection())["reflection"] == "done")
+
+        await until(done)
+        assert (await http.get("/reflections")).json()["count"] == 0
+        assert (await client.get_summaries())["count"] == 1
+
+
+async def test_replaying_what_was_not_given_up_changes_nothing(client: MemoryServiceClient, url: str) -> None:
+    await client.start_session("s")
+    await client.store_turn("I prefer tea.", "Noted.")
+    await client.end_session(wait_s=10)
+    before = await client.reflection()
+    async with httpx2.AsyncClient(base_url=url) as http:
+        answer = await http.post("/reflections/replay", json={"user_id": "ana", "session_id": "s"})
+        assert answer.json() == before
+        foreign = await http.post("/reflections/replay", json={"user_id": "ben", "session_id": "s"})
+        assert (foreign.status_code, foreign.json()["code"]) == (404, "session_not_found")
+
+
+def test_the_command_line_says_in_one_line_that_no_service_answers() -> None:
+    result = CliRunner().invoke(main, ["reflections", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert result.output.splitlines() == ["Error: no answer from http://127.0.0.1:9 (ConnectError)"]
