@@ -10,7 +10,8 @@ MemoryServiceError
 │   ├── ValidationFailed        a field is wrong; `place` says which
 │   ├── UnknownRoute            no such path
 │   ├── MethodNotAllowed        the path has no such method
-│   └── TurnIdReused            a turn_id came again with other content
+│   ├── TurnIdReused            a turn_id came again with other content
+│   └── RequestKeyReused        an Idempotency-Key came again with another body
 ├── TooSlow                     the request did not arrive in time
 │   ├── RequestTimeout          its head
 │   └── BodyTimeout             its body
@@ -114,6 +115,14 @@ class TurnIdReused(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__("this turn_id is already stored with other content; nothing was changed")
+
+
+class RequestKeyReused(InvalidRequest):
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key was used for another request"
+
+    def __init__(self) -> None:
+        super().__init__("this key stands for a request with another body; nothing was changed")
 
 
 class TooSlow(MemoryServiceError):

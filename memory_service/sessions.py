@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from memory_service.errors import SessionEnded, SessionNotFound, StaleVersion, TurnIdReused
+from memory_service.errors import RequestKeyReused, SessionEnded, SessionNotFound, StaleVersion, TurnIdReused
 from memory_service.pool import HotSession, SessionPool
-from memory_service.stores.base import Commit, DuplicateTurn, Store
+from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.values import (
     Hot,
     Message,
     ReflectionState,
+    Request,
     Session,
     SessionKey,
     Sitting,
@@ -39,6 +40,7 @@ class Draft(Value, frozen=True, kw_only=True):
     turn_id: str | None = None
     created_at: datetime | None = None
     metadata: dict[str, Any] = {}
+    request: Request | None = None
 
     def is_of(self, turn: Turn) -> bool:
         """Tell whether the turn could have been made from this."""
@@ -117,19 +119,30 @@ class Sessions:
         await self._pool.commit(key, entry, commit, Hot(session=then))
 
     async def append(self, key: SessionKey, draft: Draft) -> Appended:
-        """Add one turn; it is durable when this returns. A `turn_id` stored already gives the turn it was.
+        """Add one turn; it is durable when this returns. A request or `turn_id` known already gives the turn it was.
 
-        Raises SessionNotFound, SessionEnded, TurnIdReused.
+        Raises SessionNotFound, SessionEnded, TurnIdReused, RequestKeyReused.
         """
         try:
             return await self._changed(key, partial(self._append, key, draft))
-        except (DuplicateTurn, SessionEnded):
-            turn = await self._store.find_turn(key, draft.turn_id) if draft.turn_id else None
+        except (DuplicateTurn, DuplicateRequest, SessionEnded):
+            turn = await self._stored_before(key, draft)
             if turn is None:
                 raise
-        if not draft.is_of(turn):
-            raise TurnIdReused
         return Appended(turn=turn, session=None, replayed=True)
+
+    async def _stored_before(self, key: SessionKey, draft: Draft) -> Turn | None:
+        """Find the turn that a repeat is a repeat of."""
+        if draft.request is not None:
+            effect = await self._store.find_effect(key.scope, draft.request.key)
+            if effect is not None:
+                if effect.digest != draft.request.digest:
+                    raise RequestKeyReused
+                return await self._store.find_turn(key, effect.turn_id)
+        turn = await self._store.find_turn(key, draft.turn_id) if draft.turn_id else None
+        if turn is not None and not draft.is_of(turn):
+            raise TurnIdReused
+        return turn
 
     async def _append(self, key: SessionKey, draft: Draft, entry: HotSession) -> Appended:
         hot = found(entry)
@@ -145,7 +158,7 @@ class Sessions:
             metadata=draft.metadata,
         )
         session = hot.session.with_turn(turn)
-        commit = Commit(scope=key.scope, session=session, turns=(turn,))
+        commit = Commit(scope=key.scope, session=session, turns=(turn,), request=draft.request)
         await self._pool.commit(key, entry, commit, Hot(session=session, turns=(*hot.turns, turn)))
         return Appended(turn=turn, session=session, replayed=False)
 

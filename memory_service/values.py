@@ -265,6 +265,22 @@ class Vector(Value, frozen=True, kw_only=True):
     data: bytes
 
 
+class Request(Value, frozen=True, kw_only=True):
+    """A caller's own name for one request, unique per scope; `digest` tells its body from another."""
+
+    key: str
+    digest: str
+    made_at: datetime
+
+
+class Effect(Value, frozen=True, kw_only=True):
+    """What a request of that name did."""
+
+    digest: str
+    session_id: str
+    turn_id: str
+
+
 class Unembedded(Value, frozen=True, kw_only=True):
     """An item that has no vector in the asked-for space yet; exactly one of `turn` and `memory` is set."""
 

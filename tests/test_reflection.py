@@ -324,12 +324,17 @@ async def test_a_turn_that_comes_while_the_sweep_ends_others_keeps_its_session(o
     keys = [SessionKey(scope=ANA, session_id=f"s{number}") for number in range(40)]
     for key in keys:
         await talk(service, 1, key)
+        clock.advance(seconds=1)
     clock.advance(hours=25)
-    back = keys[-1]
-    turn = Draft(messages=(Message(role="user", content="I am back."),))
-    await asyncio.gather(service.sweep(), service.store_turn(back, turn))
-    assert (await service.context(back)).session.status == "active"
-    await service.store_turn(back, turn)
+    first, last = keys[0], keys[-1]
+    sweeping = asyncio.create_task(service.sweep())
+    while (await service.context(first)).session.status == "active":
+        await asyncio.sleep(0)  # it has seen them all, and ends the oldest first
+    await say(service, "I am back.", key=last)
+    await sweeping
+    assert (await service.context(last)).session.status == "active"
+    assert (await service.context(keys[-2])).session.status == "ended"
+    await say(service, "I am still here.", key=last)
 
 
 async def test_an_abandoned_session_without_turns_is_ended_and_can_be_gone_on_with(opened: Open, clock: Clock) -> None:

@@ -462,7 +462,8 @@ async def test_shutdown_does_not_log_what_it_cut_short_as_errors(caplog: pytest.
     running, waiting = Work(), Work(free=True)
     async with started(concurrency=1, grace_s=0) as scheduler:
         scheduler.soon("running", running)
-        await running.began()
+        scheduler.every(0.01, "every so often", running)
+        await running.began(2)
         for number in range(20):
             scheduler.soon(f"waiting {number}", waiting)
         await a_while()

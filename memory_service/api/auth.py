@@ -15,9 +15,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """What a credential allows: one tenant."""
+    """What a credential allows: one tenant. `request_key` is the caller's own name for this request."""
 
     tenant_id: str = "default"
+    request_key: str | None = None
 
     def scope(self, user_id: str) -> Scope:
         return Scope(tenant_id=self.tenant_id, user_id=user_id)

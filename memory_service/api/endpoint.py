@@ -17,7 +17,7 @@ import msgspec
 from memory_service.api.auth import ANYONE, Caller, Gate
 from memory_service.api.bodies import JsonBody, NoBody, UrlBody
 from memory_service.api.problems import headers_of, problem_of, status_of
-from memory_service.errors import MemoryServiceError, MethodNotAllowed
+from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
 from memory_service.service import MemoryService
 
@@ -29,6 +29,8 @@ Send = Callable[[Any], Awaitable[None]]
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
 _NO_STORE = (b"cache-control", b"no-store")
+_REPLAYED = (b"idempotency-replayed", b"true")
+_REQUEST_KEY = re.compile(rb"[!-~]{1,255}")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _encode = msgspec.json.Encoder().encode
 
@@ -45,6 +47,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     open: bool = False
     """Served to anybody, whatever AUTH_MODE says."""
+    named: bool = False
+    """Takes an `Idempotency-Key`; its answer says `replayed`."""
 
     def body(self) -> NoBody | UrlBody | JsonBody:
         if self.takes is None:
@@ -65,8 +69,11 @@ class Endpoint:
         try:
             verb, take = self._chosen(scope["method"])
             caller = ANYONE if verb.open else self._gate(scope)
+            if verb.named:
+                caller = _named(caller, scope["headers"])
             body = await take(scope, receive)
-            answer = _encode(await verb.handle(scope["state"]["service"], caller, body))
+            answer = await verb.handle(scope["state"]["service"], caller, body)
+            encoded = _encode(answer)
             self._point("before_reply")
         except MemoryServiceError as error:
             await send_problem(error, scope, send)
@@ -75,12 +82,22 @@ class Endpoint:
             request_id = await send_problem(MemoryServiceError("the service failed; see its log"), scope, send)
             logger.exception("request failed", extra={"request_id": request_id})
         else:
-            await _send(send, 200, [_JSON, _NO_STORE], answer)
+            replayed = [_REPLAYED] if verb.named and answer.replayed else []
+            await _send(send, 200, [_JSON, _NO_STORE, *replayed], encoded)
 
     def _chosen(self, method: str) -> tuple[Verb, NoBody | UrlBody | JsonBody]:
         if method not in self._verbs:
             raise MethodNotAllowed(self._allowed)
         return self._verbs[method]
+
+
+def _named(caller: Caller, headers: list[tuple[bytes, bytes]]) -> Caller:
+    for name, value in headers:
+        if name == b"idempotency-key":
+            if not _REQUEST_KEY.fullmatch(value):
+                raise ValidationFailed("Idempotency-Key", "1 to 255 visible ASCII characters")
+            return Caller(tenant_id=caller.tenant_id, request_key=value.decode())
+    return caller
 
 
 async def send_problem(error: MemoryServiceError, scope: Any, send: Send) -> str:

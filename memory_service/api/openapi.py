@@ -14,6 +14,15 @@ from memory_service.api.schemas import Problem
 REFUSALS = {400: "malformed JSON", 401: "not admitted", 413: "body too large", 415: "not JSON", 422: "not valid"}
 
 
+_REQUEST_NAME = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Your own name for this request, for 24 hours: a repeat is answered as the first time.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+
 def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
     types = {struct for verb in verbs for struct in (verb.takes, verb.gives) if struct} | {Problem}
     ordered = sorted(types, key=lambda struct: struct.__name__)
@@ -49,6 +58,8 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
         "responses": responses,
     }
     if verb.takes and verb.method == "POST":
+        if verb.named:
+            operation["parameters"] = [_REQUEST_NAME]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.takes]}}}
     elif verb.takes:
         operation["parameters"] = _parameters(verb)

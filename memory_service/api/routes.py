@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended
-from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
+from memory_service.values import Context, Memory, Message, Request, Scope, SessionKey, Sitting, Source
 
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
 FIRST_YEAR, LAST_YEAR = 1900, 2200
@@ -64,7 +65,7 @@ async def get_context(service: MemoryService, caller: Caller, body: schemas.GetC
 
 
 async def store_turn(service: MemoryService, caller: Caller, body: schemas.StoreTurn) -> schemas.StoreAnswer:
-    stored = await service.store_turn(_key(caller, body), _draft(body))
+    stored = await service.store_turn(_key(caller, body), _draft(body, caller.request_key))
     return schemas.StoreAnswer(
         session_id=body.session_id,
         turn_id=stored.turn.turn_id,
@@ -177,6 +178,7 @@ VERBS = (
         takes=schemas.StoreTurn,
         gives=schemas.StoreAnswer,
         errors=(404, 409),
+        named=True,
     ),
     Verb(
         method="POST",
@@ -234,7 +236,7 @@ def _key(caller: Caller, body: Any) -> SessionKey:
     return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
 
 
-def _draft(body: schemas.StoreTurn) -> Draft:
+def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     if not body.user_message and not body.agent_message:
         raise ValidationFailed("$.user_message", "user_message and agent_message are both empty")
     check_metadata(body.metadata)
@@ -247,7 +249,13 @@ def _draft(body: schemas.StoreTurn) -> Draft:
         turn_id=body.turn_id,
         created_at=_moment(body.created_at),
         metadata=body.metadata,
+        request=_request(body, request_key) if request_key else None,
     )
+
+
+def _request(body: schemas.StoreTurn, request_key: str) -> Request:
+    digest = hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
+    return Request(key=request_key, digest=digest, made_at=datetime.now(UTC))
 
 
 def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> msgspec.Raw:

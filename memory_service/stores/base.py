@@ -10,17 +10,19 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from memory_service.errors import MemoryServiceError, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.values import (
     Durability,
+    Effect,
     Hot,
     Kind,
     Memory,
     ReflectionState,
+    Request,
     Scope,
     Session,
     SessionKey,
@@ -32,13 +34,16 @@ from memory_service.values import (
 )
 
 ALL = 1_000_000_000
+REQUESTS_KEPT = timedelta(hours=24)
+"""How long a request's name is remembered at least; older ones go when new ones come."""
 
 
 class Commit(Value, frozen=True, kw_only=True):
     """One change of one user's memory, all or nothing.
 
     `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
-    Turns continue the session's sequence. Memories and vectors are upserted by id.
+    Turns continue the session's sequence. Memories and vectors are upserted by id. `request` names the request
+    that stores the first of the turns; the name is kept with it.
     """
 
     scope: Scope
@@ -47,6 +52,11 @@ class Commit(Value, frozen=True, kw_only=True):
     sittings: tuple[Sitting, ...] = ()
     memories: tuple[Memory, ...] = ()
     vectors: tuple[Vector, ...] = ()
+    request: Request | None = None
+
+
+class DuplicateRequest(MemoryServiceError):
+    """A request of this name has had its effect already; nothing was written."""
 
 
 class DuplicateTurn(MemoryServiceError):
@@ -93,7 +103,8 @@ class Store(ABC):
 
         Settles even when the caller is cancelled: a write under way cannot be called back, so whoever
         reads next must find it either there or not there.
-        Raises StaleVersion if the head or a sitting moved, DuplicateTurn, Overloaded; then nothing is written.
+        Raises StaleVersion if the head or a sitting moved, DuplicateTurn, DuplicateRequest, Overloaded; then
+        nothing is written.
         """
         with self._translated():
             await settled(self._commit(commit))
@@ -111,6 +122,11 @@ class Store(ABC):
     async def find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         with self._translated():
             return await self._find_turn(key, turn_id)
+
+    async def find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        """Return what the request of this name did, as long as it is remembered."""
+        with self._translated():
+            return await self._find_effect(scope, request_key)
 
     async def sittings(self, key: SessionKey) -> list[Sitting]:
         """Return the session's sittings that were handed to reflection, oldest first."""
@@ -192,6 +208,8 @@ class Store(ABC):
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]: ...
     @abstractmethod
     async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None: ...
+    @abstractmethod
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None: ...
     @abstractmethod
     async def _sittings(self, key: SessionKey) -> list[Sitting]: ...
     @abstractmethod

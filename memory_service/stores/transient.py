@@ -15,12 +15,22 @@ from msgspec import Struct, field
 
 from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
-from memory_service.stores.base import Capabilities, Commit, DuplicateTurn, Entries, Store
+from memory_service.stores.base import (
+    REQUESTS_KEPT,
+    Capabilities,
+    Commit,
+    DuplicateRequest,
+    DuplicateTurn,
+    Entries,
+    Store,
+)
 from memory_service.values import (
+    Effect,
     Hot,
     Kind,
     Memory,
     ReflectionState,
+    Request,
     Scope,
     Session,
     SessionKey,
@@ -48,6 +58,7 @@ class _Record(Struct):
     sittings: dict[tuple[str, int], Sitting] = field(default_factory=dict)
     items: dict[str, _Item] = field(default_factory=dict)
     vectors: dict[tuple[str, str], tuple[int, Vector]] = field(default_factory=dict)
+    effects: dict[str, tuple[datetime, Effect]] = field(default_factory=dict)
 
 
 class TransientStore(Store):
@@ -72,6 +83,10 @@ class TransientStore(Store):
         for turn in commit.turns:
             record.turns.setdefault(turn.session_id, {})[turn.turn_id] = turn
             record.items[turn_item_id(turn.session_id, turn.seq)] = _Item(next(self._tokens), turn)
+        if commit.request is not None:
+            _forget_requests(record, commit.request.made_at - REQUESTS_KEPT)
+            effect = _effect(commit.request, commit.turns[0])
+            record.effects[commit.request.key] = (commit.request.made_at, effect)
         for sitting in commit.sittings:
             record.sittings[sitting.session_id, sitting.first_seq] = sitting
         for memory in commit.memories:
@@ -97,6 +112,10 @@ class TransientStore(Store):
 
     async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return self._of(key.scope).turns.get(key.session_id, {}).get(turn_id)
+
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        found = self._of(scope).effects.get(request_key)
+        return found[1] if found else None
 
     async def _sittings(self, key: SessionKey) -> list[Sitting]:
         sittings = self._of(key.scope).sittings.values()
@@ -186,20 +205,32 @@ class TransientStore(Store):
 
 
 def _check(record: _Record, commit: Commit) -> None:
-    """Raise StaleVersion or DuplicateTurn before anything is written."""
+    """Raise DuplicateRequest, StaleVersion or DuplicateTurn before anything is written."""
+    if commit.request is not None and commit.request.key in record.effects:
+        raise DuplicateRequest
     if commit.session is not None:
-        held = record.sessions.get(commit.session.session_id)
-        if commit.session.version != (held.version if held else 0) + 1:
-            raise StaleVersion
-    for turn in commit.turns:
-        if turn.turn_id in record.turns.get(turn.session_id, {}):
-            raise DuplicateTurn
-    if len({(turn.session_id, turn.turn_id) for turn in commit.turns}) < len(commit.turns):
-        raise DuplicateTurn
+        _check_version(commit.session, record.sessions.get(commit.session.session_id))
     for sitting in commit.sittings:
-        kept = record.sittings.get((sitting.session_id, sitting.first_seq))
-        if sitting.version != (kept.version if kept else 0) + 1:
-            raise StaleVersion
+        _check_version(sitting, record.sittings.get((sitting.session_id, sitting.first_seq)))
+    names = [turn.turn_id for turn in commit.turns]
+    if len(set(names)) < len(names) or any(
+        turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns
+    ):
+        raise DuplicateTurn
+
+
+def _check_version(then: Session | Sitting, held: Session | Sitting | None) -> None:
+    if then.version != (held.version if held else 0) + 1:
+        raise StaleVersion
+
+
+def _forget_requests(record: _Record, made_before: datetime) -> None:
+    for key in [key for key, (made_at, _) in record.effects.items() if made_at < made_before]:
+        del record.effects[key]
+
+
+def _effect(request: Request, turn: Turn) -> Effect:
+    return Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
 
 
 def _by_token(items: Iterable[_Item]) -> list[_Item]:

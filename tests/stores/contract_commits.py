@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
-from memory_service.stores.base import Commit, DuplicateTurn, Store
-from memory_service.values import Hot, Memory, Session, Sitting, Turn
-from tests.support.values import a_key, a_memory, a_session, a_sitting, a_turn, begin, next_turn
+from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
+from memory_service.values import Effect, Hot, Memory, Request, Session, Sitting, Turn
+from tests.support.values import a_key, a_memory, a_scope, a_session, a_sitting, a_turn, begin, minutes, next_turn
 
 
 class CommitContract:
@@ -112,6 +113,21 @@ class CommitContract:
         commit = self._full(key, repeat, session=head.with_turn(repeat))
         await self.must_refuse(store, commit, DuplicateTurn)
         assert await store.find_turn(key, "t1") == a_turn(1)
+
+    async def test_a_request_of_one_name_has_one_effect_which_is_remembered_a_day(self, store: Store) -> None:
+        key = a_key()
+        commit, hot = next_turn(Hot(session=await begin(store, key)), key, turn_id="t1")
+        name = Request(key="k", digest="d", made_at=minutes(0))
+        await store.commit(replace(commit, request=name))
+        effect = await store.find_effect(key.scope, "k")
+        assert effect == Effect(digest="d", session_id=key.session_id, turn_id="t1")
+        assert await store.find_effect(a_scope("another"), "k") is None
+
+        commit, _ = next_turn(hot, key, turn_id="t2")
+        await self.must_refuse(store, replace(commit, request=name), DuplicateRequest)
+        a_day_later = Request(key="l", digest="d", made_at=minutes(24 * 60 + 1))
+        await store.commit(replace(commit, request=a_day_later))
+        assert await store.find_effect(key.scope, "k") is None
 
     async def test_a_turn_id_repeated_within_one_commit_is_refused(self, store: Store) -> None:
         key = a_key()

@@ -16,7 +16,18 @@ from memory_service.points import Point, nowhere
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.transient import TransientStore
-from memory_service.values import Hot, Kind, Memory, ReflectionState, Scope, SessionKey, Sitting, Turn, Unembedded
+from memory_service.values import (
+    Effect,
+    Hot,
+    Kind,
+    Memory,
+    ReflectionState,
+    Scope,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+)
 
 T = TypeVar("T")
 
@@ -81,6 +92,9 @@ class YieldingStore(Store):
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))
+
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        return await self._around("find_effect", lambda: self.inner.find_effect(scope, request_key))
 
     async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
         return await self._around("reflections", lambda: self.inner.reflections(tenant_id, state, limit))

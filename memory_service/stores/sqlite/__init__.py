@@ -24,6 +24,7 @@ from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sit
 from memory_service.stores.sqlite.schema import open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
+    Effect,
     Hot,
     Kind,
     Memory,
@@ -134,6 +135,16 @@ class SQLiteStore(Store):
         return await self._read(
             lambda db: next((turn_of(b) for (b,) in db.execute(sql, (*_names(key), turn_id))), None)
         )
+
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        sql = f"SELECT digest, session_id, turn_id FROM requests WHERE owner = {OWNER} AND request_key = ?"
+
+        def verb(db: apsw.Connection) -> Effect | None:
+            for digest, session_id, turn_id in db.execute(sql, (*_owner(scope), request_key)):
+                return Effect(digest=digest, session_id=session_id, turn_id=turn_id)
+            return None
+
+        return await self._read(verb)
 
     async def _sittings(self, key: SessionKey) -> list[Sitting]:
         sql = f"SELECT body FROM sittings WHERE session = {SESSION} ORDER BY first_seq"

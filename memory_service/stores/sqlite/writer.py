@@ -23,9 +23,9 @@ from memory_service.errors import (
     StoreUnavailable,
 )
 from memory_service.points import Point, nowhere
-from memory_service.stores.base import Commit, DuplicateTurn
+from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
-from memory_service.values import Memory, Scope, Session, Sitting, Turn, Vector
+from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,8 @@ class Writer:
 def apply(db: apsw.Connection, commit: Commit) -> None:
     """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
     owner = _owner(db, commit.scope)
+    if commit.request is not None:
+        _put_request(db, owner, commit.request, commit.turns[0])
     if commit.session is not None:
         session = _put_session(db, owner, commit.session)
         for turn in commit.turns:
@@ -203,6 +205,14 @@ def _put_session(db: apsw.Connection, owner: int, head: Session) -> int:
     if row is None:
         raise StaleVersion
     return row
+
+
+def _put_request(db: apsw.Connection, owner: int, request: Request, turn: Turn) -> None:
+    db.execute("DELETE FROM requests WHERE made_at < ?", (micros(request.made_at - REQUESTS_KEPT),))
+    sql = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+    effect = (request.digest, turn.session_id, turn.turn_id, micros(request.made_at))
+    if _one(db, sql, (owner, request.key, *effect)) is None:
+        raise DuplicateRequest
 
 
 def _put_turn(db: apsw.Connection, owner: int, session: int, turn: Turn) -> None:

@@ -1,0 +1,89 @@
+"""The harness that kills: it passes on this service, and finds a service that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from memory_service.chaos import Plan, Report, run_plan, table
+from memory_service.chaos.kills import run_kills
+from memory_service.chaos.power import PowerCuts
+from memory_service.chaos.stops import run_stops
+from memory_service.points import POINTS
+
+SEED = 3
+ROOT = Path(__file__).parents[2]
+PLANTED = (sys.executable, str(ROOT / "tests" / "support" / "planted.py"), "serve")
+FIGURES = {"kills", "power_cuts", "acknowledged", "lost", "doubled", "recover_p50_s", "recover_max_s"}
+
+
+@pytest.fixture(autouse=True)
+def this_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that are started run the source that is tested."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+async def test_kills_under_load_lose_nothing_and_double_nothing() -> None:
+    told: list[int] = []
+    found = await run_kills(9, SEED, progress=told.append)
+    assert (found.lost, found.doubled, found.unreflected, found.details) == (0, 0, 0, [])
+    assert found.kills == sum(found.by_point.values()) == 9
+    assert told == list(range(1, 10))
+    points = set(found.by_point) & set(POINTS)
+    assert len(points) >= 4, found.by_point
+    assert found.acknowledged > 100
+    assert 0 < found.recover_p50_s <= found.recover_max_s < 20
+
+
+async def test_a_service_that_acknowledges_before_it_commits_is_found_out() -> None:
+    found = await run_kills(3, SEED, command=PLANTED)
+    assert found.acknowledged > 0
+    assert found.lost > 0
+    assert any(detail.startswith("lost: ") for detail in found.details)
+
+
+async def test_stops_under_load_are_in_order_and_lose_nothing() -> None:
+    found = await run_stops(2, SEED)
+    assert (found.stops, found.bad, found.lost, found.doubled, found.details) == (2, 0, 0, 0, [])
+    assert found.acknowledged > 20
+
+
+async def test_the_command_ends_with_a_table_and_one_object_of_json(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "memory_service", "chaos", "--power-cuts", "5", "--seed", "9", "--json"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    *lines, last = out.decode().splitlines()
+    told = json.loads(last)
+    assert set(told) >= FIGURES
+    assert (told["seed"], told["power_cuts"], told["kills"], told["lost"], told["doubled"]) == (9, 5, 0, 0, 0)
+    assert told["acknowledged"] > 0
+    assert told["parts"]["power cuts"]["damaged"] == 0
+    assert lines[0] == "seed 9: passed"
+    assert ["power", "cuts", "5"] in [line.split() for line in lines]
+    assert ["acknowledged", str(told["acknowledged"])] in [line.split() for line in lines]
+
+
+def test_without_json_the_plan_gives_the_table_alone() -> None:
+    report = run_plan(Plan(power_cuts=3, seed=4))
+    assert table(report).splitlines()[:2] == ["seed 4: passed", "power cuts"]
+
+
+@pytest.mark.parametrize("fault", ["lost", "doubled", "damaged"])
+def test_a_report_with_any_fault_has_not_passed(fault: str) -> None:
+    figures = {"power_cuts": 3, "acknowledged": 9, "lost": 0, "doubled": 0, "damaged": 0}
+    report = Report(seed=1)
+    report.add("power cuts", PowerCuts(**figures))
+    assert report.passed
+    report.add("power cuts again", PowerCuts(**{**figures, fault: 1}))
+    assert not report.passed
+    assert (report.power_cuts, report.acknowledged) == (6, 18)
+    assert table(report).startswith("seed 1: FAILED")
