@@ -25,7 +25,7 @@ from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
-from memory_service.service import MemoryService, load_long_term
+from memory_service.service import MemoryService, Parts, load_long_term
 from memory_service.sessions import Sessions
 from memory_service.settings import Settings
 from memory_service.stores import make_store
@@ -58,60 +58,57 @@ async def open_service(
 ) -> AsyncIterator[MemoryService]:
     """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
     async with AsyncExitStack() as stack:
-        point = make_point(settings)
-        store = make_store(settings.chosen_store_url, point)
+        store = make_store(settings.chosen_store_url, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
-        pool = SessionPool(
-            store.load,
-            store.commit,
-            max_sessions=settings.max_sessions,
-            ttl_s=settings.session_ttl_minutes * 60,
-            point=point,
-        )
-        long_term = LongTermCache(
-            partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights),
-            settings.max_sessions,
-        )
-        recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
-        await recall.start(stack)
-        sessions = Sessions(store, pool, now=now, new_id=_new_id)
-        reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, point)
-        scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
-        background = Background(
-            store,
-            sessions,
-            recall,
-            reflector,
-            scheduler,
-            threshold_turns=settings.reflection_threshold_turns,
-            idle_after=timedelta(minutes=settings.session_ttl_minutes),
-            abandoned_after=timedelta(hours=settings.session_abandon_hours),
-            now=now,
-        )
-        watchdog = Watchdog()
-        await watchdog.start(stack)
-        await scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
-        scheduler.every(settings.sweep_interval_seconds, "sweep", background.sweep)
-        scheduler.every(settings.eviction_interval_seconds, "evict", pool.evict_idle)
-        scheduler.soon("sweep", background.sweep)
+        parts = make_parts(settings, store, reader, embedder, now)
+        await parts.recall.start(stack)
+        await parts.watchdog.start(stack)
+        await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
+        parts.scheduler.every(settings.sweep_interval_seconds, "sweep", parts.background.sweep)
+        parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
+        parts.scheduler.soon("sweep", parts.background.sweep)
         logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
-        yield MemoryService(
-            store,
-            pool,
-            long_term,
-            sessions,
-            recall,
-            background,
-            reflector,
-            scheduler,
-            reader,
-            embedder,
-            watchdog,
-            context_budget_tokens=settings.context_budget_tokens,
-            now=now,
-            new_id=_new_id,
-        )
+        yield MemoryService(parts, context_budget_tokens=settings.context_budget_tokens, now=now, new_id=_new_id)
+
+
+def make_parts(
+    settings: Settings, store: Store, reader: Reader, embedder: Embedder, now: Callable[[], datetime]
+) -> Parts:
+    """Put the parts together; none is started."""
+    ttl_s = settings.session_ttl_minutes * 60
+    point = make_point(settings)
+    pool = SessionPool(store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=ttl_s, point=point)
+    load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
+    long_term = LongTermCache(load, settings.max_sessions)
+    recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
+    sessions = Sessions(store, pool, now=now, new_id=_new_id)
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, point)
+    scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
+    background = Background(
+        store,
+        sessions,
+        recall,
+        reflector,
+        scheduler,
+        threshold_turns=settings.reflection_threshold_turns,
+        idle_after=timedelta(seconds=ttl_s),
+        abandoned_after=timedelta(hours=settings.session_abandon_hours),
+        now=now,
+    )
+    return Parts(
+        store=store,
+        pool=pool,
+        long_term=long_term,
+        sessions=sessions,
+        recall=recall,
+        background=background,
+        reflector=reflector,
+        scheduler=scheduler,
+        reader=reader,
+        embedder=embedder,
+        watchdog=Watchdog(),
+    )
 
 
 def _new_id() -> str:

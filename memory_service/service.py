@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.errors import Draining
@@ -42,32 +44,32 @@ class Stored(Value, frozen=True, kw_only=True):
     replayed: bool
 
 
-class MemoryService:
-    """Joins the parts; `app.py` makes them."""
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service is made of; `app.py` makes them."""
 
+    store: Store
+    pool: SessionPool
+    long_term: LongTermCache
+    sessions: Sessions
+    recall: Recall
+    background: Background
+    reflector: Reflector
+    scheduler: Scheduler
+    reader: Reader
+    embedder: Embedder
+    watchdog: Watchdog
+
+
+class MemoryService:
     def __init__(
-        self,
-        store: Store,
-        pool: SessionPool,
-        long_term: LongTermCache,
-        sessions: Sessions,
-        recall: Recall,
-        background: Background,
-        reflector: Reflector,
-        scheduler: Scheduler,
-        reader: Reader,
-        embedder: Embedder,
-        watchdog: Watchdog,
-        *,
-        context_budget_tokens: int,
-        now: Callable[[], datetime],
-        new_id: Callable[[], str],
+        self, parts: Parts, *, context_budget_tokens: int, now: Callable[[], datetime], new_id: Callable[[], str]
     ) -> None:
-        self._store, self._pool, self._long_term, self._sessions = store, pool, long_term, sessions
-        self._recall, self._background, self._reflector, self._scheduler = recall, background, reflector, scheduler
-        self._reader, self._embedder = reader, embedder
-        self._watchdog, self._draining = watchdog, False
+        self._parts = parts
+        self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
+        self._sessions = parts.sessions
+        self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
+        self._draining = False
 
     async def start_session(
         self, scope: Scope, session_id: str | None, *, restore: bool, agent_id: str | None = None
@@ -181,18 +183,19 @@ class MemoryService:
 
     def stats(self) -> dict[str, Any]:
         """Join what each part counts of itself; no I/O."""
+        parts = self._parts
         return {
-            **self._pool.stats(),
-            "durability": self._store.capabilities.durability,
-            "store": self._store.usage(),
-            "queues": self._scheduler.stats(),
-            "reflection": self._reflector.stats(),
-            "recall": self._recall.stats(),
-            "event_loop": self._watchdog.stats(),
+            **parts.pool.stats(),
+            "durability": parts.store.capabilities.durability,
+            "store": parts.store.usage(),
+            "queues": parts.scheduler.stats(),
+            "reflection": parts.reflector.stats(),
+            "recall": parts.recall.stats(),
+            "event_loop": parts.watchdog.stats(),
             "tokens": {
-                "model": self._reader.name,
-                **self._reader.usage(),
-                "embedding": self._embedder.usage(),
+                "model": parts.reader.name,
+                **parts.reader.usage(),
+                "embedding": parts.embedder.usage(),
             },
         }
 

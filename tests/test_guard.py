@@ -268,7 +268,9 @@ async def test_what_follows_a_refused_head_is_not_served() -> None:
         assert shop.begun == []
 
 
-@pytest.mark.parametrize("trailers", [b"X-Trailer: small\r\n" * 400_000, b"X-Trailer: " + b"x" * 8_000_000])
+@pytest.mark.parametrize(
+    "trailers", [b"X-Trailer: small\r\n" * 400_000, b"X-Trailer: " + b"x" * 8_000_000], ids=["many", "long"]
+)
 async def test_headers_behind_a_chunked_body_are_limited_as_well(trailers: bytes) -> None:
     async with guarded() as (_, shop, call):
         caller = await call()
@@ -300,7 +302,7 @@ NOT_HTTP = [
 ]
 
 
-@pytest.mark.parametrize("garbage", NOT_HTTP)
+@pytest.mark.parametrize("garbage", NOT_HTTP, ids=range(len(NOT_HTTP)))
 async def test_garbage_is_a_malformed_request(garbage: bytes) -> None:
     async with guarded() as (keeper, shop, call):
         caller = await call()
@@ -322,7 +324,7 @@ AMBIGUOUS = [
 ]
 
 
-@pytest.mark.parametrize("framing", AMBIGUOUS)
+@pytest.mark.parametrize("framing", AMBIGUOUS, ids=range(len(AMBIGUOUS)))
 async def test_a_body_of_two_lengths_is_refused_and_has_no_effect(framing: bytes) -> None:
     async with guarded() as (_, shop, call):
         caller = await call()

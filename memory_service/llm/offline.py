@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class LocalEmbedder:
             return self._model
 
 
+@cache  # services in one process share the weights
 def _load() -> tuple[NDArray[np.float32], Any]:
     # Straight from the package's files: its own loader looks for the tokenizer in a folder that is not there.
     try:

