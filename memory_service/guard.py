@@ -101,18 +101,20 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._phase in ("idle", "head"):
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
-        if self._phase == "head":
-            if self._head_bytes > self.keeper.limits.head_bytes:
-                self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
-            else:
-                self._await_head()
-        elif self._phase == "body" and self._timer is None:
-            self._timer = self.loop.call_later(self.keeper.limits.body_s, self._refuse, BodyTimeout())
+        if self._phase != "idle" and self._head_bytes > self.keeper.limits.head_bytes:
+            self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))  # of the head, or behind a chunked body
+        elif self._phase == "body":
+            self._await_body()
+        elif self._phase == "head" or self._left_idle():
+            self._await_head()
+
+    def _left_idle(self) -> bool:
+        """Tell whether nothing watches the connection: uvicorn's keep-alive ends with any byte, a blank line too."""
+        return (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(MalformedRequest("not a valid HTTP request"))
@@ -124,8 +126,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._refused:
+            return
         self._stop_timer()
-        self._phase = "body"
         self._began = self.loop.time()
         self._head_bytes = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -133,16 +136,24 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
             return
         super().on_headers_complete()
+        self._phase = "body"
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._phase = "idle"
-        if not self._refused:
-            super().on_message_complete()
+        if self._refused:
+            return
+        super().on_message_complete()
+        if self.cycle.response_complete:  # answered before its body was here: uvicorn waits for nothing any more
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def refuse_if_older(self, began_before: float) -> None:
         """Answer in place of a request that has been served since before then, if it is still being served."""
@@ -154,6 +165,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _await_head(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(self.keeper.limits.head_s, self._refuse, RequestTimeout())
+
+    def _await_body(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.keeper.limits.body_s, self._refuse, BodyTimeout())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -167,7 +182,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refused = True
         self._stop_timer()
         self.keeper.refused[error.code] += 1
-        answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        # An answer that has begun is not interrupted, and a request answered before its body was here has its answer.
+        begun = self.cycle is not None and self.cycle.response_started
+        answered = begun and (self._phase == "body" or not self.cycle.response_complete)
         if not answered:
             self.transport.write(_answer(error))
         if self.cycle is not None and not self.cycle.response_complete:

@@ -35,7 +35,7 @@ class KillAt:
 
     def __init__(self, spec: str) -> None:
         name, _, times = spec.partition(":")
-        if name not in POINTS or not times.isdigit():
+        if name not in POINTS or not times.isdecimal():
             raise UnsafeStart(f"KILL_AT: write NAME:N with one of {', '.join(POINTS)}")
         self._name = name
         self._left = int(times)

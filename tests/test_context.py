@@ -169,11 +169,10 @@ def test_the_same_state_gives_the_same_bytes(hot: Hot, known: LongTerm, budget: 
 def test_long_term_memory_keeps_to_the_budget_and_live_turns_are_whole(hot: Hot, known: LongTerm, budget: int) -> None:
     context = assemble(hot, known, budget)
     spent = [f"- {fence(one.text)} (2026-03-02)" for one in context.insights]
-    spent += [
-        f"- Session {one.session_id} (2026-03-02): {fence(one.text)}"
-        + "".join(f"\n  Topics: {', '.join(map(fence, topics))}" for topics in [one.metadata["topics"]] if topics)
-        for one in context.summaries
-    ]
+    for one in context.summaries:
+        topics = ", ".join(map(fence, one.metadata["topics"]))
+        line = f"- Session {one.session_id} (2026-03-02): {fence(one.text)}"
+        spent.append(f"{line}\n  Topics: {topics}" if topics else line)
     assert sum(map(estimated_tokens, spent)) <= budget
     assert context.turns == hot.turns
     for of_turn in hot.turns:

@@ -233,6 +233,10 @@ async def test_every_item_is_embedded_once_in_bounded_batches(store: Store, make
     assert max(map(len, embedder.batches)) <= EMBEDDED_AT_ONCE
     assert len(asked) == len(set(asked)) == EMBEDDED_AT_ONCE + 12 == recall.stats()["embedded"]
     assert await store.due_vectors(embedder.space, 1) == []
+    vectors = (await store.entries(ANA, None, embedder.space)).vectors
+    for text, item in ((f"user: turn {EMBEDDED_AT_ONCE}", f"s#{EMBEDDED_AT_ONCE + 1}"), ("a memory", "m")):
+        [expected] = await Counting().embed([text])
+        assert [vector.data for vector in vectors if vector.item_id == item] == [expected.tobytes()]
 
 
 async def test_a_memory_written_anew_while_it_is_embedded_gets_the_vector_of_its_new_words(

@@ -64,6 +64,8 @@ async def _read(receive: Any) -> bytes:
     parts, length = [body], len(body)
     while message.get("more_body"):
         message = await receive()
+        if message["type"] == "http.disconnect":  # what came may be whole JSON, and only spaces missing
+            raise MalformedJson("the body was not sent to its end")
         parts.append(message.get("body", b""))
         length += len(parts[-1])
         if length > MAX_BODY_BYTES:

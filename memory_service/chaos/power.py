@@ -48,7 +48,7 @@ class IoFaults(Struct, kw_only=True):
     stopped: int
 
 
-def run_power_cuts(count: int, seed: int, *, synchronous: str = "FULL") -> PowerCuts:
+def run_power_cuts(count: int, seed: int, *, synchronous: str | None = None) -> PowerCuts:
     """Record the disk under concurrent commits, cut the power in so many places, and open what is left."""
     chance = random.Random(seed)
     found = PowerCuts(power_cuts=0, acknowledged=0, lost=0, doubled=0, damaged=0)
@@ -99,7 +99,7 @@ def _one_fault(number: int, error: type[apsw.Error], found: IoFaults) -> bool:
         return True
 
 
-def _recorded(synchronous: str) -> Tape:
+def _recorded(synchronous: str | None) -> Tape:
     tape = Tape()
     with TemporaryDirectory(prefix="memory-tape-") as name:
         disk = RecordingDisk(tape)
@@ -117,10 +117,13 @@ def _registered(disk: Any) -> Iterator[None]:
         disk.unregister()
 
 
-async def _commit_some(path: Path, vfs: str, acknowledge: Callable[[str], object], synchronous: str = "FULL") -> int:
+async def _commit_some(
+    path: Path, vfs: str, acknowledge: Callable[[str], object], synchronous: str | None = None
+) -> int:
     """Commit turns from several writers at once, through the store's own writer; returns how many were refused."""
     db = open_writer(path, vfs=vfs)
-    db.execute(f"PRAGMA synchronous = {synchronous}").fetchall()
+    if synchronous is not None:  # otherwise what the store itself sets is what is tried
+        db.execute(f"PRAGMA synchronous = {synchronous}").fetchall()
     writer = Writer(db, asyncio.get_running_loop())
     writer.start()
     try:
