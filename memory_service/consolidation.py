@@ -56,13 +56,14 @@ def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Seque
     `new[i]` is finding i as a memory, its sources already limited to real turns; one without sources is dropped.
     """
     held = {memory.memory_id: memory for memory in known}
+    statements = {memory.memory_id: _statement(memory.text) for memory in (*known, *new)}
     changed: dict[str, Memory] = {}
     added = dropped = 0
     for finding, memory in zip(findings, new, strict=True):
         if not memory.sources:
             dropped += 1
             continue
-        same = _same(memory, held.values())
+        same = _same(memory, held.values(), statements)
         if same is not None:
             changed[same.memory_id] = held[same.memory_id] = _with_sources(same, memory.sources)
             continue
@@ -81,10 +82,10 @@ def _replaced(finding: Finding, known: Sequence[Memory], held: dict[str, Memory]
     return held.get(known[finding.replaces - 1].memory_id)
 
 
-def _same(memory: Memory, held: Iterable[Memory]) -> Memory | None:
-    ours = _statement(memory.text)
+def _same(memory: Memory, held: Iterable[Memory], statements: dict[str, _Statement]) -> Memory | None:
+    ours = statements[memory.memory_id]
     for other in held:
-        theirs = _statement(other.text)
+        theirs = statements[other.memory_id]
         if not ours.cannot_merge_with(theirs) and ours.likeness(theirs) >= SAME:
             return other
     return None

@@ -19,7 +19,8 @@ INSIGHTS_SHARE = 0.6
 
 _BREAKS = re.compile("(\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029])")
 _ESCAPED = re.compile(r"&(?=(?:amp;)*lt;)")
-_TAG = re.compile(r"<(?=\s*/?\s*memory)", re.IGNORECASE)
+# Possessive: what is stored may be a hundred thousand blanks, and must not be tried in every way there is.
+_TAG = re.compile(r"<(?=\s*+(?:/\s*+)?memory)", re.IGNORECASE)
 _INDENT = "  "
 
 
@@ -31,7 +32,7 @@ def fence(text: str) -> str:
 
 def unfence(text: str) -> str:
     text = re.sub(_BREAKS.pattern + _INDENT, r"\1", text)
-    text = re.sub(r"&lt;(?=\s*/?\s*memory)", "<", text, flags=re.IGNORECASE)
+    text = re.sub(r"&lt;(?=\s*+(?:/\s*+)?memory)", "<", text, flags=re.IGNORECASE)
     return re.sub(r"&amp;(?=(?:amp;)*lt;)", "&", text)
 
 

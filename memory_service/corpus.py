@@ -33,6 +33,8 @@ from memory_service.values import EXTRACTIVE, KINDS, Kind, Memory, Role, Source,
 
 Entry = TypeVar("Entry", bound=np.generic)
 
+STEM_BYTES = 200
+"""Estimate of what a stem costs that was not there before."""
 ITEM_BYTES = 900
 """Estimate of what one item costs beside its text and vector: objects, postings, columns."""
 
@@ -147,11 +149,12 @@ class Corpus:
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
         self._items.append(item)
-        self._text_bytes += len(item.text)
+        self._text_bytes += len(item.text) + 4 * len(stems)
         for stem in stems:
             posting = self._postings.get(stem)
             if posting is None:
                 posting = self._postings[stem] = array("i")
+                self._text_bytes += STEM_BYTES
             posting.append(place)  # once per occurrence: a run of the same place is its frequency
         self._lengths.append(len(stems))
         self._before.append(-1)

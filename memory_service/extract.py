@@ -19,6 +19,8 @@ from memory_service.values import Message, Turn
 SUMMARY_WORDS = 120
 TELLING_WORDS = 8
 TOPICS = 5
+LONGEST_READ = 20_000
+"""Characters of one message that are looked at: an extract has room for few of them."""
 WORD_CHARS = 12
 """What has no spaces (a pasted blob, some languages) costs a word for so many characters."""
 
@@ -52,7 +54,7 @@ def said(turns: Iterable[Turn]) -> list[Sentence]:
         for turn in turns
         for message in turn.messages
         if message.role in ("user", "assistant")
-        for sentence in sentences(message.content)
+        for sentence in sentences(message.content[:LONGEST_READ])
     ]
 
 
@@ -179,12 +181,18 @@ _SLOTS = (
 
 def facts(turns: Iterable[Turn]) -> list[Fact]:
     """Statements about themselves by the users, and by named assistants (two people talking), in order."""
-    found = []
-    for turn in turns:
-        for message in turn.messages:
-            if message.role == "user" or (message.role == "assistant" and message.name):
-                found += [fact for text in sentences(message.content) if (fact := _fact(message, turn.seq, text))]
-    return found
+    told = [
+        (message, turn.seq)
+        for turn in turns
+        for message in turn.messages
+        if message.role == "user" or (message.role == "assistant" and message.name)
+    ]
+    return [
+        fact
+        for message, seq in told
+        for text in sentences(message.content[:LONGEST_READ])
+        if (fact := _fact(message, seq, text))
+    ]
 
 
 def _fact(message: Message, seq: int, text: str) -> Fact | None:

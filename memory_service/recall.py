@@ -55,7 +55,7 @@ class Recall:
         self._embedder = embedder
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
-        self.searches = self.embedded = self.degraded = 0
+        self.searches = self.embedded = self.degraded = self.too_large = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
         # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
@@ -116,6 +116,9 @@ class Recall:
             searchable.cursor, more = entries.cursor, entries.more
         if searchable.corpus.size_bytes <= self._cache.maxsize:
             self._cache[scope] = searchable  # set anew: its size has changed
+        else:
+            self.too_large += 1
+            self._cache.pop(scope, None)  # not to be kept: the next search builds it anew
 
     def _add(self, corpus: Corpus, entries: Entries) -> None:
         for turn in entries.turns:
@@ -157,6 +160,7 @@ class Recall:
             "searches": self.searches,
             "degraded": self.degraded,
             "embedded": self.embedded,
+            "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),
             "cached_bytes": self._cache.currsize,
             "vector_space": self._embedder.space,

@@ -160,13 +160,14 @@ class Reflector:
         known = await self._known(key.scope, unread)
         findings = await self._read(unread, sitting.summary, known)
         self._point("after_model")
-        insights = self._consolidated(key, sitting, unread, findings.insights, known)
-        started_at = sitting.started_at or unread[0].created_at
+        insights = await asyncio.to_thread(self._consolidated, key, sitting, unread, findings.insights, known)
+        said_at = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
+        started_at = min([*said_at, sitting.started_at] if sitting.started_at else said_at)
         done = sitting.done(findings.summary, insights.added, started_at)
         memories = (
-            _summary(key, done, findings, unread[-1].created_at, self._reader),
+            _summary(key, done, findings, max(said_at), self._reader),
             *insights.memories,
-            *self._chunks(key, turns, chunk_start),
+            *await asyncio.to_thread(self._chunks, key, turns),
         )
         await self._store.commit(Commit(scope=key.scope, sittings=(done,), memories=memories))
         self._long_term.forget(key.scope)
@@ -216,7 +217,7 @@ class Reflector:
         ]
         return consolidate(findings, known, new)
 
-    def _chunks(self, key: SessionKey, turns: list[Turn], first_seq: int) -> list[Memory]:
+    def _chunks(self, key: SessionKey, turns: list[Turn]) -> list[Memory]:
         """One extract per so many turns; one that grew since it was written is written over."""
         blocks = [turns[i : i + self._chunk_turns] for i in range(0, len(turns), self._chunk_turns)]
         return [_chunk(key, block) for block in blocks]

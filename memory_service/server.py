@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -86,7 +87,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise UnsafeStart(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+        raise UnsafeStart(
+            f"cannot listen on {host} port {port}: {os.strerror(exc.errno) if exc.errno else exc}"
+        ) from exc
     # Accepted connections inherit it. Without it asyncio, which sets it only on sockets it made itself, leaves the
     # second half of every answer waiting 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -5,10 +5,17 @@ Deeper parts are given plain arguments, never this object. Names are the variabl
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _upper(given: Any) -> Any:
+    return given.upper() if isinstance(given, str) else given
+
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
 
 class Settings(BaseSettings):
@@ -20,7 +27,7 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     reload: bool = Field(False, description="Restart when the source changes (development only).")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_level: LogLevel = Field("INFO", description="Least level that is logged.")
     auth_mode: Literal["loopback", "none"] = Field(
         "loopback",
         description="Who is served: loopback (callers on this host only) or none (everybody who can reach the port).",
@@ -29,9 +36,11 @@ class Settings(BaseSettings):
     # Session pool
     max_sessions: int = Field(1000, ge=0, description="Sessions kept hot in memory.")
     session_ttl_minutes: float = Field(
-        30, gt=0, description="Minutes after which an untouched session leaves the pool."
+        30, gt=0, le=525_600, description="Minutes after which an untouched session leaves the pool."
     )
-    eviction_interval_seconds: float = Field(60, gt=0, description="Seconds between looks for sessions to drop.")
+    eviction_interval_seconds: float = Field(
+        60, gt=0, le=86_400, description="Seconds between looks for sessions to drop."
+    )
 
     # Store
     store_url: str = Field(
@@ -65,8 +74,10 @@ class Settings(BaseSettings):
     embedding_dimensions: int = Field(
         0, ge=0, le=8192, description="Dimensions to ask for; 0 is the model's own number."
     )
-    model_timeout_seconds: float = Field(60, gt=0, description="Seconds a chat model may take for one answer.")
-    embedding_timeout_seconds: float = Field(5, gt=0, description="Seconds an embedding may take.")
+    model_timeout_seconds: float = Field(
+        60, gt=0, le=86_400, description="Seconds a chat model may take for one answer."
+    )
+    embedding_timeout_seconds: float = Field(5, gt=0, le=86_400, description="Seconds an embedding may take.")
 
     # Memory
     k_turn_buffer: int = Field(5, ge=1, le=1000, description="Last turns that always stay verbatim in a context.")
@@ -81,26 +92,28 @@ class Settings(BaseSettings):
     reflection_threshold_turns: int = Field(
         15, ge=1, description="Unreflected turns from which a conversation that goes on is reflected on."
     )
-    session_abandon_hours: float = Field(24, gt=0, description="Hours after which an untouched session is ended.")
+    session_abandon_hours: float = Field(
+        24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
+    )
 
     # Background work
-    sweep_interval_seconds: float = Field(60, gt=0, description="Seconds between looks for work left over.")
+    sweep_interval_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between looks for work left over.")
     reflection_concurrency: int = Field(8, ge=1, description="Reflections that run at the same time.")
     reflection_retry_seconds: float = Field(
-        5, gt=0, description="Seconds before the first retry; later ones wait longer."
+        5, gt=0, le=86_400, description="Seconds before the first retry; later ones wait longer."
     )
     reflection_max_attempts: int = Field(8, ge=1, description="Attempts after which a reflection is given up (dead).")
     breaker_failures: int = Field(5, ge=1, description="Failures of the model in a row after which it is left alone.")
-    breaker_rest_seconds: float = Field(30, gt=0, description="Seconds for which it is then left alone.")
+    breaker_rest_seconds: float = Field(30, gt=0, le=86_400, description="Seconds for which it is then left alone.")
     recall_cache_mb: int = Field(256, ge=1, description="Memory for the search indexes of recently active users.")
     kill_at: str = Field(
         "", description="Tests only: NAME:N ends the process when that point of the code is reached the N-th time."
     )
     drain_delay_seconds: float = Field(
-        0, ge=0, description="Seconds to go on serving after SIGTERM, while readyz already says 503."
+        0, ge=0, le=86_400, description="Seconds to go on serving after SIGTERM, while readyz already says 503."
     )
     shutdown_grace_seconds: float = Field(
-        15, ge=0, description="Seconds that work under way has to finish at shutdown."
+        15, ge=0, le=86_400, description="Seconds that work under way has to finish at shutdown."
     )
 
     @property

@@ -77,7 +77,7 @@ class Retrieve(Body):
     query: Annotated[str, Meta(min_length=1, max_length=2000)]
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
-    kinds: Annotated[list[Kind], Meta(max_length=7)] | None = None
+    kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
 
 
 class GetInsights(Body):

@@ -35,6 +35,9 @@ class OfflineReader:
 
     async def reflect(self, excerpt: Excerpt) -> Findings:
         self._calls += 1
+        return await asyncio.to_thread(self._reflect, excerpt)  # long messages take long: not on the event loop
+
+    def _reflect(self, excerpt: Excerpt) -> Findings:
         spoken = extract.said(excerpt.turns)
         facts = extract.facts(excerpt.turns)
         kept = sorted(facts, key=lambda fact: (fact.importance, fact.sentence.seq), reverse=True)[:MOST_FACTS]
@@ -58,7 +61,7 @@ class OfflineReader:
 
     async def compact(self, earlier_summary: str, turns: Sequence[Turn]) -> str:
         self._calls += 1
-        return extract.extract(earlier_summary, extract.said(turns)) or NOTHING_SAID
+        return await asyncio.to_thread(lambda: extract.extract(earlier_summary, extract.said(turns)) or NOTHING_SAID)
 
     def usage(self) -> dict[str, int]:
         return {"calls": self._calls, "failures": 0, "prompt_tokens": 0, "completion_tokens": 0}
@@ -112,7 +115,7 @@ def _load() -> tuple[NDArray[np.float32], Any]:
     try:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:
         raise ModelUnavailable("the local embedder is not installed (package wordllama)") from exc
     spec = find_spec("wordllama")
     if spec is None or not spec.submodule_search_locations:

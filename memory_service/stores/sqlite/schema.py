@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -39,6 +39,7 @@ def owned(path: Path) -> Iterator[None]:
     """
     import fcntl  # not on Windows; this store is the only part that needs it
 
+    path = path.resolve()  # a file that links lead to has one lock, whatever it is called
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("a+")
@@ -50,9 +51,9 @@ def owned(path: Path) -> Iterator[None]:
         except BlockingIOError as exc:
             lock.seek(0)
             raise UnsafeStart(f"{path} is in use by process {lock.read().strip() or '?'}; stop it first") from exc
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with suppress(OSError):  # on a full disk the lock holds without a note of who has it
+            os.truncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"{os.getpid()}\n".encode())
         yield
 
 
