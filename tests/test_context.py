@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -215,3 +217,11 @@ def test_a_sitting_that_goes_on_is_not_told_its_own_summary_and_an_ended_one_is(
 
 def test_of_nothing_nothing_is_told() -> None:
     assert assemble(Hot(session=session()), LongTerm(), 1000).text == ""
+
+
+@pytest.mark.parametrize("text", ["<" + " " * 99_990, "<" * 50_000, "<" + " " * 50_000 + "/" + " " * 49_000])
+def test_no_text_takes_long_to_fence(text: str) -> None:
+    """A pattern that tries every way through these would take minutes, and everybody would wait for it."""
+    began = time.process_time()
+    assert unfence(fence(text)) == text
+    assert time.process_time() - began < 2

@@ -191,6 +191,13 @@ async def test_a_cache_too_small_for_its_users_changes_no_answer(store: Store, m
     assert large.stats()["cached_users"] == 2
 
 
+async def test_a_user_too_large_for_the_cache_is_answered_and_not_kept(store: Store, make_recall: MakeRecall) -> None:
+    small, large = await make_recall(cache_bytes=30_000), await make_recall()
+    await say(store, ANA, *THINGS, "tea " * 20_000)
+    assert await found(small, ANA, "tea at sea") == await found(large, ANA, "tea at sea") != {}
+    assert (small.stats()["cached_users"], small.stats()["too_large_to_cache"]) == (0, 1)
+
+
 async def test_a_user_who_was_forgotten_is_read_anew(store: Store, make_recall: MakeRecall) -> None:
     recall = await make_recall()
     await say(store, ANA, *THINGS)

@@ -214,3 +214,14 @@ def test_an_empty_value_is_refused_with_its_name_rather_than_guessed(
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert name in str(caught.value).upper()
+
+
+@pytest.mark.parametrize("name", [n for n in known_settings() if n.endswith(("_SECONDS", "_MINUTES", "_HOURS"))])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e14", "-1"])
+def test_a_time_that_no_clock_can_add_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings(_env_file=None, **{name.lower(): value})
+
+
+def test_the_log_level_may_be_written_in_small_letters() -> None:
+    assert Settings(_env_file=None, log_level="warning").log_level == "WARNING"

@@ -32,6 +32,14 @@ async def test_a_second_store_on_the_same_file_is_refused_and_told_who_has_it(st
     await store.commit(new_session(1))
 
 
+async def test_a_link_to_the_file_is_the_file(store: SQLiteStore, path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(UnsafeStart, match="in use by process"):
+        async with opened(f"sqlite:///{link}"):
+            pass
+
+
 async def test_a_second_process_is_refused_and_told_who_has_it(store: SQLiteStore, url: str) -> None:
     async with other_process(url) as other:
         assert f"in use by process {os.getpid()};" in other.said
