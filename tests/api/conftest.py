@@ -11,10 +11,12 @@ import pytest
 from client import MemoryServiceClient
 from memory_service.server import running
 from memory_service.settings import Settings
+from tests.api.talking import PATIENCE_S, STORE, commits, everything, told
 
 Serve = Callable[..., Awaitable[str]]
 Connect = Callable[..., Awaitable[httpx2.AsyncClient]]
 Visit = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
+Unharmed = Callable[[], AbstractAsyncContextManager[None]]
 ClientAt = Callable[..., MemoryServiceClient]
 
 
@@ -56,3 +58,27 @@ def client_at() -> ClientAt:
         return MemoryServiceClient(str(http.base_url), user_id, session_id, http=http)
 
     return make
+
+
+@pytest.fixture
+async def unharmed(http: httpx2.AsyncClient, client: MemoryServiceClient) -> Unharmed:
+    """Holds the service to be, after a block, exactly what it was before, and to go on serving."""
+    await client.start_session("old")
+    await client.store_turn("I live in Lisbon.", "Noted.", turn_id="t0")
+    await client.end_session(wait_s=PATIENCE_S)
+    await client.start_session("s")
+    await client.store_turn("My boat is called Ida.", "A fine name.", turn_id="t1")
+    owned = [("ana", "s"), ("ana", "old"), ("bob", "s")]
+    before = await everything(http, owned, "boat")
+
+    @asynccontextmanager
+    async def block() -> AsyncIterator[None]:
+        yield
+        assert await everything(http, owned, "boat") == before
+        # A replay is asked of the store, where it counts as an attempt to write.
+        said = {"user_message": "My boat is called Ida.", "agent_message": "A fine name.", "turn_id": "t1"}
+        answer = await told(http, STORE, user_id="ana", session_id="s", **said)
+        assert (answer["replayed"], answer["turn_number"]) == (True, 1)
+        before["commits"] = await commits(http)
+
+    return block

@@ -1,74 +1,19 @@
-"""What the service refuses: always in the same form, never with a word of what was sent, never with an effect."""
+"""Bodies the service refuses: always in the same form, never with a word of what was sent, never with an effect."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 
-from client import MemoryServiceClient
 from memory_service.api.routes import VERBS
-from tests.api.talking import (
-    CONTEXT,
-    END,
-    INSIGHTS,
-    PATIENCE_S,
-    RETRIEVE,
-    START,
-    STORE,
-    SUMMARIES,
-    commits,
-    everything,
-    problem,
-    told,
-)
-
-CANARY = "canary7f3a"
-JSON = {"content-type": "application/json"}
-ANA = {"user_id": "ana", "session_id": "s"}
-VALID: dict[str, dict[str, Any]] = {
-    START: ANA,
-    END: ANA,
-    CONTEXT: ANA,
-    STORE: {**ANA, "user_message": "It rains.", "agent_message": "It does."},
-    RETRIEVE: {"user_id": "ana", "query": "boat"},
-    INSIGHTS: {"user_id": "ana"},
-    SUMMARIES: {"user_id": "ana"},
-}
-Unharmed = Callable[[], AbstractAsyncContextManager[None]]
-
-
-@pytest.fixture
-async def unharmed(http: httpx2.AsyncClient, client: MemoryServiceClient) -> Unharmed:
-    """Holds the service to be, after a block, exactly what it was before, and to go on serving."""
-    await client.start_session("old")
-    await client.store_turn("I live in Lisbon.", "Noted.", turn_id="t0")
-    await client.end_session(wait_s=PATIENCE_S)
-    await client.start_session("s")
-    await client.store_turn("My boat is called Ida.", "A fine name.", turn_id="t1")
-    owned = [("ana", "s"), ("ana", "old"), ("bob", "s")]
-    before = await everything(http, owned, "boat")
-
-    @asynccontextmanager
-    async def block() -> AsyncIterator[None]:
-        yield
-        assert await everything(http, owned, "boat") == before
-        # A replay is asked of the store, where it counts as an attempt to write.
-        answer = await told(
-            http, STORE, **ANA, user_message="My boat is called Ida.", agent_message="A fine name.", turn_id="t1"
-        )
-        assert (answer["replayed"], answer["turn_number"]) == (True, 1)
-        before["commits"] = await commits(http)
-
-    return block
+from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
+from tests.api.conftest import Unharmed
+from tests.api.talking import CONTEXT, END, INSIGHTS, RETRIEVE, START, STORE, SUMMARIES, problem
 
 
 async def refused(
@@ -83,10 +28,6 @@ async def refused(
         raise
     assert CANARY not in response.text + str(response.headers), f"{path}: {case}"
     return found
-
-
-def bytes_of(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def below(folder: Path) -> set[Path]:
@@ -267,6 +208,7 @@ INVALID: tuple[tuple[str, str, Any, str], ...] = (
     (RETRIEVE, "top_k", None, "validation_failed"),
     (RETRIEVE, "top_k", 0, "validation_failed"),
     (RETRIEVE, "top_k", 101, "validation_failed"),
+    (RETRIEVE, "kinds", [], "validation_failed"),
     (RETRIEVE, "kinds", "message", "validation_failed"),
     (RETRIEVE, "kinds", [CANARY], "validation_failed"),
     (RETRIEVE, "kinds", ["message", 1], "validation_failed"),
@@ -386,164 +328,3 @@ def legal(path: str, field: str, value: Any) -> bool:
     if field == "query":
         return path == RETRIEVE and isinstance(value, str) and "\x00" not in value
     return (path, field) == (STORE, "metadata") and isinstance(value, dict)
-
-
-# Addresses, methods, media types, sizes
-
-
-async def test_the_reflection_of_a_session_is_asked_for_with_valid_ids(
-    http: httpx2.AsyncClient, unharmed: Unharmed
-) -> None:
-    asked = {
-        "/sessions/s/reflection": ("validation_failed", "$"),
-        "/sessions/s/reflection?user_id=": ("invalid_id", "$.user_id"),
-        f"/sessions/s/reflection?user_id={CANARY}%20": ("invalid_id", "$.user_id"),
-        "/sessions/s/reflection?user_id=%ff": ("invalid_id", "$.user_id"),
-        "/sessions/s/reflection?user_id=ana%0a": ("invalid_id", "$.user_id"),
-        "/sessions/s/reflection?user_id=a%00": ("invalid_id", "$.user_id"),
-        f"/sessions/s/reflection?user_id=ana&{CANARY}={CANARY}": ("validation_failed", "$"),
-        f"/sessions/{CANARY}%00/reflection?user_id=ana": ("invalid_id", "$.session_id"),
-        "/sessions/s%0a/reflection?user_id=ana": ("invalid_id", "$.session_id"),
-        "/sessions/%2e%2e/reflection?user_id=ana": ("invalid_id", "$.session_id"),
-        f"/sessions/{'s' * 201}/reflection?user_id=ana": ("invalid_id", "$.session_id"),
-        "/sessions/jos%c3%a9/reflection?user_id=ana": ("invalid_id", "$.session_id"),
-    }
-    async with unharmed():
-        for address, (code, loc) in asked.items():
-            response = await http.get(address)
-            assert problem(response, 422, code)["errors"][0]["loc"] == loc
-            assert CANARY not in response.text
-
-
-async def test_there_is_nothing_at_other_paths(http: httpx2.AsyncClient, unharmed: Unharmed) -> None:
-    paths = (
-        f"/{CANARY}",
-        "/memory",
-        "/sessions",
-        "/sessions/s",
-        "/sessions//reflection",
-        "/sessions/s/reflection/more?user_id=ana",
-        "/sessions/a%2Fb/reflection?user_id=ana",
-        "/Memory/Store",
-        "/memory/store/",
-        "/health/",
-        "/%2e%2e/etc/passwd",
-        "/docs",
-    )
-    async with unharmed():
-        for path in paths:
-            for method in ("GET", "POST"):
-                response = await http.request(method, path, headers=JSON)
-                problem(response, 404, "not_found")
-                assert CANARY not in response.text + str(response.headers)
-
-
-async def test_every_kind_of_problem_is_explained_at_its_type(http: httpx2.AsyncClient) -> None:
-    kind = problem(await http.get("/nowhere"), 404, "not_found")["type"]
-    assert (await http.get(kind)).json()["code"] == "not_found"
-    problem(await http.get("/problems/nonsense"), 404, "not_found")
-    for code in ("invalid_id", "content_too_long", "invalid_character", "turn_id_reused", "session_ended"):
-        assert (await http.get(f"/problems/{code}")).json()["code"] == code
-
-
-async def test_another_method_is_refused_with_all_that_are_allowed(
-    http: httpx2.AsyncClient, unharmed: Unharmed
-) -> None:
-    allowed: dict[str, set[str]] = {"/openapi.json": {"GET", "HEAD"}, "/": {"GET", "HEAD"}}
-    for verb in VERBS:
-        allowed.setdefault(verb.path.replace("{session_id}", "s"), set()).add(verb.method)
-    async with unharmed():
-        for path, methods in allowed.items():
-            for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - methods:
-                response = await http.request(method, path)
-                problem(response, 405, "method_not_allowed")
-                assert set(response.headers["allow"].split(", ")) == methods
-
-
-async def test_a_body_that_says_it_is_not_json_is_refused(http: httpx2.AsyncClient, unharmed: Unharmed) -> None:
-    others = ("text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")
-    others += ("application/jsonx", "application/ld+json", f"text/{CANARY}", "")
-    async with unharmed():
-        for path, body in VALID.items():
-            for media_type in others:
-                response = await http.post(path, content=bytes_of(body), headers={"content-type": media_type})
-                problem(response, 415, "unsupported_media_type")
-                assert CANARY not in response.text
-        for media_type in ("application/json; charset=utf-8", "Application/JSON", "application/json ;x=y"):
-            served = await http.post(CONTEXT, content=bytes_of(ANA), headers={"content-type": media_type})
-            assert served.status_code == 200
-        assert (await http.post(CONTEXT, content=bytes_of(ANA))).status_code == 200, "or it says nothing of it"
-
-
-def padded(size: int) -> bytes:
-    """A valid body of just this many bytes."""
-    body = bytes_of(VALID[STORE])
-    return body[:-1] + b" " * (size - len(body)) + b"}"
-
-
-async def test_a_body_beyond_one_megabyte_is_refused(http: httpx2.AsyncClient, unharmed: Unharmed) -> None:
-    async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
-        for start in range(0, len(content), 60_000):
-            yield content[start : start + 60_000]
-
-    async with unharmed():
-        for size in (1_000_001, 3_000_000):
-            problem(await http.post(STORE, content=padded(size), headers=JSON), 413, "body_too_large")
-            problem(await http.post(STORE, content=in_pieces(padded(size)), headers=JSON), 413, "body_too_large")
-    for content in (padded(1_000_000), in_pieces(padded(1_000_000))):
-        assert (await http.post(STORE, content=content, headers=JSON)).status_code == 200
-
-
-async def exchange(url: str, *sent: bytes) -> bytes:
-    """Send bytes over a socket of our own and read until the service has answered once, or hung up."""
-    address = httpx2.URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    try:
-        for piece in sent:
-            writer.write(piece)
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
-        length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
-        assert length is not None
-        return answer + await asyncio.wait_for(reader.readexactly(int(length[1])), PATIENCE_S)
-    finally:
-        writer.close()
-
-
-def head(*lines: str) -> bytes:
-    return "\r\n".join(
-        (f"POST {STORE} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *lines, "", "")
-    ).encode()
-
-
-async def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(url: str, unharmed: Unharmed) -> None:
-    async with unharmed():
-        answer = await exchange(url, head("Content-Length: 1000001"))
-        assert answer.startswith(b"HTTP/1.1 413 ")
-        assert b'"code":"body_too_large"' in answer
-
-
-async def test_a_body_without_end_is_refused_when_it_is_too_large(url: str, unharmed: Unharmed) -> None:
-    def chunks() -> Iterator[bytes]:
-        for _ in range(11):
-            yield b"186a0\r\n" + b" " * 100_000 + b"\r\n"
-
-    async with unharmed():
-        answer = await exchange(url, head("Transfer-Encoding: chunked"), *chunks())
-        assert answer.startswith(b"HTTP/1.1 413 ")
-        assert b'"code":"body_too_large"' in answer
-
-
-# Request ids
-
-
-async def test_a_refusal_carries_the_callers_request_id_if_it_is_a_sane_one(http: httpx2.AsyncClient) -> None:
-    for sane in ("a", "3f2c-77.b_1", "x" * 64):
-        response = await http.post(CONTEXT, json={}, headers={"X-Request-Id": sane})
-        assert problem(response, 422, "validation_failed")["request_id"] == sane
-    seen = set()
-    for insane in (None, "", "x" * 65, f"{CANARY} x", f"{CANARY}\u00e9".encode("latin-1"), f"{CANARY};--"):
-        headers = {} if insane is None else {"X-Request-Id": insane}
-        response = await http.post(CONTEXT, json={}, headers=headers)
-        seen.add(problem(response, 422, "validation_failed")["request_id"])
-        assert CANARY not in response.text + str(response.headers)
-    assert len(seen) == 6

@@ -151,7 +151,7 @@ async def test_only_the_kinds_asked_for_are_found(talker: MemoryServiceClient) -
 
 
 async def test_a_filter_that_matches_nothing_finds_nothing(talker: MemoryServiceClient) -> None:
-    for kinds in (["episode"], ["memory", "knowledge"], []):
+    for kinds in (["episode"], ["memory", "knowledge"]):
         answer = await talker.retrieve("bicycle", 100, kinds)
         assert (answer["facts"], answer["results"], answer["count"]) == ([], [], 0)
 
