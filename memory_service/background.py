@@ -48,7 +48,8 @@ class Background:
             self._scheduler.soon(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
 
     def embed_soon(self) -> None:
-        self._scheduler.soon("embed", self._recall.embed_due)
+        # No slot: what is local and fast must not queue behind reflections that wait for a model.
+        self._scheduler.soon("embed", self._recall.embed_due, slotted=False)
 
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""

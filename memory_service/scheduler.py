@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,8 +42,8 @@ class Scheduler:
         self._alarm.start()
         stack.push_async_callback(self._drain)
 
-    def soon(self, name: str, job: Job) -> None:
-        """Run the job as soon as a slot is free.
+    def soon(self, name: str, job: Job, *, slotted: bool = True) -> None:
+        """Run the job as soon as a slot is free, or at once if it needs none.
 
         One that waits is not queued twice; one that runs is run once more afterwards.
         """
@@ -54,7 +54,7 @@ class Scheduler:
             return
         self._waiting.add(name)
         # not through APScheduler: it takes twelve times as long, for a job that is due now
-        task = asyncio.get_running_loop().create_task(self._run(name, job))
+        task = asyncio.get_running_loop().create_task(self._run(name, job, slotted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -76,13 +76,13 @@ class Scheduler:
 
         self._alarm.add_job(run, "interval", seconds=seconds, id=name)
 
-    async def _run(self, name: str, job: Job) -> None:
+    async def _run(self, name: str, job: Job, slotted: bool) -> None:
         with self._cut_short_quietly():
-            async with self._slots:
+            async with self._slots if slotted else nullcontext():
                 self._waiting.discard(name)
-                await self._tracked(name, job)
+                await self._tracked(name, job, slotted)
 
-    async def _tracked(self, name: str, job: Job) -> None:
+    async def _tracked(self, name: str, job: Job, slotted: bool = True) -> None:
         """Run a job so that shutdown waits for it; once more, if it was asked for meanwhile."""
         if self._stopping:
             return
@@ -95,7 +95,7 @@ class Scheduler:
             del self._running[task]
         if name in self._again:
             self._again.discard(name)
-            self.soon(name, job)
+            self.soon(name, job, slotted=slotted)
 
     async def _guarded(self, name: str, job: Job) -> None:
         # The one place that may catch everything: a job's failure must not stop the others.

@@ -469,3 +469,19 @@ async def test_shutdown_does_not_log_what_it_cut_short_as_errors(caplog: pytest.
         await a_while()
     await a_while()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_job_that_needs_no_slot_does_not_wait_for_those_that_do() -> None:
+    release, done = asyncio.Event(), asyncio.Event()
+
+    async def finish() -> None:
+        done.set()
+
+    async with started(concurrency=1) as scheduler:
+        scheduler.soon("slow", release.wait)
+        scheduler.soon("queued", release.wait)
+        scheduler.soon("free", finish, slotted=False)
+        async with asyncio.timeout(5):
+            await done.wait()
+        assert scheduler.stats()["waiting"] == 1
+        release.set()

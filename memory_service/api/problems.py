@@ -73,6 +73,8 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     place, reason = found["place"] or "$", found["reason"]
     if reason.startswith("Invalid enum value"):
         return errors.ValidationFailed(place, "not one of the known values")
+    if "matching regex" in reason and place.endswith("_name"):
+        return errors.ValidationFailed(place, "holds a control character or a line break", "invalid_character")
     if "matching regex" in reason:
         return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
     if "of length <=" in reason:
@@ -88,5 +90,5 @@ def all_errors(root: type[errors.MemoryServiceError] = errors.MemoryServiceError
     return found | {
         "invalid_id": "An id is not valid",
         "content_too_long": "A text is too long",
-        "invalid_character": "A text holds a NUL character",
+        "invalid_character": "A text holds a character that it may not",
     }

@@ -213,7 +213,7 @@ async def remember(http: httpx2.AsyncClient, sessions: int) -> None:
             said = {"user_message": f"I live in k{place}. {text}", "agent_message": text[::-1], "turn_id": f"t{turn}"}
             at = (AT + timedelta(hours=turn, minutes=place)).isoformat()
             await told(http, STORE, user_id="ana", session_id=name, created_at=at, **said)
-            await settled(http)
+    await settled(http)
     for name in names[::3]:
         await told(http, END, user_id="ana", session_id=name, wait_s=PATIENCE_S)
     await settled(http)
