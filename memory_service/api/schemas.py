@@ -17,7 +17,7 @@ ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
 Text = Annotated[str, Meta(max_length=100_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
 
 
