@@ -168,7 +168,10 @@ class SessionEnded(Conflict):
     title = "The session was ended"
 
     def __init__(self) -> None:
-        super().__init__("start a new session without session_id, or with restore=false to begin afresh under this id")
+        super().__init__(
+            "start a new session without session_id, or this one again: restore=true goes on with what the service "
+            "ended as abandoned, restore=false begins afresh under this id"
+        )
 
 
 class StaleVersion(Conflict):

@@ -674,3 +674,15 @@ def test_delays_grow_fivefold_and_chance_takes_off_up_to_half() -> None:
     assert [retry.delay_s(n, None, lambda: 1.0) for n in range(1, 6)] == [2, 10, 50, 250, 1000]
     assert [retry.delay_s(n, None, lambda: 0.0) for n in range(1, 6)] == [1, 5, 25, 125, 500]
     assert retry.delay_s(1, 30.0, lambda: 0.0) == 31
+
+
+async def test_of_what_is_said_otherwise_later_in_one_conversation_only_the_last_is_learned(opened: Open) -> None:
+    service = await opened()
+    for words in ("I live in Lisbon.", "I love the sea and the old trams.", "I moved to Porto."):
+        await say(service, words)
+    await service.end_session(KEY)
+    await settled(service)
+    learned = [insight.text for insight in await memories(service, "insight")]
+    assert any("Porto" in text for text in learned)
+    assert any("trams" in text for text in learned)
+    assert not any("Lisbon" in text for text in learned)

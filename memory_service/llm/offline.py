@@ -39,7 +39,7 @@ class OfflineReader:
 
     def _reflect(self, excerpt: Excerpt) -> Findings:
         spoken = extract.said(excerpt.turns)
-        facts = extract.facts(excerpt.turns)
+        facts = _latest(extract.facts(excerpt.turns))
         kept = sorted(facts, key=lambda fact: (fact.importance, fact.sentence.seq), reverse=True)[:MOST_FACTS]
         slots = [_slot(known.text) for known in excerpt.known]
         return Findings(
@@ -65,6 +65,11 @@ class OfflineReader:
 
     def usage(self) -> dict[str, int]:
         return {"calls": self._calls, "failures": 0, "prompt_tokens": 0, "completion_tokens": 0}
+
+
+def _latest(facts: list[extract.Fact]) -> list[extract.Fact]:
+    """Leave out what the same speaker said otherwise later in the stretch."""
+    return list({_slot(extract.quoted(fact)) or fact: fact for fact in facts}.values())
 
 
 def _slot(quoted: str) -> tuple[str, str] | None:
