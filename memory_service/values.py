@@ -61,9 +61,6 @@ class Turn(Value, frozen=True, kw_only=True):
     received_at: datetime
     metadata: dict[str, Any] = {}
 
-    def says_the_same_as(self, other: Turn) -> bool:
-        return self.messages == other.messages and self.metadata == other.metadata
-
 
 class Session(Value, frozen=True, kw_only=True):
     """The head of one conversation, and its watermarks (turn sequence numbers).

@@ -1,7 +1,7 @@
 """From ASGI to a verb and back: admit, take the body, call, answer; errors become problem details.
 
-Endpoints are ASGI callables, not functions over Request and Response: at this size of request that is half
-the time of a call.
+Endpoints are ASGI callables, not functions over Request and Response: at this size of request the framework's
+own work is a large part of a call.
 """
 
 from __future__ import annotations
