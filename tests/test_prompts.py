@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory_service import prompts
+from memory_service.chaos.model_answers import read_transcript, strict_problems
 from memory_service.prompts import Prompt, Said
-from tests.support.model_answers import read_transcript, strict_problems
 
 AT = datetime(2026, 5, 8, 14, 3, tzinfo=UTC)
 TAGS = ("conversation", "earlier_summary", "known_insights")

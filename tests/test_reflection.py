@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_service.app import open_service
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, Call, ModelServer, answer, status
 from memory_service.errors import SessionEnded
 from memory_service.reflection import EXCERPT_CHARS, Retry
 from memory_service.service import MemoryService
@@ -22,7 +23,6 @@ from memory_service.stores import make_store
 from memory_service.stores.base import Commit
 from memory_service.values import Context, Kind, Memory, Message, Scope, SessionKey
 from tests.support.background import Clock, record, settled, until
-from tests.support.model_server import API_KEY, CHAT_MODEL, Call, ModelServer, answer, status
 
 ANA = Scope(user_id="ana")
 BEN = Scope(user_id="ben")

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from client import MemoryServiceClient
+from memory_service.chaos.model_server import ModelServer, not_json
 from memory_service.cli import main
 from tests.conftest import Serve
 from tests.support.background import until
-from tests.support.model_server import ModelServer, not_json
 
 SETTINGS = {"reflection_max_attempts": 1, "sweep_interval_seconds": 0.2}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.model_server import ModelServer
+from memory_service.chaos.model_server import ModelServer
 from tests.support.process import ServiceProcess
 
 MakeProcess = Callable[..., ServiceProcess]

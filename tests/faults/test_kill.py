@@ -13,11 +13,11 @@ from signal import SIGKILL
 import httpx2
 import pytest
 
+from memory_service.chaos.model_server import ModelServer
 from memory_service.values import Scope, SessionKey
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Door, damage, on_disk, opened, started
 from tests.support.background import until
-from tests.support.model_server import ModelServer
 from tests.support.process import ServiceProcess
 
 AWKWARD = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from memory_service.chaos import model_server as mode
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Call, Mode, ModelServer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Answer, Door, started
-from tests.support import model_server as mode
 from tests.support.background import until
-from tests.support.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Call, Mode, ModelServer
 
 HANG_S = 30.0
 AT_ONCE_S = 1.0

@@ -8,11 +8,11 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from memory_service.chaos import model_server as model
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Mode
 from memory_service.llm.base import Excerpt
 from memory_service.llm.openai import OpenAIEmbedder, OpenAIReader
 from memory_service.values import Memory, Message, Turn
-from tests.support import model_server as model
-from tests.support.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Mode
 
 AT = datetime(2026, 5, 8, 14, 3, tzinfo=UTC)
 SECRET = "the-canary-of-caroline"

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from openai import AsyncOpenAI
 
+from memory_service.chaos.model_server import API_KEY, API_VERSION, ModelServer
 from memory_service.llm.openai import azure_client, openai_client
-from tests.support.model_server import API_KEY, API_VERSION, ModelServer
 
 
 @pytest.fixture(scope="module")

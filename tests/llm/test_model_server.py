@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from memory_service.chaos.model_server import API_KEY, ModelServer
 from memory_service.errors import ModelUnavailable
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import excerpt, reader
-from tests.support.model_server import API_KEY, ModelServer
 
 
 async def test_the_model_server_lets_every_request_hang_until_told_otherwise(server, client) -> None:

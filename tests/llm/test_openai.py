@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from memory_service import prompts
+from memory_service.chaos import model_server as model
+from memory_service.chaos.model_server import API_KEY, API_VERSION, CHAT_MODEL, EMBEDDING_MODEL, Mode
 from memory_service.errors import ModelError, ModelUnavailable
 from memory_service.llm.base import Excerpt
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import REFLECTION, REFUSED_FORMATS, embedder, excerpt, insight, reader, turn
-from tests.support import model_server as model
-from tests.support.model_server import API_KEY, API_VERSION, CHAT_MODEL, EMBEDDING_MODEL, Mode
 
 
 async def test_a_reflection_comes_back_with_the_turns_its_insights_rest_on(server, client) -> None:

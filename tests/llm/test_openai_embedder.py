@@ -9,11 +9,11 @@ import struct
 import numpy as np
 import pytest
 
+from memory_service.chaos import model_server as model
+from memory_service.chaos.model_server import EMBEDDING_MODEL, Mode
 from memory_service.errors import BadModelOutput, ModelUnavailable
 from memory_service.llm.openai import MAX_TEXT_BYTES
 from tests.llm.asking import SECRET, embedder, silent
-from tests.support import model_server as model
-from tests.support.model_server import EMBEDDING_MODEL, Mode
 
 
 async def test_texts_that_share_words_are_near_each_other(server, client) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from memory_service.chaos import model_server as model
+from memory_service.chaos.model_server import API_KEY, Mode, ModelServer
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import (
@@ -29,8 +31,6 @@ from tests.llm.asking import (
     silent,
     turn,
 )
-from tests.support import model_server as model
-from tests.support.model_server import API_KEY, Mode, ModelServer
 
 
 async def reflection_error(server: ModelServer, client: AsyncOpenAI, mode: Mode) -> ModelError:

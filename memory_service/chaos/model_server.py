@@ -34,7 +34,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.model_answers import Spoken, compact, embed, read_transcript, reflect, strict_problems
+from memory_service.chaos.model_answers import Spoken, compact, embed, read_transcript, reflect, strict_problems
 
 API_KEY = "sk-test-7f3a9c"
 CHAT_MODEL = "chat-model"
