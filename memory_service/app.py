@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
 from memory_service.background import Background
 from memory_service.breaker import Breaker
+from memory_service.embedding import Embedding
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -33,6 +35,8 @@ from memory_service.stores.base import Store
 from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+Seconds = Callable[[], float]
 
 
 def create_app(settings: Settings | None = None) -> Front:
@@ -54,14 +58,17 @@ def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Se
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), monotonic: Seconds = time.monotonic
 ) -> AsyncIterator[MemoryService]:
-    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
+    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart.
+
+    `now` dates what is kept; `monotonic` counts how long a session is idle and a failing model is left alone.
+    """
     async with AsyncExitStack() as stack:
         store = make_store(settings.chosen_store_url, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
-        parts = make_parts(settings, store, reader, embedder, now)
+        parts = make_parts(settings, store, reader, embedder, now, monotonic)
         await parts.recall.start(stack)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
@@ -73,26 +80,30 @@ async def open_service(
 
 
 def make_parts(
-    settings: Settings, store: Store, reader: Reader, embedder: Embedder, now: Callable[[], datetime]
+    settings: Settings,
+    store: Store,
+    reader: Reader,
+    embedder: Embedder,
+    now: Callable[[], datetime],
+    monotonic: Seconds,
 ) -> Parts:
     """Put the parts together; none is started."""
-    ttl_s = settings.session_ttl_minutes * 60
-    point = make_point(settings)
-    pool = SessionPool(store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=ttl_s, point=point)
+    pool = make_pool(settings, store, monotonic)
     load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
     long_term = LongTermCache(load, settings.max_sessions)
-    recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
+    embedding = Embedding(store, embedder, make_breaker(settings, monotonic))
+    recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
     sessions = Sessions(store, pool, now=now, new_id=_new_id)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, point)
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, monotonic)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
         store,
         sessions,
-        recall,
+        embedding,
         reflector,
         scheduler,
         threshold_turns=settings.reflection_threshold_turns,
-        idle_after=timedelta(seconds=ttl_s),
+        idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
         now=now,
     )
@@ -115,6 +126,17 @@ def _new_id() -> str:
     return uuid4().hex
 
 
+def make_pool(settings: Settings, store: Store, clock: Seconds) -> SessionPool:
+    return SessionPool(
+        store.load,
+        store.commit,
+        max_sessions=settings.max_sessions,
+        ttl_s=settings.session_ttl_minutes * 60,
+        clock=clock,
+        point=make_point(settings),
+    )
+
+
 def make_reflector(
     settings: Settings,
     store: Store,
@@ -123,7 +145,7 @@ def make_reflector(
     recall: Recall,
     reader: Reader,
     now: Callable[[], datetime],
-    point: Point,
+    monotonic: Seconds,
 ) -> Reflector:
     return Reflector(
         store,
@@ -136,9 +158,13 @@ def make_reflector(
         timeout_s=settings.model_timeout_seconds,
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
         now=now,
-        breaker=Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds),
-        point=point,
+        breaker=make_breaker(settings, monotonic),
+        point=make_point(settings),
     )
+
+
+def make_breaker(settings: Settings, clock: Seconds) -> Breaker:
+    return Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds, clock=clock)
 
 
 def make_point(settings: Settings) -> Point:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from memory_service.recall import Recall
+from memory_service.embedding import Embedding
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Sessions
@@ -25,7 +25,7 @@ class Background:
         self,
         store: Store,
         sessions: Sessions,
-        recall: Recall,
+        embedding: Embedding,
         reflector: Reflector,
         scheduler: Scheduler,
         *,
@@ -34,7 +34,7 @@ class Background:
         abandoned_after: timedelta,
         now: Callable[[], datetime],
     ) -> None:
-        self._store, self._sessions, self._recall = store, sessions, recall
+        self._store, self._sessions, self._embedding = store, sessions, embedding
         self._reflector, self._scheduler = reflector, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
         self._now = now
@@ -49,7 +49,7 @@ class Background:
 
     def embed_soon(self) -> None:
         # No slot: what is local and fast must not queue behind reflections that wait for a model.
-        self._scheduler.soon("embed", self._recall.embed_due, slotted=False)
+        self._scheduler.soon("embed", self._embedding.embed_due, slotted=False)
 
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""

@@ -1,9 +1,14 @@
-"""A circuit breaker: after several failures in a row, stop asking for a while, then let one call try. Pure."""
+"""A circuit breaker: after several failures in a row, stop asking for a while, then let one call try."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from memory_service.errors import ModelError, ModelUnavailable
+
+LONGEST_WISH_S = 3600
 
 
 class Breaker:
@@ -34,8 +39,22 @@ class Breaker:
     def succeeded(self) -> None:
         self._in_a_row, self._open_until = 0, None
 
-    def failed(self) -> None:
+    def failed(self, wished_s: float | None = None) -> None:
+        """Count a failure; a wish to be left alone for some seconds is granted at once."""
         self._in_a_row += 1
-        if self._in_a_row >= self._failures:
+        if wished_s or self._in_a_row >= self._failures:
             self.opened += self._open_until is None
-            self._open_until = self._clock() + self._rest_s
+            self._open_until = self._clock() + max(min(wished_s or 0, LONGEST_WISH_S), self._rest_s)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell how a model fares that is asked in this block; an answer that is of no use is an answer."""
+        try:
+            yield
+        except ModelUnavailable as exc:
+            self.failed(exc.retry_after_s)
+            raise
+        except ModelError:
+            self.succeeded()
+            raise
+        self.succeeded()

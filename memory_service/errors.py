@@ -32,6 +32,7 @@ MemoryServiceError
 ├── UnsafeStart                 the service refuses to start
 └── ModelError                  a model's answer could not be had or used
     ├── ModelUnavailable        no answer: time-out, refusal of service, network
+    ├── ModelRefused            this request was turned down; another may not be
     └── BadModelOutput          an answer that is not what was asked for
 """
 
@@ -254,6 +255,13 @@ class ModelUnavailable(ModelError):
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class ModelRefused(ModelError):
+    """The endpoint will not take this request as it is; with other text it may."""
+
+    code = "model_refused"
+    title = "The model's endpoint turned the request down"
 
 
 class BadModelOutput(ModelError):

@@ -1,4 +1,4 @@
-"""Retrieve: what one user's memory holds on a question. And embedding, in the background, what is new.
+"""Retrieve: what one user's memory holds on a question.
 
 The searchable items of recently active users are kept in memory (`Corpus`), brought up to date from the
 store before each search, so a fact stored a moment ago is found; its vector follows when it is computed.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -18,19 +16,15 @@ from typing import Any
 from cachetools import LRUCache
 
 from memory_service.corpus import Corpus, Hit
-from memory_service.errors import ModelError
-from memory_service.llm.base import Embedder
-from memory_service.stores.base import Commit, Entries, Store
-from memory_service.text import LONGEST_KEY, Tokenizer, embedding_key
-from memory_service.values import Kind, Scope, Unembedded, Value, Vector, turn_item_id
+from memory_service.embedding import Embedding
+from memory_service.stores.base import Entries, Store
+from memory_service.text import Tokenizer
+from memory_service.values import Kind, Scope, Value
 
 logger = logging.getLogger(__name__)
 
 SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episode", "knowledge")
 """Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
-EMBEDDED_AT_ONCE = 128
-GATHER_S = 0.05
-LONGEST_REST_S = 1.0
 
 
 class Retrieved(Value, frozen=True, kw_only=True):
@@ -50,12 +44,12 @@ class _Searchable:
 
 
 class Recall:
-    def __init__(self, store: Store, embedder: Embedder, *, cache_bytes: int) -> None:
+    def __init__(self, store: Store, embedding: Embedding, *, cache_bytes: int) -> None:
         self._store = store
-        self._embedder = embedder
+        self._embedding = embedding
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
-        self.searches = self.embedded = self.degraded = self.too_large = 0
+        self.searches = self.degraded = self.too_large = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
         # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
@@ -70,18 +64,13 @@ class Recall:
         decide and the answer says so.
         """
         self.searches += 1
-        degraded: tuple[str, ...] = ()
-        try:
-            vector = (await self._embedder.embed([question]))[0]
-        except ModelError as exc:
-            logger.warning("search without vectors", extra={"reason": exc.code})
-            self.degraded += 1
-            vector, degraded = None, ("vector",)
+        vector = await self._embedding.question(question)
+        self.degraded += vector is None
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
             hits = await self._in_thread(self._search, searchable.corpus, question, vector, kinds, limit)
-        return Retrieved(hits=hits, degraded=degraded)
+        return Retrieved(hits=hits, degraded=("vector",) if vector is None else ())
 
     def _search(
         self, corpus: Corpus, question: str, vector: Any, kinds: Collection[Kind] | None, limit: int
@@ -90,7 +79,7 @@ class Recall:
             question,
             self._tokenize.of_question(question),
             vector,
-            keyword_weight=self._embedder.keyword_weight,
+            keyword_weight=self._embedding.keyword_weight,
             kinds=SEARCHED if kinds is None else kinds,
             limit=limit,
             with_extracts=kinds is not None,
@@ -110,7 +99,7 @@ class Recall:
         """Bring a corpus up to what the store holds now."""
         more = True
         while more:
-            entries = await self._store.entries(scope, searchable.cursor, self._embedder.space)
+            entries = await self._store.entries(scope, searchable.cursor, self._embedding.space)
             if entries.turns or entries.memories or entries.vectors:
                 await self._in_thread(self._add, searchable.corpus, entries)
             searchable.cursor, more = entries.cursor, entries.more
@@ -131,51 +120,12 @@ class Recall:
     async def _in_thread(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
-    async def embed_due(self) -> None:
-        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice.
-
-        In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
-        """
-        await asyncio.sleep(GATHER_S)
-        while due := await self._store.due_vectors(self._embedder.space, EMBEDDED_AT_ONCE):
-            began = time.monotonic()
-            keys = [_keys(item) for item in due]
-            rows = await self._embedder.embed([key for of_item in keys for key in of_item])
-            vectors: dict[Scope, list[Vector]] = defaultdict(list)
-            start = 0
-            for item, of_item in zip(due, keys, strict=True):
-                data = rows[start : start + len(of_item)].tobytes()
-                start += len(of_item)
-                vectors[item.scope].append(
-                    Vector(item_id=_item_id(item), token=item.token, space=self._embedder.space, data=data)
-                )
-            await asyncio.gather(
-                *(self._store.commit(Commit(scope=scope, vectors=tuple(own))) for scope, own in vectors.items())
-            )
-            self.embedded += len(due)
-            await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
-
     def stats(self) -> dict[str, Any]:
         return {
             "searches": self.searches,
             "degraded": self.degraded,
-            "embedded": self.embedded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),
             "cached_bytes": self._cache.currsize,
-            "vector_space": self._embedder.space,
+            **self._embedding.stats(),
         }
-
-
-def _item_id(item: Unembedded) -> str:
-    if item.turn is not None:
-        return turn_item_id(item.turn.session_id, item.turn.seq)
-    assert item.memory is not None
-    return item.memory.memory_id
-
-
-def _keys(item: Unembedded) -> Sequence[str]:
-    if item.turn is not None:
-        return [embedding_key(message.role, message.name, message.content) for message in item.turn.messages]
-    assert item.memory is not None
-    return [item.memory.text[:LONGEST_KEY]]

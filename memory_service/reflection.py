@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -84,7 +84,8 @@ class Reflector:
         self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
         self._timeout_s, self._retry, self._now, self._chance = timeout_s, retry, now, chance
         self._watchers: dict[SessionKey, list[asyncio.Future[None]]] = {}
-        self.reflected = self.failed = self.dead = self.compacted = self.insights_dropped = 0
+        self.reflected = self.failed = self.dead = self.insights_dropped = 0
+        self.compacted = self.compactions_failed = 0
 
     # Compaction
 
@@ -92,25 +93,34 @@ class Reflector:
         return session.status == "active" and session.live_turns >= 2 * self._buffer_turns
 
     async def compact(self, key: SessionKey) -> None:
-        """Fold the oldest live turns into the cumulative summary, until only the newest few are left live.
+        """Fold the live turns but the newest few into the cumulative summary, as many in one call as it can read.
 
         If the model fails nothing changes, and the next turn asks for it again.
         """
         while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
-            oldest = read.turns[: self._buffer_turns]
             if self._breaker.wait_s():
                 return
-            with self._watched():
-                summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+            oldest = _parts(read.turns[: -self._buffer_turns])[0]
+            try:
+                with self._breaker.watched():
+                    summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+            except ModelError as exc:
+                logger.warning("compaction failed", extra={"reason": exc.code})
+                self.compactions_failed += 1
+                return
             self._point("in_compaction")
-            async with self._pool.lease(key) as entry:
-                hot = entry.hot
-                if hot is None or hot.session.live_after != read.session.live_after:
-                    continue  # it was compacted or begun afresh meanwhile: look again
-                session = hot.session.compacted(oldest[-1].seq, summary)
-                then = Hot(session=session, turns=hot.turns[len(oldest) :])
-                await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), then)
-            self.compacted += 1
+            self.compacted += await self._fold(key, read.session, oldest, summary)
+
+    async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str) -> bool:
+        """Commit a summary of these turns; returns whether the session is still where it was when they were read."""
+        async with self._pool.lease(key) as entry:
+            hot = entry.hot
+            if hot is None or hot.session.live_after != read.live_after:
+                return False  # it was compacted or begun afresh meanwhile
+            session = hot.session.compacted(oldest[-1].seq, summary)
+            then = Hot(session=session, turns=hot.turns[len(oldest) :])
+            await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), then)
+        return True
 
     # Reflection
 
@@ -173,19 +183,6 @@ class Reflector:
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Tell the breaker how the model fares; an answer that is of no use is an answer."""
-        try:
-            yield
-        except ModelUnavailable:
-            self._breaker.failed()
-            raise
-        except BadModelOutput:
-            self._breaker.succeeded()
-            raise
-        self._breaker.succeeded()
-
     async def _known(self, scope: Scope, turns: Iterable[Turn]) -> list[Memory]:
         """Insights already held that these turns may touch, nearest first."""
         held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
@@ -201,7 +198,7 @@ class Reflector:
         topics: list[str] = []
         for part in _parts(turns):
             excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
-            with self._watched():
+            with self._breaker.watched():
                 findings = await self._reader.reflect(excerpt)
             earlier_summary = findings.summary
             insights += findings.insights
@@ -258,12 +255,13 @@ class Reflector:
             "failed_attempts": self.failed,
             "dead": self.dead,
             "compacted": self.compacted,
+            "compactions_failed": self.compactions_failed,
             "insights_dropped": self.insights_dropped,
             "breaker": self._breaker.state,
         }
 
 
-def _parts(turns: list[Turn]) -> list[tuple[Turn, ...]]:
+def _parts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
     """Cut a stretch into parts of whole turns that one call can read."""
     parts: list[list[Turn]] = []
     room = 0

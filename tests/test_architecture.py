@@ -13,13 +13,23 @@ SERVER, CLIENT = "memory_service", "client"
 
 # From the ground up. A folder stands for all in it; inside api, stores.sqlite and chaos their own order is fine.
 FLOORS = [
-    ["__init__", "errors", "settings", "prompts", "logs", "breaker", "watchdog"],
-    ["values", "points", "text"],
+    ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
+    ["values", "points", "text", "breaker"],
     ["context", "ranking", "extract"],
     ["corpus"],
     ["stores.base", "llm.base"],
     ["consolidation"],
-    ["pool", "scheduler", "stores", "stores.transient", "stores.sqlite", "llm", "llm.offline", "llm.openai"],
+    [
+        "embedding",
+        "pool",
+        "scheduler",
+        "stores",
+        "stores.transient",
+        "stores.sqlite",
+        "llm",
+        "llm.offline",
+        "llm.openai",
+    ],
     ["recall", "sessions"],
     ["reflection"],
     ["background"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memory_service.breaker import Breaker
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
 
 
 class Seconds:
@@ -96,3 +97,23 @@ def test_each_opening_is_counted_once(breaker: Breaker, seconds: Seconds) -> Non
     breaker.succeeded()
     fail(breaker, 3)
     assert breaker.opened == 2
+
+
+def test_a_wish_to_be_left_alone_is_granted_at_once_but_not_for_ever(breaker: Breaker, seconds: Seconds) -> None:
+    breaker.failed(wished_s=600)
+    assert breaker.wait_s() == 600
+    breaker.succeeded()
+    breaker.failed(wished_s=10**9)
+    assert breaker.wait_s() == 3600
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [(ModelUnavailable("down"), "open"), (ModelRefused("400"), "closed"), (BadModelOutput("prose"), "closed")],
+    ids=["no answer", "turned down", "nonsense"],
+)
+def test_only_a_model_that_does_not_answer_has_failed(outcome: ModelError, state: str) -> None:
+    breaker = Breaker(failures=1)
+    with pytest.raises(type(outcome)), breaker.watched():
+        raise outcome
+    assert breaker.state == state

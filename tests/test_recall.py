@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memory_service.breaker import Breaker
+from memory_service.embedding import Embedding
 from memory_service.errors import ModelUnavailable
 from memory_service.llm.offline import LocalEmbedder
-from memory_service.recall import EMBEDDED_AT_ONCE, Recall
+from memory_service.recall import Recall
 from memory_service.stores import make_store
-from memory_service.stores.base import Commit, Store
-from memory_service.values import EXTRACTIVE, Hot, Kind, Memory, Message, Scope, Session, SessionKey, Turn
+from memory_service.stores.base import Store
+from memory_service.values import EXTRACTIVE, Scope
+from tests.support.remembering import Counting, learn, say
 
-AT = datetime(2025, 3, 3, 9, tzinfo=UTC)
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 THINGS = ["tea", "cake", "the train to Porto", "rain at sea", "a red bike", "the moon", "walnuts", "Lisbon", "chess"]
 
@@ -43,7 +44,7 @@ async def make_recall(store: Store) -> AsyncIterator[MakeRecall]:
     async with AsyncExitStack() as stack:
 
         async def make(embedder: Any = None, cache_bytes: int = 10_000_000) -> Recall:
-            recall = Recall(store, embedder or LOCAL, cache_bytes=cache_bytes)
+            recall = Recall(store, Embedding(store, embedder or LOCAL, Breaker()), cache_bytes=cache_bytes)
             await recall.start(stack)
             return recall
 
@@ -62,50 +63,9 @@ class Failing:
         return {}
 
 
-class Counting:
-    """An embedder of 3 numbers that remembers what it was asked."""
-
-    keyword_weight = 0.6
-
-    def __init__(self, space: str = "counting") -> None:
-        self.space, self.batches = space, []
-
-    async def embed(self, texts: Sequence[str]) -> np.ndarray:
-        self.batches.append(list(texts))
-        rows = np.array([[len(text), text.count("a"), 1.0] for text in texts], np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def usage(self) -> dict[str, int]:
-        return {}
-
-
-async def say(store: Store, scope: Scope, *texts: str, session_id: str = "s", name: str | None = None) -> None:
-    """Append a turn for each text, all in one commit."""
-    hot = await store.load(SessionKey(scope=scope, session_id=session_id))
-    if hot is None:
-        begun = Session(session_id=session_id, incarnation="i", created_at=AT, touched_at=AT)
-        await store.commit(Commit(scope=scope, session=begun))
-        hot = Hot(session=begun)
-    turns = [
-        Turn(
-            session_id=session_id,
-            seq=seq,
-            turn_id=f"t{seq}",
-            messages=(Message(role="user", content=text, name=name),),
-            created_at=AT,
-            received_at=AT,
-        )
-        for seq, text in enumerate(texts, start=hot.session.turn_count + 1)
-    ]
-    await store.commit(Commit(scope=scope, session=hot.session.with_turn(turns[-1]), turns=tuple(turns)))
-
-
-async def learn(store: Store, scope: Scope, memory_id: str, text: str, *, gone: bool = False, **fields: Any) -> None:
-    """Write a memory, anew if it is there already."""
-    ended = {"valid_to": AT, "superseded_by": "other"} if gone else {}
-    kind: Kind = fields.pop("kind", "insight")
-    memory = Memory(memory_id=memory_id, kind=kind, text=text, created_at=AT, **ended, **fields)
-    await store.commit(Commit(scope=scope, memories=(memory,)))
+async def embed(store: Store, embedder: Any = None) -> None:
+    """Give vectors to all that is there."""
+    await Embedding(store, embedder or LOCAL, Breaker()).embed_due()
 
 
 async def found(recall: Recall, scope: Scope, question: str, limit: int = 1_000, **more: Any) -> dict[str, float]:
@@ -148,7 +108,7 @@ async def test_catching_up_gives_the_same_hits_as_reading_all_anew(store: Store,
             else:
                 await learn(store, ANA, f"m{chance.randrange(6)}", text, gone=chance.random() < 0.3)
         if round_ % 3 == 0:
-            await following.embed_due()
+            await embed(store)
         for question in ("tea and cake", "What did Ana say of Porto?", "the moon"):
             anew = await found(await make_recall(), ANA, question)
             assert await found(following, ANA, question) == pytest.approx(anew, abs=1e-5)
@@ -158,11 +118,11 @@ async def test_what_others_say_changes_neither_hits_nor_scores(store: Store, mak
     recall = await make_recall()
     await say(store, ANA, *THINGS)
     await learn(store, ANA, "m", "tea and chess")
-    await recall.embed_due()
+    await embed(store)
     before = await found(recall, ANA, "tea in Porto")
     await say(store, BEN, *["tea in Porto"] * 50)
     await learn(store, BEN, "m", "tea in Porto")
-    await recall.embed_due()
+    await embed(store)
     assert before
     assert await found(recall, ANA, "tea in Porto") == before
     assert await found(await make_recall(), ANA, "tea in Porto") == pytest.approx(before, abs=1e-5)
@@ -175,7 +135,7 @@ async def test_the_same_ids_of_two_users_are_two_things(store: Store, make_recal
         secret = f"secret of {scope.user_id} {scope.tenant_id}"
         await say(store, scope, secret)
         await learn(store, scope, "m", secret)
-    await recall.embed_due()
+    await embed(store)
     for scope in (ANA, BEN, other_tenant):
         assert set(await texts(recall, scope, "secret")) == {f"secret of {scope.user_id} {scope.tenant_id}"}
 
@@ -184,7 +144,7 @@ async def test_a_cache_too_small_for_its_users_changes_no_answer(store: Store, m
     small, large = await make_recall(cache_bytes=8_000), await make_recall()
     for scope in (ANA, BEN):
         await say(store, scope, *THINGS)
-    await large.embed_due()
+    await embed(store)
     for scope in (ANA, BEN, ANA, BEN):
         assert await found(small, scope, "tea at sea") == await found(large, scope, "tea at sea") != {}
     assert small.stats()["cached_bytes"] <= 8_000
@@ -224,66 +184,27 @@ async def test_a_synonym_is_found_once_the_vectors_are_there(store: Store, make_
     recall = await make_recall()
     await say(store, ANA, "We adopted a puppy", "The bank is closed")
     assert await texts(recall, ANA, "dog") == []
-    await recall.embed_due()
+    await embed(store)
     assert (await texts(recall, ANA, "dog"))[0] == "We adopted a puppy"
-
-
-async def test_every_item_is_embedded_once_in_bounded_batches(store: Store, make_recall: MakeRecall) -> None:
-    embedder = Counting()
-    recall = await make_recall(embedder)
-    await say(store, ANA, *(f"turn {n}" for n in range(EMBEDDED_AT_ONCE + 10)))
-    await say(store, BEN, "hello")
-    await learn(store, ANA, "m", "a memory")
-    await recall.embed_due()
-    await recall.embed_due()
-    asked = [text for batch in embedder.batches for text in batch]
-    assert max(map(len, embedder.batches)) <= EMBEDDED_AT_ONCE
-    assert len(asked) == len(set(asked)) == EMBEDDED_AT_ONCE + 12 == recall.stats()["embedded"]
-    assert await store.due_vectors(embedder.space, 1) == []
-    vectors = (await store.entries(ANA, None, embedder.space)).vectors
-    for text, item in ((f"user: turn {EMBEDDED_AT_ONCE}", f"s#{EMBEDDED_AT_ONCE + 1}"), ("a memory", "m")):
-        [expected] = await Counting().embed([text])
-        assert [vector.data for vector in vectors if vector.item_id == item] == [expected.tobytes()]
-
-
-async def test_a_memory_written_anew_while_it_is_embedded_gets_the_vector_of_its_new_words(
-    store: Store, make_recall: MakeRecall
-) -> None:
-    class Slow(Counting):
-        async def embed(self, texts: Sequence[str]) -> np.ndarray:
-            rows = await super().embed(texts)
-            if len(self.batches) == 1:
-                await learn(store, ANA, "m", "aaaa")
-            return rows
-
-    embedder = Slow()
-    await learn(store, ANA, "m", "long and quite different words")
-    recall = await make_recall(embedder)
-    await recall.embed_due()
-    assert embedder.batches == [["long and quite different words"], ["aaaa"]]
-    entries = await store.entries(ANA, None, embedder.space)
-    [expected] = await Counting().embed(["aaaa"])
-    assert [np.frombuffer(vector.data, np.float32).tolist() for vector in entries.vectors] == [expected.tolist()]
 
 
 async def test_two_vector_spaces_are_never_compared_and_a_new_one_is_filled_in(
     store: Store, make_recall: MakeRecall
 ) -> None:
     await say(store, ANA, "banana", "tea")
-    old = await make_recall(Counting("old"))
-    await old.embed_due()
+    await embed(store, Counting("old"))
     new = await make_recall(Counting("new"))
     assert await texts(new, ANA, "quite another thing") == []
     assert await texts(new, ANA, "tea") == ["tea", "banana"]  # keywords go on, and reach the neighbour
-    await new.embed_due()
+    await embed(store, Counting("new"))
     assert set(await texts(new, ANA, "quite another thing")) == {"tea", "banana"}
 
 
 async def test_a_long_history_is_read_whole_whatever_was_embedded_first(store: Store, make_recall: MakeRecall) -> None:
     await say(store, ANA, *(f"remark {n}" for n in range(2_100)))
-    await (await make_recall(Counting("old"))).embed_due()
+    await embed(store, Counting("old"))
     await say(store, ANA, "aaaaaaaa")  # its vector in the new space comes before those of all earlier turns
-    await (await make_recall(Counting("new"))).embed_due()
+    await embed(store, Counting("new"))
     fresh = await make_recall(Counting("new"))
     hits = (await fresh.retrieve(ANA, "aaaaaaaa aaaaaaaa", 1)).hits
     assert [(hit.item.text, hit.parts.vector > 0) for hit in hits] == [("aaaaaaaa", True)]
@@ -298,10 +219,7 @@ async def test_without_the_embedder_keywords_answer_and_the_answer_says_so(
     retrieved = await recall.retrieve(ANA, "walnuts", 5)
     assert retrieved.degraded == ("vector",)
     assert [hit.item.text for hit in retrieved.hits] == ["I am allergic to walnuts"]
-    with pytest.raises(ModelUnavailable):
-        await recall.embed_due()
-    assert len(await store.due_vectors("failing", 10)) == 1
-    assert (recall.stats()["degraded"], recall.stats()["embedded"]) == (1, 0)
+    assert recall.stats()["degraded"] == 1
 
 
 async def test_searching_while_turns_come_in_finds_each_of_them(store: Store, make_recall: MakeRecall) -> None:
@@ -315,7 +233,7 @@ async def test_searching_while_turns_come_in_finds_each_of_them(store: Store, ma
 
     async def fill() -> None:
         for _ in range(10):
-            await recall.embed_due()
+            await embed(store)
 
     await asyncio.gather(*map(talk, "abcd"), fill())
     assert len(await texts(recall, ANA, " ".join(f"codeword{s}{n}" for s in "abcd" for n in range(15)))) == 60

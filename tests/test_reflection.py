@@ -43,7 +43,9 @@ async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncI
 
         async def enter(**changes: Any) -> MemoryService:
             given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
-            service = await stack.enter_async_context(open_service(make_settings(**given), now=clock))
+            service = await stack.enter_async_context(
+                open_service(make_settings(**given), now=clock, monotonic=clock.monotonic)
+            )
             await settled(service)
             return service
 
@@ -131,7 +133,7 @@ async def test_each_compaction_reads_the_summary_so_far_and_just_the_turns_that_
     assert "So far 2 turns: Remark 1 Remark 2" in model.chats[1].prompt
 
 
-async def test_a_burst_is_compacted_in_several_steps_and_storing_never_waits_for_it(
+async def test_a_burst_is_compacted_in_one_step_and_storing_never_waits_for_it(
     opened: Open, model: ModelServer
 ) -> None:
     service = await opened(**using(model, k_turn_buffer=3))
@@ -143,8 +145,19 @@ async def test_a_burst_is_compacted_in_several_steps_and_storing_never_waits_for
 
     model.hanging = False
     await settled(service)
-    assert [read_by(call) for call in model.chats] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    assert covered(await service.context(KEY)) == (9, [10, 11, 12, 13, 14])
+    assert [read_by(call) for call in model.chats] == [[1, 2, 3], list(range(4, 12))]
+    assert covered(await service.context(KEY)) == (11, [12, 13, 14])
+
+
+async def test_a_long_burst_is_compacted_in_steps_that_a_model_can_read(opened: Open, model: ModelServer) -> None:
+    service = await opened(**using(model, k_turn_buffer=2))
+    model.hanging = True
+    await say(service, *(f"Remark {n} " + "x" * (EXCERPT_CHARS // 4) for n in range(9)))
+    await model.until(1)
+    model.hanging = False
+    await settled(service)
+    assert [read_by(call) for call in model.chats] == [[1, 2], [3, 4, 5], [6, 7]]
+    assert covered(await service.context(KEY)) == (7, [8, 9])
 
 
 async def test_a_compaction_that_fails_changes_nothing_and_the_next_turn_asks_again(
@@ -159,7 +172,8 @@ async def test_a_compaction_that_fails_changes_nothing_and_the_next_turn_asks_ag
 
     await say(service, "One more.")
     await settled(service)
-    assert covered(await service.context(KEY)) == (2, [3, 4, 5])
+    assert covered(await service.context(KEY)) == (3, [4, 5])
+    assert service.stats()["reflection"]["compactions_failed"] == 1
 
 
 async def test_a_session_begun_afresh_takes_nothing_from_a_compaction_that_was_under_way(

@@ -47,7 +47,7 @@ class Findings(Value, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """Reads conversations. Both verbs raise ModelUnavailable or BadModelOutput, and try once: retrying is the job's."""
+    """Reads conversations. Both verbs raise a ModelError, and try once: retrying is the job's."""
 
     name: str
     """Kept with what it writes: a model's name, or `extractive`."""
@@ -73,7 +73,7 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return one unit-length row per text, in order; a text with nothing to embed gets zeros.
 
-        Raises ModelUnavailable or BadModelOutput; tries once.
+        Raises a ModelError; tries once.
         """
         ...
 

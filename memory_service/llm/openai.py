@@ -24,7 +24,7 @@ from openai import APIStatusError, AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpen
 from pydantic import BaseModel, Field, ValidationError
 
 from memory_service import prompts
-from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
 from memory_service.llm.base import Excerpt, Finding, Findings
 from memory_service.values import Turn
 
@@ -170,7 +170,9 @@ class _Endpoint:
             return ModelUnavailable(said, _retry_after_s(exc.response.headers))
         key, model, others = self._settings
         if exc.code == "context_length_exceeded":
-            return ModelUnavailable(f"{said}, more text than the model reads; check {model}")
+            return ModelRefused(f"{said}, more text than the model reads; check {model}")
+        if status in (400, 413, 422):
+            return ModelRefused(f"{said}; check {model}, {others}")
         return ModelUnavailable(f"{said}; check {key if status in (401, 403) else f'{model}, {others}'}")
 
 

@@ -393,6 +393,56 @@ async def test_without_embeddings_a_search_goes_by_keywords_and_says_so_and_vect
     assert (stats["embedded"], stats["degraded"] >= 1) == (2, True)
 
 
+def numbers_that_are_none(call: Call) -> Mode:
+    return mode.vectors([[float("nan")] * 64 for _ in call.texts])
+
+
+def another_width(call: Call) -> Mode:
+    return mode.vectors([[1.0] * 7 for _ in call.texts])
+
+
+@pytest.mark.parametrize("answers", [numbers_that_are_none, another_width], ids=["NaN", "wrong dimensions"])
+async def test_vectors_of_no_use_are_never_kept_and_good_ones_follow(
+    door_to: OpenDoor, model: ModelServer, answers: Callable[[Call], Mode]
+) -> None:
+    wide = {"openai_embedding_model": EMBEDDING_MODEL, "embedding_dimensions": 64, "breaker_rest_seconds": 0.2}
+    door = await door_to(**wide, sweep_interval_seconds=0.2)
+    model.rule = lambda call: None if call.is_chat else answers(call)
+    await converse(door, "ana", "s", "I am allergic to walnuts", "The weather is fine")
+
+    async def failed() -> bool:
+        return bool((await door.get("/stats"))["recall"]["embedding_failures"])
+
+    await until(failed)
+    assert (await search(door, "walnuts"))["degraded"] == ["vector"]
+    model.rule = lambda call: None
+
+    async def caught_up() -> bool:
+        return bool((await door.get("/stats"))["recall"]["embedded"] == 2)
+
+    await until(caught_up)
+    assert (await door.get("/stats"))["recall"]["texts_refused"] == 0
+    assert (await search(door, "walnuts"))["results"][0]["score_parts"]["vector"] > 0
+
+
+async def test_a_message_the_embedder_refuses_is_found_by_its_words_and_holds_up_no_other(
+    door_to: OpenDoor, model: ModelServer
+) -> None:
+    door = await door_to(openai_embedding_model=EMBEDDING_MODEL)
+    model.rule = lambda call: mode.status(400) if any("poison" in text for text in call.texts) else None
+    await converse(door, "ana", "s", "I like tea", "The poison is in the walnuts", "I live in Porto")
+    await converse(door, "ben", "s", "I am from Lisbon")
+
+    async def embedded() -> bool:
+        return bool((await door.get("/stats"))["recall"]["embedded"] == 4)
+
+    await until(embedded)
+    assert (await door.get("/stats"))["recall"]["texts_refused"] == 1
+    found = await search(door, "walnuts")
+    assert (found["results"][0]["text"], found["degraded"]) == ("The poison is in the walnuts", [])
+    assert (await search(door, "tea"))["results"][0]["score_parts"]["vector"] > 0
+
+
 async def test_a_search_does_not_wait_long_for_embeddings_that_hang(door_to: OpenDoor, model: ModelServer) -> None:
     door = await door_to(openai_embedding_model=EMBEDDING_MODEL, embedding_timeout_seconds=0.2)
     model.rule = lambda call: None if call.is_chat else mode.hang()

@@ -10,7 +10,7 @@ import pytest
 from memory_service import prompts
 from memory_service.chaos import model_server as model
 from memory_service.chaos.model_server import API_KEY, API_VERSION, CHAT_MODEL, EMBEDDING_MODEL, Mode
-from memory_service.errors import ModelError, ModelUnavailable
+from memory_service.errors import ModelError, ModelRefused, ModelUnavailable
 from memory_service.llm.base import Excerpt
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import REFLECTION, REFUSED_FORMATS, embedder, excerpt, insight, reader, turn
@@ -140,7 +140,7 @@ OTHER_COMPLAINTS: dict[str, Mode] = {
 async def test_other_complaints_do_not_change_the_format(server, client, complaint: str) -> None:
     reads = reader(client)
     server.play(OTHER_COMPLAINTS[complaint])
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises((ModelUnavailable, ModelRefused)):
         await reads.reflect(excerpt())
     await reads.reflect(excerpt())
     assert [call.format for call in server.calls] == ["json_schema", "json_schema"]
@@ -157,7 +157,7 @@ async def test_a_format_is_given_up_only_for_one_that_is_taken(server, client) -
 
 async def test_a_refusal_in_text_mode_is_told_and_not_tried_for_ever(server, client) -> None:
     server.rule = lambda call: REFUSED_FORMATS["OpenAI"]
-    with pytest.raises(ModelUnavailable, match="400; check OPENAI_MODEL, OPENAI_BASE_URL"):
+    with pytest.raises(ModelRefused, match="400; check OPENAI_MODEL, OPENAI_BASE_URL"):
         await reader(client).reflect(excerpt())
     assert [call.format for call in server.calls] == ["json_schema", "json_object", None]
 

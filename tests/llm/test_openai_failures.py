@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 
 from memory_service.chaos import model_server as model
 from memory_service.chaos.model_server import API_KEY, Mode, ModelServer
-from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import (
     HASTY_S,
@@ -109,11 +109,9 @@ UNAVAILABLE: dict[str, tuple[Mode, str]] = {
     "overloaded": (model.status(503), "answered 503"),
     "timed out there": (model.status(408), "answered 408"),
     "in conflict": (model.status(409), "answered 409"),
-    "refused": (model.status(400, message=SECRET), "400; check OPENAI_MODEL, OPENAI_BASE_URL"),
     "unauthorised": (model.status(401, message=f"Incorrect API key: {API_KEY}"), "401; check OPENAI_API_KEY"),
     "forbidden": (model.status(403), "403; check OPENAI_API_KEY"),
     "lost": (model.status(404, error_code="model_not_found"), "404; check OPENAI_MODEL, OPENAI_BASE_URL"),
-    "too long": (model.status(400, error_code="context_length_exceeded"), "more text than the model reads"),
     "cut off": (model.reset(), "no answer from the model"),
 }
 
@@ -126,6 +124,23 @@ async def test_an_answer_that_does_not_come_is_unavailability_and_asked_for_once
     assert told in str(error)
     assert silent(error)
     assert len(server.calls) == 1
+
+
+REFUSED: dict[str, tuple[Mode, str]] = {
+    "refused": (model.status(400, message=SECRET), "400; check OPENAI_MODEL, OPENAI_BASE_URL"),
+    "too large": (model.status(413, message=SECRET), "413; check OPENAI_MODEL"),
+    "not processable": (model.status(422, message=SECRET), "422; check OPENAI_MODEL"),
+    "too long": (model.status(400, error_code="context_length_exceeded"), "more text than the model reads"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_request_that_is_turned_down_is_no_outage(server, client, what: str) -> None:
+    mode, told = REFUSED[what]
+    error = await reflection_error(server, client, mode)
+    assert isinstance(error, ModelRefused)
+    assert told in str(error)
+    assert silent(error)
 
 
 @pytest.mark.parametrize("mode", [model.hang(), model.drip()], ids=["silence", "a drip"])
@@ -229,7 +244,7 @@ async def test_a_date_to_come_back_at_is_counted_from_the_endpoints_own_clock(se
 async def test_the_most_talkative_log_holds_neither_words_nor_key(server, client, caplog) -> None:
     server.play(model.status(400, message=SECRET), model.answer({"summary": SECRET}))
     with caplog.at_level(logging.DEBUG):
-        with pytest.raises(ModelUnavailable):
+        with pytest.raises(ModelRefused):
             await reader(client).reflect(excerpt(SECRET))
         server.reject_response_format = {"json_schema"}
         await reader(client).reflect(excerpt(SECRET))

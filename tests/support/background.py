@@ -39,17 +39,22 @@ async def settled(service: MemoryService, within_s: float = 20) -> None:
 
 
 class Clock:
-    """Stands still between `advance`s. Give it to `open_service(settings, now=clock)`."""
+    """Stands still between `advance`s. Give it to `open_service(settings, now=clock, monotonic=clock.monotonic)`."""
 
     def __init__(self, at: datetime = datetime(2025, 3, 3, 9, tzinfo=UTC)) -> None:
         self.at = at
+        self._passed_s = 0.0
 
     def __call__(self) -> datetime:
         return self.at
 
+    def monotonic(self) -> float:
+        return self._passed_s
+
     def advance(self, **by: float) -> None:
         """`advance(hours=25)`: any of timedelta's names."""
         self.at += timedelta(**by)
+        self._passed_s += timedelta(**by).total_seconds()
 
 
 def record(service: MemoryService) -> Store:

@@ -1,0 +1,131 @@
+"""Vectors: of a question at once, of everything stored in the background.
+
+An embedder that fails is left alone for a while; what has no vector yet is in the store, and the next turn or
+sweep asks again. A text that the embedder will not take, though it takes plain words, holds up no other: it is
+given zeros and is found by its keywords.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_service.breaker import Breaker
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
+from memory_service.llm.base import Embedder
+from memory_service.stores.base import Commit, Store
+from memory_service.text import LONGEST_KEY, embedding_key
+from memory_service.values import Scope, Unembedded, Vector, turn_item_id
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_AT_ONCE = 128
+GATHER_S = 0.05
+LONGEST_REST_S = 1.0
+PLAIN_WORDS = "hello"
+
+
+class Embedding:
+    def __init__(self, store: Store, embedder: Embedder, breaker: Breaker) -> None:
+        self._store, self._embedder, self._breaker = store, embedder, breaker
+        self.space, self.keyword_weight = embedder.space, embedder.keyword_weight
+        self._at_once = EMBEDDED_AT_ONCE
+        self.embedded = self.refused = self.failed = 0
+
+    async def question(self, text: str) -> NDArray[np.float32] | None:
+        """Return the vector of a question; None if the embedder fails, or failed a moment ago."""
+        if self._breaker.wait_s():
+            return None
+        try:
+            with self._breaker.watched():
+                rows = await self._embedder.embed([text])
+        except ModelError as exc:
+            logger.warning("search without vectors", extra={"reason": exc.code})
+            return None
+        vector: NDArray[np.float32] = rows[0]
+        return vector
+
+    async def embed_due(self) -> None:
+        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice.
+
+        In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
+        """
+        await asyncio.sleep(GATHER_S)
+        while due := await self._store.due_vectors(self.space, self._at_once):
+            if self._breaker.wait_s():
+                return
+            began = time.monotonic()
+            keys = [_keys(item) for item in due]
+            try:
+                with self._breaker.watched():
+                    rows = await self._rows([key for of_item in keys for key in of_item])
+            except ModelError as exc:
+                logger.warning("embedding failed", extra={"reason": exc.code})
+                self.failed += 1
+                self._at_once = max(self._at_once // 2, 1)  # it may be slow, and get through fewer in its time
+                return
+            self._at_once = min(self._at_once * 2, EMBEDDED_AT_ONCE)
+            await self._keep(due, [len(of_item) for of_item in keys], rows)
+            await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
+
+    async def _rows(self, texts: Sequence[str], width: int = 0) -> NDArray[np.float32]:
+        """Embed texts, in ever smaller parts if some are refused; zeros for those that are refused alone."""
+        try:
+            return await self._embedder.embed(texts)
+        except (BadModelOutput, ModelRefused):
+            width = width or await self._width()
+        if len(texts) == 1:
+            self.refused += 1
+            return np.zeros((1, width), np.float32)
+        middle = len(texts) // 2
+        return np.concatenate([await self._rows(texts[:middle], width), await self._rows(texts[middle:], width)])
+
+    async def _width(self) -> int:
+        """Make sure that the embedder is well, so that it is the text it will not take; returns its dimensions."""
+        try:
+            width: int = (await self._embedder.embed([PLAIN_WORDS])).shape[1]
+        except (BadModelOutput, ModelRefused) as exc:
+            raise ModelUnavailable("the embedder has no usable vector for plain words either") from exc
+        return width
+
+    async def _keep(self, due: list[Unembedded], counts: list[int], rows: NDArray[np.float32]) -> None:
+        vectors: dict[Scope, list[Vector]] = defaultdict(list)
+        start = 0
+        for item, count in zip(due, counts, strict=True):
+            data = rows[start : start + count].tobytes()
+            start += count
+            vectors[item.scope].append(Vector(item_id=_item_id(item), token=item.token, space=self.space, data=data))
+        await asyncio.gather(
+            *(self._store.commit(Commit(scope=scope, vectors=tuple(own))) for scope, own in vectors.items())
+        )
+        self.embedded += len(due)
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "embedded": self.embedded,
+            "embedding_failures": self.failed,
+            "texts_refused": self.refused,
+            "embedder": self._breaker.state,
+            "vector_space": self.space,
+        }
+
+
+def _item_id(item: Unembedded) -> str:
+    if item.turn is not None:
+        return turn_item_id(item.turn.session_id, item.turn.seq)
+    assert item.memory is not None
+    return item.memory.memory_id
+
+
+def _keys(item: Unembedded) -> Sequence[str]:
+    if item.turn is not None:
+        return [embedding_key(message.role, message.name, message.content) for message in item.turn.messages]
+    assert item.memory is not None
+    return [item.memory.text[:LONGEST_KEY]]

@@ -1,0 +1,164 @@
+"""Embedding in the background: everything gets its vector once, and no text and no outage stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory_service.breaker import Breaker
+from memory_service.embedding import EMBEDDED_AT_ONCE, PLAIN_WORDS, Embedding
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
+from memory_service.stores import make_store
+from memory_service.stores.base import Store
+from memory_service.values import Scope
+from tests.support.background import Clock
+from tests.support.remembering import Counting, learn, say
+
+ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        made = make_store(f"sqlite:///{tmp_path}/memory.db")
+        await made.start(stack)
+        yield made
+
+
+class Choosy(Counting):
+    """Embeds like Counting, but raises what `complaint` returns for a list of texts."""
+
+    def __init__(self, complaint: Callable[[Sequence[str]], ModelError | None]) -> None:
+        super().__init__("choosy")
+        self.complaint = complaint
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        await asyncio.sleep(0)
+        rows = await super().embed(texts)
+        if complaint := self.complaint(texts):
+            raise complaint
+        return rows
+
+
+async def vectors(store: Store, scope: Scope, space: str = "choosy") -> dict[str, list[list[float]]]:
+    found = (await store.entries(scope, None, space)).vectors
+    return {vector.item_id: np.frombuffer(vector.data, np.float32).reshape(-1, 3).tolist() for vector in found}
+
+
+async def test_every_item_is_embedded_once_in_bounded_batches(store: Store) -> None:
+    embedder = Counting()
+    embedding = Embedding(store, embedder, Breaker())
+    await say(store, ANA, *(f"turn {n}" for n in range(EMBEDDED_AT_ONCE + 10)))
+    await say(store, BEN, "hello")
+    await learn(store, ANA, "m", "a memory")
+    await embedding.embed_due()
+    await embedding.embed_due()
+    asked = [text for batch in embedder.batches for text in batch]
+    assert max(map(len, embedder.batches)) <= EMBEDDED_AT_ONCE
+    assert len(asked) == len(set(asked)) == EMBEDDED_AT_ONCE + 12 == embedding.stats()["embedded"]
+    assert await store.due_vectors(embedder.space, 1) == []
+    vectors = (await store.entries(ANA, None, embedder.space)).vectors
+    for text, item in ((f"user: turn {EMBEDDED_AT_ONCE}", f"s#{EMBEDDED_AT_ONCE + 1}"), ("a memory", "m")):
+        [expected] = await Counting().embed([text])
+        assert [vector.data for vector in vectors if vector.item_id == item] == [expected.tobytes()]
+
+
+async def test_a_memory_written_anew_while_it_is_embedded_gets_the_vector_of_its_new_words(store: Store) -> None:
+    class Slow(Counting):
+        async def embed(self, texts: Sequence[str]) -> np.ndarray:
+            rows = await super().embed(texts)
+            if len(self.batches) == 1:
+                await learn(store, ANA, "m", "aaaa")
+            return rows
+
+    embedder = Slow()
+    await learn(store, ANA, "m", "long and quite different words")
+    await Embedding(store, embedder, Breaker()).embed_due()
+    assert embedder.batches == [["long and quite different words"], ["aaaa"]]
+    entries = await store.entries(ANA, None, embedder.space)
+    [expected] = await Counting().embed(["aaaa"])
+    assert [np.frombuffer(vector.data, np.float32).tolist() for vector in entries.vectors] == [expected.tolist()]
+
+
+@pytest.mark.parametrize("complaint", [ModelRefused("400"), BadModelOutput("a vector with NaN")], ids=str)
+@pytest.mark.parametrize("places", [[0], [7], [19], [3, 4], [0, 9, 19], list(range(20))], ids=str)
+async def test_a_text_the_embedder_will_not_take_holds_up_no_other(
+    store: Store, complaint: ModelError, places: list[int]
+) -> None:
+    await say(store, ANA, *(f"poison {n}" if n in places else f"remark {n}" for n in range(20)))
+    await say(store, BEN, "hello")
+    embedder = Choosy(lambda texts: complaint if any("poison" in text for text in texts) else None)
+    embedding = Embedding(store, embedder, Breaker(failures=1))
+    await embedding.embed_due()
+    assert await store.due_vectors("choosy", 100) == []
+    found = await vectors(store, ANA)
+    for n in range(20):
+        expected = [[0.0, 0.0, 0.0]] if n in places else (await Counting().embed([f"user: remark {n}"])).tolist()
+        assert found[f"s#{n + 1}"] == expected
+    assert len(await vectors(store, BEN)) == 1
+    told = embedding.stats()
+    assert (told["texts_refused"], told["embedding_failures"], told["embedder"]) == (len(places), 0, "closed")
+    assert len(embedder.batches) < 100
+
+
+@pytest.mark.parametrize(
+    "outage", [ModelUnavailable("down"), BadModelOutput("NaN throughout"), ModelRefused("no such model")], ids=str
+)
+async def test_an_embedder_at_fault_is_left_alone_for_a_while_and_everything_is_embedded_when_it_is_well(
+    store: Store, outage: ModelError, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    await say(store, ANA, "I am allergic to walnuts", "The weather is fine")
+    embedder = Choosy(lambda texts: outage)
+    embedding = Embedding(store, embedder, Breaker(failures=2, rest_s=30, clock=clock.monotonic))
+    for _ in range(5):
+        await embedding.embed_due()
+    asked = len(embedder.batches)
+    assert embedding.stats()["embedding_failures"] == 2
+    assert len(await store.due_vectors("choosy", 10)) == 2
+    assert await embedding.question("walnuts") is None
+    assert len(embedder.batches) == asked
+    assert "Traceback" not in caplog.text
+    assert "walnuts" not in caplog.text
+
+    embedder.complaint = lambda texts: None
+    clock.advance(seconds=31)
+    await embedding.embed_due()
+    assert len(await vectors(store, ANA)) == 2
+    assert await embedding.question("walnuts") is not None
+    assert (embedding.stats()["texts_refused"], embedding.stats()["embedder"]) == (0, "closed")
+
+
+async def test_an_embedder_that_names_a_time_is_left_alone_until_then(store: Store) -> None:
+    clock = Clock()
+    await say(store, ANA, "I am allergic to walnuts")
+    embedder = Choosy(lambda texts: ModelUnavailable("429", retry_after_s=600))
+    embedding = Embedding(store, embedder, Breaker(clock=clock.monotonic))
+    await embedding.embed_due()
+    clock.advance(seconds=599)
+    await embedding.embed_due()
+    assert len(embedder.batches) == 1
+    clock.advance(seconds=2)
+    await embedding.embed_due()
+    assert len(embedder.batches) == 2
+
+
+async def test_an_embedder_too_slow_for_a_large_batch_gets_smaller_ones_until_it_keeps_up(store: Store) -> None:
+    await say(store, ANA, *(f"remark {n}" for n in range(100)))
+    embedder = Choosy(lambda texts: ModelUnavailable("no whole answer in time") if len(texts) > 16 else None)
+    embedding = Embedding(store, embedder, Breaker(failures=100))
+    for _ in range(40):
+        await embedding.embed_due()
+    assert len(await vectors(store, ANA)) == 100
+
+
+async def test_a_refused_question_says_nothing_about_the_embedder(store: Store) -> None:
+    embedder = Choosy(lambda texts: ModelRefused("400") if "poison" in texts else None)
+    embedding = Embedding(store, embedder, Breaker(failures=1))
+    assert await embedding.question("poison") is None
+    assert await embedding.question(PLAIN_WORDS) is not None
