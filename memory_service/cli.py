@@ -110,15 +110,20 @@ def ask(url: str, method: str, path: str, **request: Any) -> Any:
 @click.option("--stops", type=int, default=0, help="Stop it under load with SIGTERM so many times.")
 @click.option("--power-cuts", type=int, default=0, help="Cut the power at so many places of recorded runs.")
 @click.option("--io-faults", is_flag=True, help="Let each call that changes the disk fail once.")
+@click.option("--model-modes", is_flag=True, help="Let the model misbehave in every way there is.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same choices.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def chaos(kills: int, stops: int, power_cuts: int, io_faults: bool, seed: int, as_json: bool) -> None:
+def chaos(
+    kills: int, stops: int, power_cuts: int, io_faults: bool, model_modes: bool, seed: int, as_json: bool
+) -> None:
     """Prove on this machine that nothing acknowledged is lost. Without options: a short run of everything."""
     from memory_service.chaos import Plan, run_plan, table
 
-    if not (kills or stops or power_cuts or io_faults):
-        kills, stops, power_cuts, io_faults = 18, 2, 100, True
-    plan = Plan(kills=kills, stops=stops, power_cuts=power_cuts, io_faults=io_faults, seed=seed)
+    if not (kills or stops or power_cuts or io_faults or model_modes):
+        kills, stops, power_cuts, io_faults, model_modes = 18, 2, 100, True, True
+    plan = Plan(
+        kills=kills, stops=stops, power_cuts=power_cuts, io_faults=io_faults, model_modes=model_modes, seed=seed
+    )
     logging.getLogger("memory_service").setLevel(logging.ERROR)  # what is broken on purpose needs no warning
     report = run_plan(plan, progress=lambda line: click.echo(line, err=True))
     click.echo(table(report))

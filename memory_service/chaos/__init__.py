@@ -1,4 +1,4 @@
-"""Proof under fire, on your own machine: kill it, cut its power, break its disk, and count what is lost.
+"""Proof under fire, on your own machine: kill it, cut its power, break its disk, drive its model mad, and count.
 
 Everything happens in temporary folders and on 127.0.0.1.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from memory_service.chaos.kills import run_kills
+from memory_service.chaos.modes import run_model_modes
 from memory_service.chaos.power import run_io_faults, run_power_cuts
 from memory_service.chaos.stops import run_stops
 
@@ -21,6 +22,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     power_cuts: int = 0
     stops: int = 0
     io_faults: bool = False
+    model_modes: bool = False
     seed: int = 1
 
 
@@ -65,6 +67,9 @@ def run_plan(plan: Plan, progress: Callable[[str], None] = lambda line: None) ->
     if plan.io_faults:
         progress("disk faults at every call")
         report.add("disk faults", run_io_faults())
+    if plan.model_modes:
+        progress("a model in all its bad modes")
+        report.add("model modes", asyncio.run(run_model_modes(plan.seed)))
     return report
 
 
@@ -74,7 +79,7 @@ def table(report: Report) -> str:
     for name, figures in report.parts.items():
         lines.append(name)
         for figure, value in figures.items():
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
             if shown or figure != "details":
                 lines.append(f"  {figure.replace('_', ' '):<16} {shown}")
     return "\n".join(lines)

@@ -11,13 +11,16 @@ import pytest
 
 from memory_service.chaos import Plan, Report, run_plan, table
 from memory_service.chaos.kills import run_kills
+from memory_service.chaos.modes import MODES, run_model_modes
 from memory_service.chaos.power import PowerCuts
 from memory_service.chaos.stops import run_stops
 from memory_service.points import POINTS
 
 SEED = 3
 ROOT = Path(__file__).parents[2]
-PLANTED = (sys.executable, str(ROOT / "tests" / "support" / "planted.py"), "serve")
+PLANTED = str(ROOT / "tests" / "support" / "planted.py")
+HASTY = (sys.executable, PLANTED, "hasty", "serve")
+GULLIBLE = (sys.executable, PLANTED, "gullible", "serve")
 FIGURES = {"kills", "power_cuts", "acknowledged", "lost", "doubled", "recover_p50_s", "recover_max_s"}
 
 
@@ -40,7 +43,7 @@ async def test_kills_under_load_lose_nothing_and_double_nothing() -> None:
 
 
 async def test_a_service_that_acknowledges_before_it_commits_is_found_out() -> None:
-    found = await run_kills(3, SEED, command=PLANTED)
+    found = await run_kills(3, SEED, command=HASTY)
     assert found.acknowledged > 0
     assert found.lost > 0
     assert any(detail.startswith("lost: ") for detail in found.details)
@@ -50,6 +53,19 @@ async def test_stops_under_load_are_in_order_and_lose_nothing() -> None:
     found = await run_stops(2, SEED)
     assert (found.stops, found.bad, found.lost, found.doubled, found.details) == (2, 0, 0, 0, [])
     assert found.acknowledged > 0
+
+
+async def test_a_model_in_its_bad_modes_costs_no_turn_no_wait_and_no_wrong_memory() -> None:
+    found = await run_model_modes(SEED, modes={name: MODES[name] for name in ("500", "empty", "invented turns")})
+    assert found.by_mode == {"500": "model_unavailable", "empty": "bad_model_output", "invented turns": "done"}
+    assert (found.lost, found.doubled, found.bad, found.unreflected, found.details) == (0, 0, 0, 0, [])
+    assert found.acknowledged > 0
+
+
+async def test_a_service_that_believes_what_a_model_makes_up_is_found_out() -> None:
+    found = await run_model_modes(SEED, modes={"invented turns": MODES["invented turns"]}, command=GULLIBLE)
+    assert found.bad == 1
+    assert "an insight rests on" in found.details[0]
 
 
 async def test_the_command_ends_with_a_table_and_one_object_of_json(tmp_path: Path) -> None:
