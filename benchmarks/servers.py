@@ -41,9 +41,9 @@ def work_folder(parent: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def real_service(folder: Path) -> Iterator[Server]:
-    """The service with its defaults, its record in `folder`. It sees no setting and no .env of the caller's."""
-    settings = {"HOST": "127.0.0.1", "PORT": "0", "STORE_URL": f"sqlite:///{folder}/memory.db"}
+def real_service(folder: Path, **changes: str) -> Iterator[Server]:
+    """The service with its defaults but these, its record in `folder`; it sees no setting of the caller's."""
+    settings = {**changes, "HOST": "127.0.0.1", "PORT": "0", "STORE_URL": f"sqlite:///{folder}/memory.db"}
     with _process(["-m", "memory_service", "serve"], folder / "service.log", settings) as server:
         yield server
 

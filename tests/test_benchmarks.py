@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from benchmarks import retrieval
+from benchmarks import outage, retrieval
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
 from benchmarks.http import Report
@@ -95,6 +95,23 @@ def test_the_http_benchmark_prints_each_kind_beside_the_bare_application_and_wri
     first = report.rounds[0]
     refused = replace(first, figures=replace(first.figures, errors=1))
     assert not replace(report, rounds=[refused]).sound
+
+
+def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_done_afterwards(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    short = ["--seconds", 0.3, "--rounds", 1, "--connections", 2, "--in-flight", 5, "--sessions", 4]
+
+    ran = run("outage", *short, "--json", numbers)
+
+    report = msgspec.json.decode(numbers.read_bytes(), type=outage.Report)
+    assert "ratio" in ran.stdout, ran.stderr
+    assert {(one.hanging, one.in_flight) for one in report.runs} == {(False, 0), (True, 5)}
+    assert (report.reflected, report.verdict.problems) == (5, [])
+    in_time = replace(report, p99_ratio=1.9)
+    assert in_time.sound
+    assert not replace(in_time, p99_ratio=2.1).sound
+    assert not replace(in_time, reflected=4).sound
+    assert not replace(in_time, runs=[replace(report.runs[0], hanging=True, in_flight=4)]).sound
 
 
 def test_the_retrieval_benchmark_asks_what_has_evidence_and_can_be_compared_with_itself(

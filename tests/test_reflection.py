@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_service.app import open_service
-from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, Call, ModelServer, answer, status
+from memory_service.chaos.model_modes import Call, answer, status
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.errors import SessionEnded
 from memory_service.reflection import EXCERPT_CHARS, Retry
 from memory_service.service import MemoryService

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import re
+import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -76,6 +79,14 @@ def embed(text: str, dimensions: int) -> list[float]:
             row[int.from_bytes(digest[place : place + 3], "big") % dimensions] += 1.0 if digest[place + 3] & 1 else -1.0
     norm = math.sqrt(sum(x * x for x in row)) or 1.0
     return [x / norm for x in row]
+
+
+def encoded(texts: Sequence[str], dimensions: int, encoding: str | None) -> list[Any]:
+    """Embed texts, as base64 of floats or as numbers."""
+    rows = [embed(text, dimensions) for text in texts]
+    if encoding != "base64":
+        return list(rows)
+    return [base64.b64encode(struct.pack(f"<{dimensions}f", *row)).decode() for row in rows]
 
 
 def strict_problems(schema: Any, place: str = "$") -> list[str]:

@@ -13,8 +13,9 @@ from typing import Any
 import httpx2
 from msgspec import Struct
 
-from memory_service.chaos import model_server as model
-from memory_service.chaos.model_server import Mode, ModelServer
+from memory_service.chaos import model_modes as model
+from memory_service.chaos.model_modes import Mode
+from memory_service.chaos.model_server import ModelServer
 from memory_service.chaos.oracle import Oracle, Verdict
 from memory_service.chaos.process import SERVE, ServiceProcess
 

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from client import MemoryServiceClient
-from memory_service.chaos.model_server import ModelServer, not_json
+from memory_service.chaos.model_modes import not_json
+from memory_service.chaos.model_server import ModelServer
 from memory_service.cli import main
 from tests.conftest import Serve
 from tests.support.background import until

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from memory_service.chaos import model_server as mode
-from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Call, Mode, ModelServer
+from memory_service.chaos import model_modes as mode
+from memory_service.chaos.model_modes import Call, Mode
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, ModelServer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Answer, Door, started
 from tests.support.background import until

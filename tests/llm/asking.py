@@ -8,8 +8,9 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from memory_service.chaos import model_server as model
-from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, Mode
+from memory_service.chaos import model_modes as model
+from memory_service.chaos.model_modes import Mode
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL
 from memory_service.llm.base import Excerpt
 from memory_service.llm.openai import OpenAIEmbedder, OpenAIReader
 from memory_service.values import Memory, Message, Turn

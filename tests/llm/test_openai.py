@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from memory_service import prompts
-from memory_service.chaos import model_server as model
-from memory_service.chaos.model_server import API_KEY, API_VERSION, CHAT_MODEL, EMBEDDING_MODEL, Mode
+from memory_service.chaos import model_modes as model
+from memory_service.chaos.model_modes import Mode
+from memory_service.chaos.model_server import API_KEY, API_VERSION, CHAT_MODEL, EMBEDDING_MODEL
 from memory_service.errors import ModelError, ModelRefused, ModelUnavailable
 from memory_service.llm.base import Excerpt
 from memory_service.llm.openai import openai_client

@@ -9,8 +9,10 @@ import struct
 import numpy as np
 import pytest
 
-from memory_service.chaos import model_server as model
-from memory_service.chaos.model_server import EMBEDDING_MODEL, Mode
+from memory_service.chaos import model_answers
+from memory_service.chaos import model_modes as model
+from memory_service.chaos.model_modes import Mode
+from memory_service.chaos.model_server import EMBEDDING_MODEL
 from memory_service.errors import BadModelOutput, ModelUnavailable
 from memory_service.llm.openai import MAX_TEXT_BYTES
 from tests.llm.asking import SECRET, embedder, silent
@@ -63,7 +65,7 @@ async def test_many_texts_go_in_batches_and_come_back_in_order(server, client) -
     rows = await embeds.embed(texts)
     assert [len(call.texts) for call in server.calls] == [128, 128, 44]
     assert [text for call in server.calls for text in call.texts] == texts
-    assert rows == pytest.approx(np.array([model.embed(text, 64) for text in texts]), abs=1e-6)
+    assert rows == pytest.approx(np.array([model_answers.embed(text, 64) for text in texts]), abs=1e-6)
     assert embeds.usage()["calls"] == 3
 
 

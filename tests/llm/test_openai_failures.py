@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from memory_service.chaos import model_server as model
-from memory_service.chaos.model_server import API_KEY, Mode, ModelServer
+from memory_service.chaos import model_modes as model
+from memory_service.chaos.model_modes import Mode
+from memory_service.chaos.model_server import API_KEY, ModelServer
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import (
