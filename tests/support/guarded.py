@@ -27,27 +27,38 @@ async def served(app: Any, **limits: Any) -> AsyncIterator[tuple[Doorkeeper, Cal
     config = uvicorn.Config(
         app, http=guarded_by(keeper), ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
     )
-    callers: list[Caller] = []
     with listening("127.0.0.1", 0) as listener:
         server = Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         timekeeping = asyncio.create_task(keeper.keep_time())
         await until(lambda: server.started)
 
-        async def call(address: str = "127.0.0.1") -> Caller:
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.bind((address, 0))
-            callers.append(Caller(sock))
-            await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
-            return callers[-1]
-
         try:
-            yield keeper, call
+            async with called(listener.getsockname()) as call:
+                yield keeper, call
         finally:
-            for caller in callers:
-                caller.leave()
             await until(lambda: keeper.connections == 0)  # whatever a test did, nobody is counted for ever
             server.should_exit = True
             await serving
             timekeeping.cancel()
+
+
+@asynccontextmanager
+async def called(server: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Gives a way to call a server from 127.0.0.1 or another address; all callers leave when the block ends."""
+    callers: list[Caller] = []
+
+    async def call(address: str = "127.0.0.1") -> Caller:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.bind((address, 0))
+        caller = Caller(sock)
+        callers.append(caller)
+        await asyncio.get_running_loop().sock_connect(sock, server)
+        return caller
+
+    try:
+        yield call
+    finally:
+        for caller in callers:
+            caller.leave()
