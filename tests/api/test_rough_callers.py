@@ -111,9 +111,11 @@ async def test_a_body_that_drips_is_refused_at_its_deadline_and_leaves_nothing(
                 await asyncio.sleep(SHORT_S / 10)
 
         dripping = asyncio.create_task(drip())
-        async with asyncio.timeout(SHORT_S * 5):  # all of it would take ten times the limit
-            assert (await caller.last()).is_problem(408, "body_timeout")
-        dripping.cancel()
+        try:
+            async with asyncio.timeout(SHORT_S * 5):  # all of it would take ten times the limit
+                assert (await caller.last()).is_problem(408, "body_timeout")
+        finally:
+            dripping.cancel()
         assert await turns(normal) == 0
 
 

@@ -28,9 +28,10 @@ from memory_service.settings import known_settings
 from tests.api.bodies import ANA
 from tests.support.process import ServiceProcess, service_process
 
-EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "100"))
+USUAL = 60
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 """Of each operation, beside some fixed ones. With more, every run takes other ones."""
-LONG = EXAMPLES > 100
+LONG = EXAMPLES > USUAL
 BEYOND_SCHEMA = re.compile(
     r"\$\.created_at: not between \d+ and \d+"
     r"|\$\.metadata(\.[^ ]*)?: (more than \d+ bytes|nested deeper|an integer beyond|holds a NUL)"
@@ -41,7 +42,6 @@ BEYOND_SCHEMA = re.compile(
 
 SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(openapi(VERBS))))
 load_all_checks()
-ALL_CHECKS = CHECKS.get_all()
 ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
 answered: Counter[tuple[str, int]] = Counter()
 
@@ -92,6 +92,8 @@ def test_every_answer_is_as_described(case: schemathesis.Case, service: ServiceP
 
 
 def test_each_operation_was_served_and_the_service_never_failed(service: ServiceProcess) -> None:
+    if not answered:
+        pytest.skip("run by itself it has nothing to look at")
     served = {operation for operation, status in answered if status == 200}
     assert served == {operation.ok().label for operation in SCHEMA.get_all_operations()}
     assert not [one for one, status in answered if status >= 500]

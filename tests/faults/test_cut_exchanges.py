@@ -52,7 +52,9 @@ async def cutting(port: int) -> AsyncIterator[tuple[CuttingProxy, int]]:
 
 
 def body_of(number: int) -> bytes:
-    return json.dumps({**ANA, "user_message": f"Turn {number:04}.", "agent_message": "Noted."}).encode()
+    """One turn, and spaces: a body that is cut among these is whole as JSON, and has not come to its end."""
+    turn = {**ANA, "user_message": f"Turn {number:04}.", "agent_message": "Noted."}
+    return json.dumps(turn).encode() + b" " * 20
 
 
 def request(number: int) -> bytes:
