@@ -10,6 +10,7 @@ MemoryServiceError
 │   ├── ValidationFailed        a field is wrong; `place` says which
 │   ├── UnknownRoute            no such path
 │   ├── MethodNotAllowed        the path has no such method
+│   ├── NotAcceptable           the caller wants something that is not JSON
 │   ├── TurnIdReused            a turn_id came again with other content
 │   └── RequestKeyReused        an Idempotency-Key came again with another body
 ├── TooSlow                     the request did not arrive in time
@@ -108,6 +109,14 @@ class MethodNotAllowed(InvalidRequest):
     def __init__(self, allowed: str) -> None:
         super().__init__(f"allowed: {allowed}")
         self.allowed = allowed
+
+
+class NotAcceptable(InvalidRequest):
+    code = "not_acceptable"
+    title = "The answer can only be JSON"
+
+    def __init__(self) -> None:
+        super().__init__("leave Accept out, or let it allow application/json")
 
 
 class TurnIdReused(InvalidRequest):

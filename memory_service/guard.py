@@ -186,7 +186,8 @@ class GuardedProtocol(HttpToolsProtocol):
         begun = self.cycle is not None and self.cycle.response_started
         answered = begun and (self._phase == "body" or not self.cycle.response_complete)
         if not answered:
-            self.transport.write(_answer(error))
+            head, body = _answer(error)
+            self.transport.write(head if self.parser.get_method() == b"HEAD" else head + body)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -197,7 +198,7 @@ def guarded_by(keeper: Doorkeeper) -> type[GuardedProtocol]:
     return type("GuardedProtocol", (GuardedProtocol,), {"keeper": keeper})
 
 
-def _answer(error: MemoryServiceError) -> bytes:
+def _answer(error: MemoryServiceError) -> tuple[bytes, bytes]:
     request_id, status = secrets.token_hex(8), status_of(error)
     body = msgspec.json.encode(problem_of(error, request_id))
     headers: list[tuple[bytes, Any]] = [
@@ -208,4 +209,4 @@ def _answer(error: MemoryServiceError) -> bytes:
         *headers_of(error),
     ]
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(b"%b: %b" % pair for pair in headers)]
-    return b"\r\n".join([*lines, b"", body])
+    return b"\r\n".join([*lines, b"", b""]), body

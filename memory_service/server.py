@@ -58,7 +58,11 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
     """Do as `running`, and give the service too."""
     with listening(settings.host, settings.port) as listener:
         async with open_service(settings) as service:
-            keeper = Doorkeeper(Limits())
+            limits = Limits(
+                connections=settings.max_connections,
+                connections_per_address=settings.max_connections_per_address,
+            )
+            keeper = Doorkeeper(limits)
             config = uvicorn.Config(
                 app_around(nullcontext(service), settings),
                 http=guarded_by(keeper),

@@ -33,6 +33,15 @@ class Settings(BaseSettings):
         description="Who is served: loopback (callers on this host only) or none (everybody who can reach the port).",
     )
 
+    max_connections: int = Field(
+        2000, ge=1, description="Connections open at the same time; more are refused with 503."
+    )
+    max_connections_per_address: int = Field(
+        2000,
+        ge=1,
+        description="Of these, how many may come from one address; all, since a proxy is one address.",
+    )
+
     # Session pool
     max_sessions: int = Field(1000, ge=0, description="Sessions kept hot in memory.")
     session_ttl_minutes: float = Field(

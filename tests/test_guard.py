@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
-import uvicorn
 
 from memory_service.app import app_around, open_service
-from memory_service.guard import Doorkeeper, Limits, guarded_by
-from memory_service.server import Server, listening
+from memory_service.guard import Doorkeeper
 from memory_service.settings import Settings
 from tests.support.background import until
+from tests.support.guarded import SHORT_S, served
 from tests.support.raw_http import Caller
 
-SHORT_S, LONG_S = 0.2, 20.0
-"""A limit a test waits for, and one that must not be what ends the test."""
-PATIENT = {"head_s": LONG_S, "body_s": LONG_S, "request_s": LONG_S, "head_bytes": 2_000}
 GET = b"GET /%b HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -58,39 +53,6 @@ class Guarded(NamedTuple):
     keeper: Doorkeeper
     shop: Shop
     call: Callable[..., Any]
-
-
-@asynccontextmanager
-async def served(app: Any, **limits: Any) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
-    """Serve the app behind a doorkeeper; gives it, and a way to call from 127.0.0.1 or another address."""
-    keeper = Doorkeeper(Limits(**{**PATIENT, **limits}))
-    config = uvicorn.Config(
-        app, http=guarded_by(keeper), ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
-    )
-    callers: list[Caller] = []
-    with listening("127.0.0.1", 0) as listener:
-        server = Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        timekeeping = asyncio.create_task(keeper.keep_time())
-        await until(lambda: server.started)
-
-        async def call(address: str = "127.0.0.1") -> Caller:
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.bind((address, 0))
-            callers.append(Caller(sock))
-            await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
-            return callers[-1]
-
-        try:
-            yield keeper, call
-        finally:
-            for caller in callers:
-                caller.leave()
-            await until(lambda: keeper.connections == 0)  # whatever a test did, nobody is counted for ever
-            server.should_exit = True
-            await serving
-            timekeeping.cancel()
 
 
 @asynccontextmanager
@@ -225,6 +187,16 @@ async def test_a_request_served_too_long_is_answered_while_its_work_goes_on() ->
         await until(lambda: keeper.connections == 0)
         shop.door.set()
         await until(lambda: shop.sold == ["/wait"])
+
+
+async def test_a_refusal_of_head_has_no_body() -> None:
+    async with guarded(request_s=SHORT_S) as (_, _, call):
+        for asked in (b"HEAD /wait HTTP/1.1\r\nHost: here\r\n\r\n", b"HEAD /big HTTP/1.1\r\nX: " + b"x" * 3_000):
+            caller = await call()
+            await caller.say(asked)
+            heard = await caller.everything()
+            assert heard.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 431 "))
+            assert heard.partition(b"\r\n\r\n")[2] == b""
 
 
 # Size

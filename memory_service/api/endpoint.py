@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from memory_service.api.accept import check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
 from memory_service.api.bodies import JsonBody, NoBody, UrlBody
 from memory_service.api.problems import headers_of, problem_of, status_of
@@ -61,6 +62,8 @@ class Endpoint:
 
     def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere) -> None:
         self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
+        if "GET" in self._verbs:
+            self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
         self._allowed = ", ".join(sorted(self._verbs))
         self._gate = gate
         self._point = point
@@ -69,6 +72,7 @@ class Endpoint:
         try:
             verb, take = self._chosen(scope["method"])
             caller = ANYONE if verb.open else self._gate(scope)
+            check_accept(scope["headers"])
             if verb.named:
                 caller = _named(caller, scope["headers"])
             body = await take(scope, receive)

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from memory_service import __version__
-from memory_service.api.auth import Gate
+from memory_service.api.auth import Caller, Gate
 from memory_service.api.endpoint import Endpoint, Verb, send_problem
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import all_errors
-from memory_service.errors import MethodNotAllowed, UnknownRoute
+from memory_service.errors import UnknownRoute
 from memory_service.points import Point, nowhere
+from memory_service.service import MemoryService
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]
 
@@ -42,31 +44,11 @@ class Front:
 def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere) -> Front:
     """Assemble the application; `lifespan` yields the state in which endpoints find their service."""
     paths: dict[str, list[Verb]] = {}
-    for verb in verbs:
+    for verb in (*verbs, *_signposts(openapi(verbs))):
         paths.setdefault(verb.path, []).append(verb)
     endpoints = {path: Endpoint(of_path, gate, point) for path, of_path in paths.items()}
-    document = openapi(verbs)
-
-    async def welcome(request: Request) -> Response:
-        links = {"health": "/health", "stats": "/stats", "openapi": "/openapi.json"}
-        return JSONResponse({"service": "agent-memory", "version": __version__, **links})
-
-    async def describe(request: Request) -> Response:
-        return JSONResponse(document)
-
-    async def explain(request: Request) -> Response:
-        code = request.path_params["code"]
-        if code not in all_errors():
-            raise HTTPException(404)
-        return JSONResponse({"code": code, "title": all_errors()[code]})
-
     app = Starlette(
-        routes=[
-            *(Route(path, endpoint) for path, endpoint in endpoints.items()),
-            Route("/", welcome),
-            Route("/openapi.json", describe),
-            Route("/problems/{code}", explain),
-        ],
+        routes=[Route(path, endpoint) for path, endpoint in endpoints.items()],
         exception_handlers={HTTPException: _as_problem},
         lifespan=lifespan,
     )
@@ -75,20 +57,43 @@ def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Poi
     return Front(app, endpoints)
 
 
+class _Explain(msgspec.Struct):
+    code: str
+
+
+def _signposts(document: dict[str, Any]) -> Sequence[Verb]:
+    """What leads to the verbs, and is not one: not in the document."""
+    described = msgspec.Raw(msgspec.json.encode(document))
+
+    async def welcome(service: MemoryService, caller: Caller, body: None) -> dict[str, str]:
+        links = {"health": "/health", "stats": "/stats", "openapi": "/openapi.json"}
+        return {"service": "agent-memory", "version": __version__, **links}
+
+    async def describe(service: MemoryService, caller: Caller, body: None) -> msgspec.Raw:
+        return described
+
+    async def explain(service: MemoryService, caller: Caller, body: _Explain) -> dict[str, str]:
+        if body.code not in all_errors():
+            raise _no_such_path()
+        return {"code": body.code, "title": all_errors()[body.code]}
+
+    return (
+        Verb(method="GET", path="/", summary="Where to begin", handle=welcome, open=True),
+        Verb(method="GET", path="/openapi.json", summary="This interface", handle=describe, open=True),
+        Verb(method="GET", path="/problems/{code}", summary="A code", handle=explain, takes=_Explain, open=True),
+    )
+
+
 async def _as_problem(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
-    return _Problem(exc)
+    return _NoSuchPath()
 
 
-class _Problem(Response):
-    """What Starlette itself refuses (no such path or method), said the way all else is."""
-
-    def __init__(self, exc: HTTPException) -> None:
-        super().__init__(status_code=exc.status_code)
-        self._exc = exc
+class _NoSuchPath(Response):
+    """What Starlette itself refuses, said the way all else is."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._exc.status_code == 405:
-            await send_problem(MethodNotAllowed((self._exc.headers or {}).get("Allow", "GET")), scope, send)
-        else:
-            await send_problem(UnknownRoute("see /openapi.json for the paths there are"), scope, send)
+        await send_problem(_no_such_path(), scope, send)
+
+
+def _no_such_path() -> UnknownRoute:
+    return UnknownRoute("see /openapi.json for the paths there are")

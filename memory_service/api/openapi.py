@@ -9,10 +9,17 @@ import msgspec
 
 from memory_service import __version__
 from memory_service.api.endpoint import Verb
-from memory_service.api.schemas import Problem
+from memory_service.api.schemas import SOMEBODY_SPEAKS, Problem, StoreTurn
 
-REFUSALS = {400: "malformed JSON", 401: "not admitted", 413: "body too large", 415: "not JSON", 422: "not valid"}
-
+ANYWHERE = {
+    400: "not HTTP, or a body that is not JSON",
+    406: "the answer can only be JSON",
+    408: "did not arrive in time",
+    431: "headers too large",
+    503: "try again later",
+}
+OF_VALUES = {422: "not valid"}
+OF_BODIES = {413: "body too large", 415: "not JSON", **OF_VALUES}
 
 _REQUEST_NAME = {
     "name": "Idempotency-Key",
@@ -27,6 +34,8 @@ def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
     types = {struct for verb in verbs for struct in (verb.takes, verb.gives) if struct} | {Problem}
     ordered = sorted(types, key=lambda struct: struct.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    if StoreTurn in ordered:
+        components[StoreTurn.__name__] |= SOMEBODY_SPEAKS
     refs = dict(zip(ordered, schemas, strict=True))
     paths: dict[str, Any] = {}
     for verb in verbs:
@@ -43,13 +52,11 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": refs[Problem]}}
     answer = refs[verb.gives] if verb.gives else {"type": "object"}
     responses = {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
-    refused = {503: "try again later", **{status: "see `code`" for status in verb.errors}}
-    if verb.takes and verb.method == "POST":
-        refused |= REFUSALS
-    elif verb.takes:
-        refused |= {status: REFUSALS[status] for status in (401, 422)}
-    elif not verb.open:
-        refused[401] = REFUSALS[401]
+    refused = ANYWHERE | {status: "see `code`" for status in verb.errors}
+    if not verb.open:
+        refused[401] = "not admitted"
+    if verb.takes:
+        refused |= OF_BODIES if verb.method == "POST" else OF_VALUES
     for status, description in sorted(refused.items()):
         responses[str(status)] = {"description": description, "content": problem}
     operation: dict[str, Any] = {

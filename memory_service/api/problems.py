@@ -16,6 +16,7 @@ STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.NotFound: 404,
     errors.UnknownRoute: 404,
     errors.MethodNotAllowed: 405,
+    errors.NotAcceptable: 406,
     errors.TooSlow: 408,
     errors.Conflict: 409,
     errors.ContentTooLarge: 413,

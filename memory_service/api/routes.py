@@ -14,15 +14,15 @@ from memory_service import __version__
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
+from memory_service.api.schemas import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_KEYS, MAX_SAFE_INTEGER
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended
 from memory_service.values import Context, Memory, Message, Request, Scope, SessionKey, Sitting, Source
 
-MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
 FIRST_YEAR, LAST_YEAR = 1900, 2200
-_METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_METADATA_KEY = re.compile(schemas.METADATA_KEY)
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -124,7 +124,7 @@ VERBS = (
         handle=start_session,
         takes=schemas.SessionStart,
         gives=schemas.ContextAnswer,
-        errors=(409,),
+        errors=(409, 507),
     ),
     Verb(
         method="POST",
@@ -133,7 +133,7 @@ VERBS = (
         handle=end_session,
         takes=schemas.SessionEnd,
         gives=schemas.EndAnswer,
-        errors=(404,),
+        errors=(404, 507),
     ),
     Verb(
         method="GET",
@@ -159,7 +159,7 @@ VERBS = (
         handle=replay,
         takes=schemas.Replay,
         gives=schemas.ReflectionAnswer,
-        errors=(404, 409),
+        errors=(404, 409, 507),
     ),
     Verb(
         method="POST",
@@ -177,7 +177,7 @@ VERBS = (
         handle=store_turn,
         takes=schemas.StoreTurn,
         gives=schemas.StoreAnswer,
-        errors=(404, 409),
+        errors=(404, 409, 507),
         named=True,
     ),
     Verb(

@@ -16,9 +16,21 @@ ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
 """Python's `$` also matches before a last line break."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
-Text = Annotated[str, Meta(max_length=100_000)]
+_NO_NUL = {"pattern": r"^[^\u0000]*$"}
+"""Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
+Text = Annotated[str, Meta(max_length=100_000, extra_json_schema=_NO_NUL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
+MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
+METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
+Metadata = Annotated[
+    dict[str, Any],
+    Meta(
+        description=f"At most {MAX_METADATA_BYTES} bytes as JSON, nested {MAX_METADATA_DEPTH} deep; no NUL, and no "
+        "integer of 2**53 or more",
+        extra_json_schema={"maxProperties": MAX_METADATA_KEYS, "propertyNames": {"pattern": METADATA_KEY}},
+    ),
+]
 
 
 class Body(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -59,7 +71,10 @@ class Replay(Body):
 
 
 class StoreTurn(Body):
-    """`turn_id` makes a repeat safe: the same id with the same words is stored once and answered the same."""
+    """`turn_id` makes a repeat safe: the same id with the same words is stored once and answered the same.
+
+    One of the two messages may be empty.
+    """
 
     user_id: Id
     session_id: Id
@@ -68,13 +83,17 @@ class StoreTurn(Body):
     turn_id: Id | None = None
     user_name: Name | None = None
     agent_name: Name | None = None
-    created_at: Annotated[Moment | None, Meta(description="When it was said; now, if not given")] = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    created_at: Annotated[Moment | None, Meta(description="When it was said (1901 to 2199); now, if not given")] = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+SOMEBODY_SPEAKS = {"anyOf": [{"properties": {name: {"minLength": 1}}} for name in ("user_message", "agent_message")]}
+"""Of a turn, as JSON Schema says it."""
 
 
 class Retrieve(Body):
     user_id: Id
-    query: Annotated[str, Meta(min_length=1, max_length=2000)]
+    query: Annotated[str, Meta(min_length=1, max_length=2000, extra_json_schema=_NO_NUL)]
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None

@@ -238,6 +238,9 @@ NOT_FOR_CLIENTS = (
     "incarnation",
     "base_url",
     "webhook",
+    "filter",
+    "filters",
+    "where",
 )
 
 

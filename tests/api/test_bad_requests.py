@@ -11,7 +11,7 @@ import httpx2
 from memory_service.api.routes import VERBS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
-from tests.api.talking import CONTEXT, PATIENCE_S, STORE, problem
+from tests.api.talking import CONTEXT, PATIENCE_S, SAME, STORE, problem
 
 
 async def test_the_reflection_of_a_session_is_asked_for_with_valid_ids(
@@ -72,15 +72,83 @@ async def test_every_kind_of_problem_is_explained_at_its_type(http: httpx2.Async
 async def test_another_method_is_refused_with_all_that_are_allowed(
     http: httpx2.AsyncClient, unharmed: Unharmed
 ) -> None:
-    allowed: dict[str, set[str]] = {"/openapi.json": {"GET", "HEAD"}, "/": {"GET", "HEAD"}}
+    allowed: dict[str, set[str]] = {path: {"GET", "HEAD"} for path in ("/", "/openapi.json")}
     for verb in VERBS:
-        allowed.setdefault(verb.path.replace("{session_id}", "s"), set()).add(verb.method)
+        methods = {"GET", "HEAD"} if verb.method == "GET" else {verb.method}
+        allowed.setdefault(verb.path.replace("{session_id}", "s"), set()).update(methods)
     async with unharmed():
         for path, methods in allowed.items():
-            for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - methods:
+            for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - methods:
                 response = await http.request(method, path)
                 problem(response, 405, "method_not_allowed")
                 assert set(response.headers["allow"].split(", ")) == methods
+
+
+async def test_what_answers_get_answers_head_with_the_same_head_and_nothing_else(http: httpx2.AsyncClient) -> None:
+    at = "/sessions/s/reflection?user_id=ana"
+    paths = (*(verb.path for verb in VERBS if verb.method == "GET" and "{" not in verb.path), at, "/", "/openapi.json")
+    for path in (*paths, "/problems/not_found", "/problems/nonsense", "/nowhere", "/reflections?limit=x"):
+        got, only_head = [await http.request(method, path, headers=SAME) for method in ("GET", "HEAD")]
+        assert only_head.content == b"" != got.content
+        assert only_head.status_code == got.status_code, path
+        varying = {"date", "content-length"} if path == "/stats" else {"date"}
+        told = [{name: value for name, value in one.headers.items() if name not in varying} for one in (got, only_head)]
+        assert told[0] == told[1], path
+
+
+GET_PATHS = ("/", "/health", "/livez", "/stats", "/openapi.json", "/problems/not_found")
+MET = (
+    "*/*",
+    "application/json",
+    "application/*",
+    "application/problem+json",
+    "Application/JSON; charset=utf-8",
+    "text/html, application/json;q=0.1",
+    "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "text/*;q=1 , */* ; q=0.001",
+    "application/json;q=0.5, */*;q=0",
+    "application/*, */*;q=0.0",
+    "",
+    ",",
+)
+UNMET = (
+    "text/html",
+    "text/*",
+    "application/xml",
+    "application/jsonx",
+    f"text/{CANARY}",
+    CANARY,
+    "application/json;q=0",
+    "application/json;q=0, */*",
+    "application/json ; Q=0.000 , application/*",
+    "application/*;q=0, */*",
+    "*/*;q=0",
+)
+
+
+async def test_a_caller_who_cannot_do_with_json_is_told_so_and_nothing_is_done(
+    http: httpx2.AsyncClient, unharmed: Unharmed
+) -> None:
+    async with unharmed():
+        for accept in UNMET:
+            headers = {"Accept": accept}
+            answers = [await http.get(path, headers=headers) for path in GET_PATHS]
+            answers += [await http.post(path, json=body, headers=headers) for path, body in VALID.items()]
+            for response in answers:
+                problem(response, 406, "not_acceptable")
+                assert CANARY not in response.text
+        problem(await http.get("/nowhere", headers={"Accept": "text/html"}), 404, "not_found")
+        problem(await http.post("/health", headers={"Accept": "text/html"}), 405, "method_not_allowed")
+
+
+async def test_a_caller_who_can_do_with_json_is_served(http: httpx2.AsyncClient) -> None:
+    for accept in MET:
+        for path in GET_PATHS:
+            assert (await http.get(path, headers={"Accept": accept})).status_code == 200, accept
+    both = [("Accept", "text/html"), ("Accept", "application/json")]
+    neither = [("Accept", "text/html"), ("Accept", "text/plain")]
+    assert (await http.get("/livez", headers=both)).status_code == 200
+    problem(await http.get("/livez", headers=neither), 406, "not_acceptable")
 
 
 async def test_a_body_that_says_it_is_not_json_is_refused(http: httpx2.AsyncClient, unharmed: Unharmed) -> None:

@@ -266,6 +266,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "4096 bytes": {"text": "x" * (4096 - len('{"text":""}'))},
     "numbers": {"most": 2**53 - 1, "least": -(2**53) + 1, "half": 0.5, "great": 1e308},
     "nested": {"nested": {"list": [1, "two", {"three": [None, False]}]}},
+    "names JavaScript knows": {"__proto__": {"constructor": 1}, "toString": None},
     "any words": {"words": "é 👍 \n\x1b"},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

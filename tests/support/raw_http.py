@@ -56,6 +56,13 @@ class Caller:
         assert await self.hear() is None, "a second answer"
         return answer
 
+    async def everything(self) -> bytes:
+        """All that comes until the server has closed."""
+        async with asyncio.timeout(PATIENCE_S):
+            while more := await self._loop.sock_recv(self._sock, 65_536):
+                self._heard += more
+        return self._heard
+
     def _cut(self) -> Answer | None:
         head, found, rest = self._heard.partition(b"\r\n\r\n")
         if not found:

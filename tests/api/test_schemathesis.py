@@ -1,0 +1,100 @@
+"""The document against the service: schemathesis makes requests of every operation, right ones and wrong ones.
+
+All of its checks are on. Those that find nothing to check here: `missing_required_header` (no header is required),
+`response_headers_conformance` (none is described), `use_after_free` (nothing is deleted), `ignored_auth` and
+`object_level_authorization` (no credentials in this version; who may call is in test_auth.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CHECKS, load_all_checks
+
+from memory_service.api.openapi import openapi
+from memory_service.api.routes import VERBS
+from memory_service.api.schemas import ID_PATTERN
+from memory_service.settings import known_settings
+from tests.api.bodies import ANA
+from tests.support.process import ServiceProcess, service_process
+
+USUAL = 60
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
+"""Of each operation, beside some fixed ones. With more, every run takes other ones."""
+LONG = EXAMPLES > USUAL
+BEYOND_SCHEMA = re.compile(
+    r"\$\.created_at: not between \d+ and \d+"
+    r"|\$\.metadata(\.[^ ]*)?: (more than \d+ bytes|nested deeper|an integer beyond|holds a NUL)"
+    r"|\$\.(limit|top_k): Expected `int`, got `float`"  # 5.0 is an integer to JSON Schema, and not to us
+    r"|this (turn_id|key) .*; nothing was changed"  # used before
+)
+"""Refusals of what JSON Schema allows and cannot forbid; the document says these in words."""
+
+SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(openapi(VERBS))))
+load_all_checks()
+ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
+answered: Counter[tuple[str, int]] = Counter()
+
+
+@SCHEMA.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Let every second request be about a session that is there, or nearly all would be answered with 404."""
+    if isinstance(body, dict) and all(_is_id(body.get(name)) for name in ANA) and len(body["session_id"]) % 2:
+        return {**body, **ANA}
+    return body
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and re.search(ID_PATTERN, value) is not None
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """A service in a process of its own, for all that are made."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in known_settings():
+            environment.delenv(name, raising=False)
+        with service_process(tmp_path_factory.mktemp("service")) as process:
+            yield process
+
+
+@pytest.fixture(scope="module")
+def http(service: ServiceProcess) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=service.url, trust_env=False) as client:
+        yield client
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=not LONG,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+def test_every_answer_is_as_described(case: schemathesis.Case, service: ServiceProcess, http: httpx2.Client) -> None:
+    if case.operation.path == "/memory/store":
+        http.post("/sessions/start", json={**ANA, "restore": False})
+    response = case.call(base_url=service.url)
+    answered[case.operation.label, response.status_code] += 1
+    beyond = response.status_code == 422 and BEYOND_SCHEMA.match(response.json()["detail"])
+    case.validate_response(response, excluded_checks=ACCEPTANCE if beyond else [])
+
+
+def test_each_operation_was_served_and_the_service_never_failed(service: ServiceProcess) -> None:
+    if not answered:
+        pytest.skip("run by itself it has nothing to look at")
+    served = {operation for operation, status in answered if status == 200}
+    assert served == {operation.ok().label for operation in SCHEMA.get_all_operations()}
+    assert not [one for one, status in answered if status >= 500]
+    assert "request failed" not in service.log.read_text()
