@@ -19,6 +19,7 @@ from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import (
     BodyTimeout,
     DeadlineExceeded,
+    Draining,
     HeadersTooLarge,
     MalformedRequest,
     MemoryServiceError,
@@ -73,6 +74,12 @@ class Doorkeeper:
             await asyncio.sleep(1)
             for connection in list(self._inside):
                 connection.refuse_if_older(loop.time() - self.limits.request_s)
+
+    async def dismiss_after(self, grace_s: float) -> None:
+        """Answer the requests that a stop cannot wait for any longer; left to uvicorn they would be told of a bug."""
+        await asyncio.sleep(grace_s)
+        for connection in list(self._inside):
+            connection.dismiss()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -159,6 +166,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in place of a request that has been served since before then, if it is still being served."""
         if self.cycle is not None and not self.cycle.response_complete and self._began < began_before:
             self._refuse(DeadlineExceeded())
+
+    # The end of the service
+
+    def shutdown(self) -> None:
+        """Close if nothing is under way, let a request be served, refuse one of which the body is not here yet."""
+        if self._phase == "body":
+            self._refuse(Draining("the body had not arrived when the service began to end; nothing was stored"))
+        else:
+            super().shutdown()
+
+    def dismiss(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(Draining("a write may still land; asking again with the same turn_id tells"))
 
     # Deadlines are absolute: a byte now and then does not buy more time
 

@@ -36,6 +36,7 @@ class Scheduler:
         self._running: dict[asyncio.Task[None], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._cut_short_at = 0.0
         self.completed = self.failed = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -115,14 +116,22 @@ class Scheduler:
             if not self._stopping:
                 raise
 
-    async def _drain(self) -> None:
-        """Take no new work, let what runs finish within the grace, cut the rest short, stop."""
+    def wind_up(self) -> None:
+        """Take no new work; the grace of what runs begins now, and not anew when the scheduler is stopped."""
+        if self._stopping:
+            return
         self._stopping = True
+        self._cut_short_at = asyncio.get_running_loop().time() + self._grace_s
         self._alarm.pause()
         for task in self._tasks - self._running.keys():
             task.cancel()
+
+    async def _drain(self) -> None:
+        """Take no new work, let what runs finish within the grace, cut the rest short, stop."""
+        self.wind_up()
         if self._running:
-            _, late = await asyncio.wait(list(self._running), timeout=self._grace_s)
+            left_s = self._cut_short_at - asyncio.get_running_loop().time()
+            _, late = await asyncio.wait(list(self._running), timeout=max(left_s, 0))
             if late:
                 logger.warning("background jobs cut short", extra={"jobs": len(late)})
             for task in late:
