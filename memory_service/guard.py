@@ -27,6 +27,9 @@ from memory_service.errors import (
     TooManyConnections,
 )
 
+LAST_BODY_S = 1.0
+"""Seconds for the rest of a body once the service is about to end."""
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_s: float = 10
@@ -170,11 +173,12 @@ class GuardedProtocol(HttpToolsProtocol):
     # The end of the service
 
     def shutdown(self) -> None:
-        """Close if nothing is under way, let a request be served, refuse one of which the body is not here yet."""
-        if self._phase == "body":
-            self._refuse(Draining("the body had not arrived when the service began to end; nothing was stored"))
-        else:
-            super().shutdown()
+        """Close if nothing is under way, let a request be served; one that is still arriving has to be quick."""
+        super().shutdown()
+        if self._phase == "body" and not self._refused:
+            self._stop_timer()
+            late = Draining("the body had not arrived when the service ended; nothing was stored")
+            self._timer = self.loop.call_later(LAST_BODY_S, self._refuse, late)
 
     def dismiss(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
