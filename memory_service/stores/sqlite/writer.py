@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -36,10 +37,24 @@ MAX_GROUP = 512
 MAX_WAITING = 10_000
 
 
-class Writer:
-    """Owns the writing connection. `submit` is for the event loop's thread."""
+class Displaced(Exception):
+    """The files that are written are no longer those a new start would find."""
 
-    def __init__(self, db: apsw.Connection, loop: asyncio.AbstractEventLoop, point: Point = nowhere) -> None:
+
+class Writer:
+    """Owns the writing connection. `submit` is for the event loop's thread.
+
+    `in_place` tells whether the files it writes still have their names: nothing is acknowledged into others.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        loop: asyncio.AbstractEventLoop,
+        point: Point = nowhere,
+        in_place: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._in_place = in_place
         self._db = db
         self._loop = loop
         self._point = point
@@ -112,6 +127,7 @@ class Writer:
             outcomes: list[Settled] = [(future, self._applied(commit)) for commit, future in group]
             self._point("before_commit")
             self._db.execute("COMMIT")
+            self._require_in_place()
             self._point("after_commit")
         except Exception as exc:
             # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
@@ -122,6 +138,10 @@ class Writer:
             return [(future, self._refusal(exc)) for _, future in group]
         return outcomes
 
+    def _require_in_place(self) -> None:
+        if not self._in_place():
+            raise Displaced
+
     def _refusal(self, exc: Exception) -> StoreUnavailable:
         """Say what befell a group. After an I/O error nothing more is written: what a failed sync left of the
         pages before it is unknown, and only reading the file anew tells.
@@ -129,8 +149,9 @@ class Writer:
         error = StoreUnavailable(f"SQLite: {type(exc).__name__}")
         if isinstance(exc, apsw.FullError):
             error = StorageFull("the disk is full; nothing was stored")
-        elif isinstance(exc, apsw.IOError | apsw.CorruptError):
+        elif isinstance(exc, apsw.IOError | apsw.CorruptError | Displaced):
             error = StoreFailed()
+            logger.critical("the store failed while writing", extra={"reason": type(exc).__name__})
             self._loop.call_soon_threadsafe(self.broken.set)
         error.__cause__ = exc
         return error
