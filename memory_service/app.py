@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,9 @@ from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
+Now = Callable[[], datetime]
+Seconds = Callable[[], float]
+
 
 def create_app(settings: Settings | None = None) -> Front:
     """Make the ASGI application for any server; its lifespan opens the service and closes it."""
@@ -52,16 +56,25 @@ def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Se
     return make_front(VERBS, make_gate(settings.auth_mode), lifespan, make_point(settings))
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @asynccontextmanager
 async def open_service(
-    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    settings: Settings, *, now: Now = utc_now, seconds: Seconds | None = None
 ) -> AsyncIterator[MemoryService]:
-    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
+    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart.
+
+    Whoever brings a clock of their own (`now`) may bring what counts the seconds too; it goes as the clock otherwise.
+    """
+    if seconds is None:
+        seconds = time.monotonic if now is utc_now else lambda: now().timestamp()
     async with AsyncExitStack() as stack:
         store = make_store(settings.chosen_store_url, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
-        parts = make_parts(settings, store, reader, embedder, now)
+        parts = make_parts(settings, store, reader, embedder, now, seconds)
         await parts.recall.start(stack)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
@@ -73,7 +86,7 @@ async def open_service(
 
 
 def make_parts(
-    settings: Settings, store: Store, reader: Reader, embedder: Embedder, now: Callable[[], datetime]
+    settings: Settings, store: Store, reader: Reader, embedder: Embedder, now: Now, seconds: Seconds
 ) -> Parts:
     """Put the parts together; none is started."""
     ttl_s = settings.session_ttl_minutes * 60
@@ -95,6 +108,7 @@ def make_parts(
         idle_after=timedelta(seconds=ttl_s),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
         now=now,
+        seconds=seconds,
     )
     return Parts(
         store=store,
@@ -122,7 +136,7 @@ def make_reflector(
     long_term: LongTermCache,
     recall: Recall,
     reader: Reader,
-    now: Callable[[], datetime],
+    now: Now,
     point: Point,
 ) -> Reflector:
     return Reflector(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +55,10 @@ class Scheduler:
             return
         self._waiting.add(name)
         # not through APScheduler: it takes twelve times as long, for a job that is due now
-        task = asyncio.get_running_loop().create_task(self._run(name, job, slotted))
+        self._keep(self._run(name, job, slotted))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -69,13 +72,18 @@ class Scheduler:
             self._alarm.add_job(ring, "date", run_date=moment)
 
     def every(self, seconds: float, name: str, job: Job) -> None:
-        """Run the job at intervals, never twice at once, outside the slots."""
+        """Run the job at intervals, never twice at once, outside the slots.
+
+        By the loop's clock, not by APScheduler: its intervals stand still for an hour when the time is set back by one.
+        """
 
         async def run() -> None:
             with self._cut_short_quietly():
-                await self._tracked(name, job)
+                while not self._stopping:
+                    await asyncio.sleep(seconds)
+                    await self._tracked(name, job)
 
-        self._alarm.add_job(run, "interval", seconds=seconds, id=name)
+        self._keep(run())
 
     async def _run(self, name: str, job: Job, slotted: bool) -> None:
         with self._cut_short_quietly():

@@ -37,8 +37,10 @@ from memory_service.values import (
 logger = logging.getLogger(__name__)
 
 ALL = 1_000_000_000
-REQUESTS_KEPT = timedelta(hours=24)
-"""How long a request's name is remembered at least; older ones go when new ones come."""
+REQUESTS_KEPT = timedelta(days=3)
+"""How long a request's name is remembered at least; older ones go when new ones come. A day is what is promised:
+a clock that is set ahead by a day must not make a retry a new turn.
+"""
 
 
 class Commit(Value, frozen=True, kw_only=True):
