@@ -224,7 +224,7 @@ class Overloaded(Unavailable):
     title = "Too much is waiting to be written"
 
     def __init__(self) -> None:
-        super().__init__("the write queue is full; nothing was stored, try again shortly")
+        super().__init__("more waits to be written than the disk keeps up with; nothing was stored, try again shortly")
 
 
 class TooManyConnections(Unavailable):

@@ -89,8 +89,9 @@ class MemoryService:
         """Append one turn; it is durable when this returns. Never waits for a model.
 
         A `turn_id` that is stored already is answered as it was the first time.
-        Raises SessionNotFound, SessionEnded, TurnIdReused.
+        Raises SessionNotFound, SessionEnded, TurnIdReused, Overloaded.
         """
+        self._store.require_room()  # before it waits for those before it in its session: they may wait for long
         appended = await self._sessions.append(key, draft)
         if appended.session is not None:
             self._background.after_turn(key, appended.session)

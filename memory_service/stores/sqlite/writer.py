@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -35,6 +36,8 @@ Settled = tuple["asyncio.Future[None]", Exception | None]
 
 MAX_GROUP = 512
 MAX_WAITING = 10_000
+STALLED_S = 2.0
+"""A group that takes longer than this says that the disk is not keeping up: more is not taken in until it is done."""
 
 
 class Displaced(Exception):
@@ -63,6 +66,7 @@ class Writer:
         self._stopping = False
         self.broken = asyncio.Event()
         self.waiting = 0
+        self._group_begun_s: float | None = None
         self.commits = 0
         self.groups = 0
 
@@ -83,8 +87,12 @@ class Writer:
             raise StoreUnavailable("the store is closing")
         if self.broken.is_set():
             raise StoreFailed
-        if self.waiting >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING or self._stalled():
             raise Overloaded
+
+    def _stalled(self) -> bool:
+        begun_s = self._group_begun_s
+        return begun_s is not None and time.monotonic() - begun_s > STALLED_S
 
     async def stop(self) -> None:
         """Write what is waiting, then close."""
@@ -99,7 +107,9 @@ class Writer:
 
     def _run(self) -> None:
         while group := self._next_group():
+            self._group_begun_s = time.monotonic()
             outcomes = self._write(group)
+            self._group_begun_s = None
             self.commits += len(group)
             self.groups += 1
             self._loop.call_soon_threadsafe(self._wake, outcomes)
