@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -18,7 +20,7 @@ from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
 from memory_service.background import Background
 from memory_service.breaker import Breaker
-from memory_service.embedding import Embedding
+from memory_service.embedding import GATHER_S, Embedding
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -36,7 +38,20 @@ from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-Seconds = Callable[[], float]
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Time and chance, which a test may set.
+
+    `now` dates what is kept; `monotonic` (seconds) counts how long a session is idle and a failing model is left
+    alone; `chance` is in [0, 1).
+    """
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: uuid4().hex
+    gather_s: float = GATHER_S
 
 
 def create_app(settings: Settings | None = None) -> Front:
@@ -57,18 +72,14 @@ def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Se
 
 
 @asynccontextmanager
-async def open_service(
-    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), monotonic: Seconds = time.monotonic
-) -> AsyncIterator[MemoryService]:
-    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart.
-
-    `now` dates what is kept; `monotonic` counts how long a session is idle and a failing model is left alone.
-    """
+async def open_service(settings: Settings, around: Surroundings | None = None) -> AsyncIterator[MemoryService]:
+    """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
+    around = around or Surroundings()
     async with AsyncExitStack() as stack:
         store = make_store(settings.chosen_store_url, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
-        parts = make_parts(settings, store, reader, embedder, now, monotonic)
+        parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
@@ -76,25 +87,23 @@ async def open_service(
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
         parts.scheduler.soon("sweep", parts.background.sweep)
         logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
-        yield MemoryService(parts, context_budget_tokens=settings.context_budget_tokens, now=now, new_id=_new_id)
+        yield make_service(settings, parts, around)
 
 
-def make_parts(
-    settings: Settings,
-    store: Store,
-    reader: Reader,
-    embedder: Embedder,
-    now: Callable[[], datetime],
-    monotonic: Seconds,
-) -> Parts:
+def make_service(settings: Settings, parts: Parts, around: Surroundings) -> MemoryService:
+    budget_tokens = settings.context_budget_tokens
+    return MemoryService(parts, context_budget_tokens=budget_tokens, now=around.now, new_id=around.new_id)
+
+
+def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embedder, around: Surroundings) -> Parts:
     """Put the parts together; none is started."""
-    pool = make_pool(settings, store, monotonic)
+    pool = make_pool(settings, store, around)
     load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
     long_term = LongTermCache(load, settings.max_sessions)
-    embedding = Embedding(store, embedder, make_breaker(settings, monotonic))
+    embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
     recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
-    sessions = Sessions(store, pool, now=now, new_id=_new_id)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, monotonic)
+    sessions = Sessions(store, pool, now=around.now, new_id=around.new_id)
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
         store,
@@ -105,7 +114,8 @@ def make_parts(
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
-        now=now,
+        now=around.now,
+        monotonic=around.monotonic,
     )
     return Parts(
         store=store,
@@ -122,17 +132,13 @@ def make_parts(
     )
 
 
-def _new_id() -> str:
-    return uuid4().hex
-
-
-def make_pool(settings: Settings, store: Store, clock: Seconds) -> SessionPool:
+def make_pool(settings: Settings, store: Store, around: Surroundings) -> SessionPool:
     return SessionPool(
         store.load,
         store.commit,
         max_sessions=settings.max_sessions,
         ttl_s=settings.session_ttl_minutes * 60,
-        clock=clock,
+        clock=around.monotonic,
         point=make_point(settings),
     )
 
@@ -144,8 +150,7 @@ def make_reflector(
     long_term: LongTermCache,
     recall: Recall,
     reader: Reader,
-    now: Callable[[], datetime],
-    monotonic: Seconds,
+    around: Surroundings,
 ) -> Reflector:
     return Reflector(
         store,
@@ -157,14 +162,16 @@ def make_reflector(
         chunk_turns=settings.l_turn_chunks,
         timeout_s=settings.model_timeout_seconds,
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
-        now=now,
-        breaker=make_breaker(settings, monotonic),
+        now=around.now,
+        chance=around.chance,
+        breaker=make_breaker(settings, around),
         point=make_point(settings),
     )
 
 
-def make_breaker(settings: Settings, clock: Seconds) -> Breaker:
-    return Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds, clock=clock)
+def make_breaker(settings: Settings, around: Surroundings) -> Breaker:
+    rest_s = settings.breaker_rest_seconds
+    return Breaker(failures=settings.breaker_failures, rest_s=rest_s, clock=around.monotonic)
 
 
 def make_point(settings: Settings) -> Point:

@@ -20,6 +20,33 @@ GROWTH = 4
 SWEPT_AT_ONCE = 200
 
 
+JUMP = timedelta(minutes=1)
+"""A clock that is ahead by more than this between two looks was set ahead."""
+
+
+class Patience:
+    """The time by which callers are judged to have gone: the clock's, except that a jump ahead ages nobody.
+
+    For as long as `span` after such a jump it is what it would be without; then nobody from before is left to wrong.
+    """
+
+    def __init__(self, now: Callable[[], datetime], monotonic: Callable[[], float], span: timedelta) -> None:
+        self._now, self._monotonic, self._span = now, monotonic, span
+        self._then, self._then_s = now(), monotonic()
+        self._jumped_s: float | None = None
+
+    def __call__(self) -> datetime:
+        now, now_s = self._now(), self._monotonic()
+        steady = self._then + timedelta(seconds=now_s - self._then_s)
+        if now > steady + JUMP:
+            if self._jumped_s is None:
+                self._jumped_s = now_s
+            if now_s - self._jumped_s < self._span.total_seconds():
+                return steady
+        self._then, self._then_s, self._jumped_s = now, now_s, None
+        return now
+
+
 class Background:
     def __init__(
         self,
@@ -33,7 +60,9 @@ class Background:
         idle_after: timedelta,
         abandoned_after: timedelta,
         now: Callable[[], datetime],
+        monotonic: Callable[[], float],
     ) -> None:
+        self._patience = Patience(now, monotonic, max(idle_after, abandoned_after))
         self._store, self._sessions, self._embedding = store, sessions, embedding
         self._reflector, self._scheduler = reflector, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
@@ -66,11 +95,12 @@ class Background:
     async def sweep(self) -> None:
         """Find the work that is left: by a crash, by a model that failed, by a conversation nobody ended."""
         now = self._now()
-        abandoned = now - self._abandoned_after
+        patient = self._patience()
+        abandoned = patient - self._abandoned_after
         for key in await self._store.due_sessions(abandoned, 0, SWEPT_AT_ONCE):
             await self._sessions.end(key, by_client=False, untouched_since=abandoned)
             self.reflect_soon(key.scope)
-        for key in await self._store.due_sessions(now - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
+        for key in await self._store.due_sessions(patient - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
             self.reflect_soon(scope)

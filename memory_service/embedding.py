@@ -33,7 +33,8 @@ PLAIN_WORDS = "hello"
 
 
 class Embedding:
-    def __init__(self, store: Store, embedder: Embedder, breaker: Breaker) -> None:
+    def __init__(self, store: Store, embedder: Embedder, breaker: Breaker, *, gather_s: float = GATHER_S) -> None:
+        self._gather_s = gather_s
         self._store, self._embedder, self._breaker = store, embedder, breaker
         self.space, self.keyword_weight = embedder.space, embedder.keyword_weight
         self._at_once = EMBEDDED_AT_ONCE
@@ -57,7 +58,7 @@ class Embedding:
 
         In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
         """
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(self._gather_s)
         while due := await self._store.due_vectors(self.space, self._at_once):
             if self._breaker.wait_s():
                 return

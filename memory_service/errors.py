@@ -25,6 +25,7 @@ MemoryServiceError
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
 │   │   ├── StoreFailed         it broke while writing, and takes no more until a restart
+│   │   ├── StoreCorrupt        what it holds of this cannot be read; the rest can
 │   │   └── StorageFull         there is no room left
 │   ├── Overloaded              more is waiting than is sensible
 │   ├── TooManyConnections      more callers than are served at once
@@ -213,6 +214,15 @@ class StoreFailed(StoreUnavailable):
         super().__init__("writing failed; the service ends, and recovers from its record when it is started again")
 
 
+class StoreCorrupt(StoreUnavailable):
+    code = "store_corrupt"
+    title = "The record is damaged here"
+    retry_after_s = 60
+
+    def __init__(self) -> None:
+        super().__init__("what is on record of this cannot be read; what is elsewhere in the record is served")
+
+
 class StorageFull(StoreUnavailable):
     code = "storage_full"
     title = "There is no room left to store"
@@ -224,7 +234,7 @@ class Overloaded(Unavailable):
     title = "Too much is waiting to be written"
 
     def __init__(self) -> None:
-        super().__init__("the write queue is full; nothing was stored, try again shortly")
+        super().__init__("more waits to be written than the disk keeps up with; nothing was stored, try again shortly")
 
 
 class TooManyConnections(Unavailable):

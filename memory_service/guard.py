@@ -19,12 +19,16 @@ from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import (
     BodyTimeout,
     DeadlineExceeded,
+    Draining,
     HeadersTooLarge,
     MalformedRequest,
     MemoryServiceError,
     RequestTimeout,
     TooManyConnections,
 )
+
+LAST_BODY_S = 1.0
+"""Seconds for the rest of a body once the service is about to end."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,12 @@ class Doorkeeper:
             await asyncio.sleep(1)
             for connection in list(self._inside):
                 connection.refuse_if_older(loop.time() - self.limits.request_s)
+
+    async def dismiss_after(self, grace_s: float) -> None:
+        """Answer the requests that a stop cannot wait for any longer; left to uvicorn they would be told of a bug."""
+        await asyncio.sleep(grace_s)
+        for connection in list(self._inside):
+            connection.dismiss()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -159,6 +169,20 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in place of a request that has been served since before then, if it is still being served."""
         if self.cycle is not None and not self.cycle.response_complete and self._began < began_before:
             self._refuse(DeadlineExceeded())
+
+    # The end of the service
+
+    def shutdown(self) -> None:
+        """Close if nothing is under way, let a request be served; one that is still arriving has to be quick."""
+        super().shutdown()
+        if self._phase == "body" and not self._refused:
+            self._stop_timer()
+            late = Draining("the body had not arrived when the service ended; nothing was stored")
+            self._timer = self.loop.call_later(LAST_BODY_S, self._refuse, late)
+
+    def dismiss(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(Draining("a write may still land; asking again with the same turn_id tells"))
 
     # Deadlines are absolute: a byte now and then does not buy more time
 

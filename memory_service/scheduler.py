@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +36,7 @@ class Scheduler:
         self._running: dict[asyncio.Task[None], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._cut_short_at = 0.0
         self.completed = self.failed = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -54,7 +55,10 @@ class Scheduler:
             return
         self._waiting.add(name)
         # not through APScheduler: it takes twelve times as long, for a job that is due now
-        task = asyncio.get_running_loop().create_task(self._run(name, job, slotted))
+        self._keep(self._run(name, job, slotted))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -68,13 +72,18 @@ class Scheduler:
             self._alarm.add_job(ring, "date", run_date=moment)
 
     def every(self, seconds: float, name: str, job: Job) -> None:
-        """Run the job at intervals, never twice at once, outside the slots."""
+        """Run the job at intervals, never twice at once, outside the slots.
+
+        By the loop's clock, not by APScheduler: its intervals stand still for an hour when the time is set back by one.
+        """
 
         async def run() -> None:
             with self._cut_short_quietly():
-                await self._tracked(name, job)
+                while not self._stopping:
+                    await asyncio.sleep(seconds)
+                    await self._tracked(name, job)
 
-        self._alarm.add_job(run, "interval", seconds=seconds, id=name)
+        self._keep(run())
 
     async def _run(self, name: str, job: Job, slotted: bool) -> None:
         with self._cut_short_quietly():
@@ -115,14 +124,22 @@ class Scheduler:
             if not self._stopping:
                 raise
 
-    async def _drain(self) -> None:
-        """Take no new work, let what runs finish within the grace, cut the rest short, stop."""
+    def wind_up(self) -> None:
+        """Take no new work; the grace of what runs begins now, and not anew when the scheduler is stopped."""
+        if self._stopping:
+            return
         self._stopping = True
+        self._cut_short_at = asyncio.get_running_loop().time() + self._grace_s
         self._alarm.pause()
         for task in self._tasks - self._running.keys():
             task.cancel()
+
+    async def _drain(self) -> None:
+        """Take no new work, let what runs finish within the grace, cut the rest short, stop."""
+        self.wind_up()
         if self._running:
-            _, late = await asyncio.wait(list(self._running), timeout=self._grace_s)
+            left_s = self._cut_short_at - asyncio.get_running_loop().time()
+            _, late = await asyncio.wait(list(self._running), timeout=max(left_s, 0))
             if late:
                 logger.warning("background jobs cut short", extra={"jobs": len(late)})
             for task in late:

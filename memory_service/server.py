@@ -18,6 +18,8 @@ from memory_service.service import MemoryService
 from memory_service.settings import Settings
 
 KEEP_ALIVE_S = 30
+LATE_S = 2
+"""Seconds for requests that were dismissed at the end of the grace to take note of it."""
 BACKLOG = 2048
 
 
@@ -30,6 +32,7 @@ class Server(uvicorn.Server):
 
 
 BROKEN = 70
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @asynccontextmanager
@@ -71,7 +74,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_seconds)),
+                timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + LATE_S,
             )
             server = Server(config)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -79,8 +82,11 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
             try:
                 yield url_of(listener), service
             finally:
+                service.wind_up()
                 server.should_exit = True
+                dismissing = asyncio.create_task(keeper.dismiss_after(settings.shutdown_grace_seconds))
                 await serving
+                dismissing.cancel()
                 timekeeping.cancel()
 
 
@@ -110,8 +116,17 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def asked_to_stop() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    """Wait for SIGINT or SIGTERM. Once one has come both are ignored, up to the very end of the process.
+
+    Handlers of the loop would go with the loop, and a second signal then end the process with a status of its own.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def ask(*_: object) -> None:
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in STOPPING:
+        signal.signal(number, ask)
     await stop.wait()

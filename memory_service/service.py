@@ -89,8 +89,9 @@ class MemoryService:
         """Append one turn; it is durable when this returns. Never waits for a model.
 
         A `turn_id` that is stored already is answered as it was the first time.
-        Raises SessionNotFound, SessionEnded, TurnIdReused.
+        Raises SessionNotFound, SessionEnded, TurnIdReused, Overloaded.
         """
+        self._store.require_room()  # before it waits for those before it in its session: they may wait for long
         appended = await self._sessions.append(key, draft)
         if appended.session is not None:
             self._background.after_turn(key, appended.session)
@@ -116,13 +117,13 @@ class MemoryService:
     async def end_session(self, key: SessionKey, wait_s: float = 0) -> Ended:
         """End a session; its reflection is on record before this returns. Ending twice changes nothing.
 
-        `wait_s` is how long to wait for the reflection. Raises SessionNotFound.
+        `wait_s` is how long to wait for the reflection, unless the service is about to end. Raises SessionNotFound.
         """
         await self._sessions.end(key, by_client=True)
         self._background.reflect_soon(key.scope)
         ended = await self.reflection(key)
         deadline = time.monotonic() + wait_s
-        while ended.reflection == "pending" and (left := deadline - time.monotonic()) > 0:
+        while ended.reflection == "pending" and not self._draining and (left := deadline - time.monotonic()) > 0:
             await self._reflector.attempt_ended(key, min(left, 1.0))
             ended = await self.reflection(key)
         return ended
@@ -176,6 +177,10 @@ class MemoryService:
     def drain(self) -> None:
         """Say from now on that the service is not ready: it is about to end."""
         self._draining = True
+
+    def wind_up(self) -> None:
+        """Begin to end: what runs in the background has the grace from now on, beside the requests."""
+        self._parts.scheduler.wind_up()
 
     async def store_failed(self) -> None:
         """Wait until the store has broken in a way that only a new start mends."""

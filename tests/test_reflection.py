@@ -44,9 +44,7 @@ async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncI
 
         async def enter(**changes: Any) -> MemoryService:
             given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
-            service = await stack.enter_async_context(
-                open_service(make_settings(**given), now=clock, monotonic=clock.monotonic)
-            )
+            service = await stack.enter_async_context(open_service(make_settings(**given), clock.around))
             await settled(service)
             return service
 
@@ -428,12 +426,12 @@ async def test_a_reflection_cut_off_by_shutdown_is_done_after_the_restart(
 ) -> None:
     settings = make_settings(**using(model), shutdown_grace_seconds=0.05, sweep_interval_seconds=3600)
     model.hanging = True
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await talk(service, 2)
         await service.end_session(KEY)
         await model.until(1)
     model.hanging = False
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await until(lambda: _is_done(service))
         assert len(await memories(service, "summary")) == 1
         assert sorted(map(quoted, await memories(service, "insight"))) == [[1], [2]]
@@ -444,11 +442,11 @@ async def test_a_reflection_cut_off_by_an_orderly_stop_is_given_back_and_costs_n
 ) -> None:
     settings = make_settings(**using(model), shutdown_grace_seconds=0.05, reflection_max_attempts=1)
     model.hanging = True
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await talk(service, 1)
         await service.end_session(KEY)
         await model.until(1)
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await model.until(2)
         model.hanging = False
         await settled(service)
@@ -462,7 +460,7 @@ async def test_a_reflection_that_never_came_to_an_end_is_given_up(
 ) -> None:
     settings = make_settings(**using(model), shutdown_grace_seconds=0.05, reflection_max_attempts=2)
     model.hanging = True
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await talk(service, 1)
         await service.end_session(KEY)
         await model.until(1)
@@ -473,7 +471,7 @@ async def test_a_reflection_that_never_came_to_an_end_is_given_up(
         for _ in range(2):  # as processes leave it that were killed with the claim in their hands
             sitting = sitting.claimed(clock())
             await store.commit(Commit(scope=ANA, sittings=(sitting,)))
-    async with open_service(settings, now=clock) as service:
+    async with open_service(settings, clock.around) as service:
         await settled(service)
         state = await service.reflection(KEY)
         assert state.sitting is not None

@@ -7,13 +7,14 @@ underscore verbs. `tests/stores/contract.py` holds every backend to what is said
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
-from memory_service.errors import MemoryServiceError, StoreUnavailable
+from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.values import (
     Durability,
@@ -33,9 +34,13 @@ from memory_service.values import (
     Vector,
 )
 
+logger = logging.getLogger(__name__)
+
 ALL = 1_000_000_000
-REQUESTS_KEPT = timedelta(hours=24)
-"""How long a request's name is remembered at least; older ones go when new ones come."""
+REQUESTS_KEPT = timedelta(days=3)
+"""How long a request's name is remembered at least; older ones go when new ones come. A day is what is promised:
+a clock that is set ahead by a day must not make a retry a new turn.
+"""
 
 
 class Commit(Value, frozen=True, kw_only=True):
@@ -84,11 +89,13 @@ class Entries(Value, frozen=True, kw_only=True):
 class Store(ABC):
     """A system of record. Every verb acts inside one scope; the `due_*` verbs alone look across users.
 
-    All verbs raise StoreUnavailable if the backend fails.
+    All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """
 
     capabilities: Capabilities
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+    damage_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """By which a backend says that what it holds is damaged; looked at before `native_errors`."""
 
     @classmethod
     @abstractmethod
@@ -199,6 +206,9 @@ class Store(ABC):
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except self.damage_errors as exc:
+            logger.error("the record is damaged", extra={"reason": type(exc).__name__})  # noqa: TRY400 (no words of users)
+            raise StoreCorrupt from exc
         except self.native_errors as exc:
             raise StoreUnavailable(f"{type(self).__name__}: {type(exc).__name__}") from exc
 

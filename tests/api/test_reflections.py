@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import httpx2
@@ -70,3 +71,37 @@ def test_the_command_line_says_in_one_line_that_no_service_answers() -> None:
     result = CliRunner().invoke(main, ["reflections", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert result.output.splitlines() == ["Error: no answer from http://127.0.0.1:9 (ConnectError)"]
+
+
+async def test_the_command_line_lists_what_was_given_up_and_has_it_tried_again(
+    serve: Serve, model: ModelServer
+) -> None:
+    environment = {name.lower(): value for name, value in model.openai_environment.items()}
+    url = await serve(**environment, **SETTINGS)
+
+    async def command(*words: str) -> tuple[int, list[str]]:
+        result = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--url", url])
+        return result.exit_code, result.output.splitlines()
+
+    async with MemoryServiceClient(url, "ana") as client:
+        model.rule = lambda call: not_json()
+        for session_id in ("bad", "good"):
+            await client.start_session(session_id)
+            await client.store_turn("I prefer tea.", "Noted.")
+            await client.end_session(wait_s=10)
+            model.rule = lambda call: None
+        status, lines = await command("reflections")
+        assert (status, len(lines)) == (0, 1)
+        assert lines[0].startswith("ana bad turns 1-1, 1 attempts: bad_model_output: ")
+        assert [one["session_id"] for one in (await client.get_summaries())["summaries"]] == ["good"]
+
+        assert await command("replay", "ana", "bad") in [(0, [f"reflection: {state}"]) for state in ("pending", "done")]
+
+        async def both() -> bool:
+            return bool((await client.get_summaries())["count"] == 2)
+
+        await until(both)
+        assert await command("reflections") == (0, [])
+        assert (await command("reflections", "--state", "done"))[0] == 0
+        status, lines = await command("replay", "ana", "never-begun")
+        assert (status, len(lines)) == (1, 1)

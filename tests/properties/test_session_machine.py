@@ -94,7 +94,7 @@ class SessionMachine(RuleBasedStateMachine):
             session_abandon_hours=ABANDONED / timedelta(hours=1),
             sweep_interval_seconds=3600,
         )
-        self.service: MemoryService = self.run(self.stack.enter_async_context(open_service(chosen, now=self.clock)))
+        self.service: MemoryService = self.run(self.stack.enter_async_context(open_service(chosen, self.clock.around)))
 
     def teardown(self) -> None:
         try:

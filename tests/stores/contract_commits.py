@@ -114,7 +114,9 @@ class CommitContract:
         await self.must_refuse(store, commit, DuplicateTurn)
         assert await store.find_turn(key, "t1") == a_turn(1)
 
-    async def test_a_request_of_one_name_has_one_effect_which_is_remembered_a_day(self, store: Store) -> None:
+    async def test_a_request_of_one_name_has_one_effect_which_a_clock_set_ahead_by_a_day_does_not_forget(
+        self, store: Store
+    ) -> None:
         key = a_key()
         commit, hot = next_turn(Hot(session=await begin(store, key)), key, turn_id="t1")
         name = Request(key="k", digest="d", made_at=minutes(0))
@@ -125,8 +127,11 @@ class CommitContract:
 
         commit, _ = next_turn(hot, key, turn_id="t2")
         await self.must_refuse(store, replace(commit, request=name), DuplicateRequest)
-        a_day_later = Request(key="l", digest="d", made_at=minutes(24 * 60 + 1))
-        await store.commit(replace(commit, request=a_day_later))
+        two_days_later = Request(key="l", digest="d", made_at=minutes(2 * 24 * 60))
+        await store.commit(replace(commit, request=two_days_later))
+        assert await store.find_effect(key.scope, "k") == effect
+        commit, _ = next_turn(Hot(session=commit.session or pytest.fail(), turns=commit.turns), key, turn_id="t3")
+        await store.commit(replace(commit, request=Request(key="m", digest="d", made_at=minutes(3 * 24 * 60 + 1))))
         assert await store.find_effect(key.scope, "k") is None
 
     async def test_a_turn_id_repeated_within_one_commit_is_refused(self, store: Store) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from typing import Any, TypeVar
 
+from memory_service.app import Surroundings
 from memory_service.service import MemoryService
 from memory_service.stores.base import Store
 
@@ -39,7 +40,7 @@ async def settled(service: MemoryService, within_s: float = 20) -> None:
 
 
 class Clock:
-    """Stands still between `advance`s. Give it to `open_service(settings, now=clock, monotonic=clock.monotonic)`."""
+    """Stands still between `advance`s. Give `clock.around` to `open_service`."""
 
     def __init__(self, at: datetime = datetime(2025, 3, 3, 9, tzinfo=UTC)) -> None:
         self.at = at
@@ -47,6 +48,10 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.at
+
+    @property
+    def around(self) -> Surroundings:
+        return Surroundings(now=self, monotonic=self.monotonic)
 
     def monotonic(self) -> float:
         return self._passed_s

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import apsw
+import msgspec
 
 from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
-from memory_service.stores.sqlite.schema import open_reader, open_writer, owned
+from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
     Effect,
@@ -47,6 +48,7 @@ SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = ?)"
 class SQLiteStore(Store):
     capabilities = Capabilities(durability="fsync", exclusive=True)
     native_errors = (OSError, apsw.Error)
+    damage_errors = (apsw.CorruptError, apsw.NotADBError, msgspec.DecodeError, UnicodeDecodeError)
 
     def __init__(self, path: Path, point: Point = nowhere) -> None:
         self._path = path
@@ -67,7 +69,7 @@ class SQLiteStore(Store):
         db = await asyncio.to_thread(open_writer, self._path, self._point)
         # We are the only owner: a lease that stands in the file belonged to a process that is gone.
         db.execute("UPDATE sittings SET lease_until = NULL WHERE lease_until IS NOT NULL")
-        self._writer = Writer(db, asyncio.get_running_loop(), self._point)
+        self._writer = Writer(db, asyncio.get_running_loop(), self._point, in_place(self._path))
         self._writer.start()
         stack.push_async_callback(self._writer.stop)
         self._readers = ThreadPoolExecutor(READERS, "sqlite-reader")

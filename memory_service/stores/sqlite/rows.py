@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -15,10 +16,23 @@ MICROSECOND = timedelta(microseconds=1)
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 
-session_of = msgspec.json.Decoder(Session).decode
-turn_of = msgspec.json.Decoder(Turn).decode
-sitting_of = msgspec.json.Decoder(Sitting).decode
-memory_of = msgspec.json.Decoder(Memory).decode
+
+def _reader_of(kind: type[T]) -> Callable[[str], T]:
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(body: str) -> T:
+        try:
+            return decode(body)
+        except TypeError as exc:  # a damaged page may say that its text is a number
+            raise msgspec.DecodeError("not a text") from exc
+
+    return read
+
+
+session_of = _reader_of(Session)
+turn_of = _reader_of(Turn)
+sitting_of = _reader_of(Sitting)
+memory_of = _reader_of(Memory)
 
 
 def text_of(value: Session | Turn | Sitting | Memory) -> str:

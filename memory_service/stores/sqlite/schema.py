@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,10 @@ from memory_service.points import Point, nowhere
 
 SAFE_SQLITE = 3_051_003
 """First version without the WAL-reset bug, by which a checkpoint could lose committed pages."""
+
+CHECK_S = 1.0
+"""Seconds that looking for damage may hold up a start: a small file is looked at whole, a large one in part."""
+CHECK_EVERY = 10_000
 
 OF_EVERY_CONNECTION = """
 PRAGMA busy_timeout = 5000;
@@ -61,22 +66,77 @@ def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> a
     """Open the connection that alone writes, with the schema brought up to date. Raises UnsafeStart."""
     if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
         raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
+    log_left = _log_left(path)
     try:
         with ExitStack() as undo:
             db = apsw.Connection(str(path), vfs=vfs)
             undo.callback(db.close)
+            if log_left:  # unless it is served, its log is not moved into it
+                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             if vfs:  # one of ours, which has no shared memory: WAL then works for a single connection
                 _set(db, "PRAGMA locking_mode = EXCLUSIVE")
-            _set(db, OF_EVERY_CONNECTION + OF_THE_WRITER)
+            _set(db, OF_EVERY_CONNECTION)
+            examine(db, path)
+            _set(db, OF_THE_WRITER)
             if db.pragma("journal_mode") != "wal":
                 raise UnsafeStart(f"{path} is on a file system that cannot hold a write-ahead log")
-            migrate(db, path, point)
+            migrate(db, point)
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             undo.pop_all()
     except (apsw.NotADBError, apsw.CorruptError) as exc:
         raise UnsafeStart(f"{path} is damaged or is no SQLite database; restore it from a backup") from exc
     except apsw.Error as exc:
         raise UnsafeStart(f"{path} cannot be opened for writing ({type(exc).__name__})") from exc
     return db
+
+
+def _log_left(path: Path) -> bool:
+    """Tell whether a process that was killed left a log. Raises UnsafeStart if the file it belongs to is gone:
+    SQLite would begin a new record and delete the log.
+    """
+    log = path.with_name(path.name + "-wal")
+    left = log.exists() and log.stat().st_size > 0
+    if left and (not path.exists() or not path.stat().st_size):
+        raise UnsafeStart(f"{path} is damaged: it is empty or gone, and its log is not; restore it from a backup")
+    return left
+
+
+def examine(db: apsw.Connection, path: Path) -> None:
+    """Look at a file before anything is written to it. Raises UnsafeStart if it is damaged, newer or not ours."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and "migrations" not in tables:
+        raise UnsafeStart(f"{path} is a database, but is not a record of this service; it was left as it is")
+    newer = _applied(db) - {number for number, _ in _ours()} if tables else set()
+    if newer:
+        raise UnsafeStart(f"{path} was written by a newer version of this service (schema {max(newer)})")
+    until = time.monotonic() + CHECK_S
+    db.set_progress_handler(lambda: time.monotonic() > until, CHECK_EVERY)
+    try:
+        found = db.execute("PRAGMA quick_check(1)").fetchall()
+    except apsw.InterruptError:
+        return  # it is large: what is damaged further on is told of when it is met
+    finally:
+        db.set_progress_handler(None)
+    if found != [("ok",)]:
+        raise UnsafeStart(f"{path} is damaged; restore it from a backup")
+
+
+def in_place(path: Path) -> Callable[[], bool]:
+    """Make a look at whether the files of an open record still have their names."""
+    names = (path, path.with_name(path.name + "-wal"))
+
+    def identities() -> list[tuple[int, int]]:
+        return [(found.st_dev, found.st_ino) for found in map(os.stat, names)]
+
+    opened = identities()
+
+    def look() -> bool:
+        try:
+            return identities() == opened
+        except FileNotFoundError:
+            return False
+
+    return look
 
 
 def open_reader(path: Path) -> apsw.Connection:
@@ -90,18 +150,23 @@ def _set(db: apsw.Connection, pragmas: str) -> None:
     db.execute(pragmas).fetchall()
 
 
-def migrate(db: apsw.Connection, path: Path, point: Point) -> None:
-    """Apply the numbered migrations that are missing, each in one transaction. Raises UnsafeStart on a newer schema."""
-    db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT")
-    applied = {number for (number,) in db.execute("SELECT number FROM migrations")}
-    ours = sorted(
+def _applied(db: apsw.Connection) -> set[int]:
+    return {number for (number,) in db.execute("SELECT number FROM migrations")}
+
+
+def _ours() -> list[tuple[int, str]]:
+    return sorted(
         (int(file.name[:4]), file.read_text("utf-8"))
         for file in resources.files(__package__).joinpath("migrations").iterdir()
         if file.name.endswith(".sql")
     )
-    if applied - {number for number, _ in ours}:
-        raise UnsafeStart(f"{path} was written by a newer version of this service (schema {max(applied)})")
-    for number, script in ours:
+
+
+def migrate(db: apsw.Connection, point: Point) -> None:
+    """Apply the numbered migrations that are missing, each in one transaction."""
+    db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL) STRICT")
+    applied = _applied(db)
+    for number, script in _ours():
         if number not in applied:
             with db:
                 db.execute(script)

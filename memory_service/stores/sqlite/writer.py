@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -34,12 +36,28 @@ Settled = tuple["asyncio.Future[None]", Exception | None]
 
 MAX_GROUP = 512
 MAX_WAITING = 10_000
+STALLED_S = 2.0
+"""A group that takes longer than this says that the disk is not keeping up: more is not taken in until it is done."""
+
+
+class Displaced(Exception):
+    """The files that are written are no longer those a new start would find."""
 
 
 class Writer:
-    """Owns the writing connection. `submit` is for the event loop's thread."""
+    """Owns the writing connection. `submit` is for the event loop's thread.
 
-    def __init__(self, db: apsw.Connection, loop: asyncio.AbstractEventLoop, point: Point = nowhere) -> None:
+    `in_place` tells whether the files it writes still have their names: nothing is acknowledged into others.
+    """
+
+    def __init__(
+        self,
+        db: apsw.Connection,
+        loop: asyncio.AbstractEventLoop,
+        point: Point = nowhere,
+        in_place: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._in_place = in_place
         self._db = db
         self._loop = loop
         self._point = point
@@ -48,6 +66,7 @@ class Writer:
         self._stopping = False
         self.broken = asyncio.Event()
         self.waiting = 0
+        self._group_begun_s: float | None = None
         self.commits = 0
         self.groups = 0
 
@@ -68,8 +87,12 @@ class Writer:
             raise StoreUnavailable("the store is closing")
         if self.broken.is_set():
             raise StoreFailed
-        if self.waiting >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING or self._stalled():
             raise Overloaded
+
+    def _stalled(self) -> bool:
+        begun_s = self._group_begun_s
+        return begun_s is not None and time.monotonic() - begun_s > STALLED_S
 
     async def stop(self) -> None:
         """Write what is waiting, then close."""
@@ -84,7 +107,9 @@ class Writer:
 
     def _run(self) -> None:
         while group := self._next_group():
+            self._group_begun_s = time.monotonic()
             outcomes = self._write(group)
+            self._group_begun_s = None
             self.commits += len(group)
             self.groups += 1
             self._loop.call_soon_threadsafe(self._wake, outcomes)
@@ -112,6 +137,7 @@ class Writer:
             outcomes: list[Settled] = [(future, self._applied(commit)) for commit, future in group]
             self._point("before_commit")
             self._db.execute("COMMIT")
+            self._require_in_place()
             self._point("after_commit")
         except Exception as exc:
             # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
@@ -122,6 +148,10 @@ class Writer:
             return [(future, self._refusal(exc)) for _, future in group]
         return outcomes
 
+    def _require_in_place(self) -> None:
+        if not self._in_place():
+            raise Displaced
+
     def _refusal(self, exc: Exception) -> StoreUnavailable:
         """Say what befell a group. After an I/O error nothing more is written: what a failed sync left of the
         pages before it is unknown, and only reading the file anew tells.
@@ -129,8 +159,9 @@ class Writer:
         error = StoreUnavailable(f"SQLite: {type(exc).__name__}")
         if isinstance(exc, apsw.FullError):
             error = StorageFull("the disk is full; nothing was stored")
-        elif isinstance(exc, apsw.IOError | apsw.CorruptError):
+        elif isinstance(exc, apsw.IOError | apsw.CorruptError | Displaced):
             error = StoreFailed()
+            logger.critical("the store failed while writing", extra={"reason": type(exc).__name__})
             self._loop.call_soon_threadsafe(self.broken.set)
         error.__cause__ = exc
         return error
