@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,7 +25,7 @@ from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
-from memory_service.recall import Recall
+from memory_service.recall import GATHER_S, Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
 from memory_service.service import MemoryService, Parts, load_long_term
@@ -33,6 +36,17 @@ from memory_service.stores.base import Store
 from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Time and chance, which a test may set: `clock` is monotonic seconds, `chance` is in [0, 1)."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: uuid4().hex
+    gather_s: float = GATHER_S
 
 
 def create_app(settings: Settings | None = None) -> Front:
@@ -61,7 +75,8 @@ async def open_service(
         store = make_store(settings.chosen_store_url, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
-        parts = make_parts(settings, store, reader, embedder, now)
+        around = Surroundings(now=now)
+        parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
@@ -69,21 +84,25 @@ async def open_service(
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
         parts.scheduler.soon("sweep", parts.background.sweep)
         logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
-        yield MemoryService(parts, context_budget_tokens=settings.context_budget_tokens, now=now, new_id=_new_id)
+        yield make_service(settings, parts, around)
 
 
-def make_parts(
-    settings: Settings, store: Store, reader: Reader, embedder: Embedder, now: Callable[[], datetime]
-) -> Parts:
+def make_service(settings: Settings, parts: Parts, around: Surroundings) -> MemoryService:
+    budget_tokens = settings.context_budget_tokens
+    return MemoryService(parts, context_budget_tokens=budget_tokens, now=around.now, new_id=around.new_id)
+
+
+def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embedder, around: Surroundings) -> Parts:
     """Put the parts together; none is started."""
     ttl_s = settings.session_ttl_minutes * 60
     point = make_point(settings)
-    pool = SessionPool(store.load, store.commit, max_sessions=settings.max_sessions, ttl_s=ttl_s, point=point)
+    size = settings.max_sessions
+    pool = SessionPool(store.load, store.commit, max_sessions=size, ttl_s=ttl_s, clock=around.clock, point=point)
     load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
-    long_term = LongTermCache(load, settings.max_sessions)
-    recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000)
-    sessions = Sessions(store, pool, now=now, new_id=_new_id)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, now, point)
+    long_term = LongTermCache(load, size)
+    recall = Recall(store, embedder, cache_bytes=settings.recall_cache_mb * 1_000_000, gather_s=around.gather_s)
+    sessions = Sessions(store, pool, now=around.now, new_id=around.new_id)
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
         store,
@@ -94,7 +113,7 @@ def make_parts(
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(seconds=ttl_s),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
-        now=now,
+        now=around.now,
     )
     return Parts(
         store=store,
@@ -111,10 +130,6 @@ def make_parts(
     )
 
 
-def _new_id() -> str:
-    return uuid4().hex
-
-
 def make_reflector(
     settings: Settings,
     store: Store,
@@ -122,8 +137,7 @@ def make_reflector(
     long_term: LongTermCache,
     recall: Recall,
     reader: Reader,
-    now: Callable[[], datetime],
-    point: Point,
+    around: Surroundings,
 ) -> Reflector:
     return Reflector(
         store,
@@ -135,9 +149,10 @@ def make_reflector(
         chunk_turns=settings.l_turn_chunks,
         timeout_s=settings.model_timeout_seconds,
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
-        now=now,
-        breaker=Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds),
-        point=point,
+        now=around.now,
+        chance=around.chance,
+        breaker=Breaker(failures=settings.breaker_failures, rest_s=settings.breaker_rest_seconds, clock=around.clock),
+        point=make_point(settings),
     )
 
 

@@ -50,8 +50,9 @@ class _Searchable:
 
 
 class Recall:
-    def __init__(self, store: Store, embedder: Embedder, *, cache_bytes: int) -> None:
+    def __init__(self, store: Store, embedder: Embedder, *, cache_bytes: int, gather_s: float = GATHER_S) -> None:
         self._store = store
+        self._gather_s = gather_s
         self._embedder = embedder
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
@@ -136,7 +137,7 @@ class Recall:
 
         In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
         """
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(self._gather_s)
         while due := await self._store.due_vectors(self._embedder.space, EMBEDDED_AT_ONCE):
             began = time.monotonic()
             keys = [_keys(item) for item in due]
