@@ -231,11 +231,11 @@ class Reflector:
         failed = sitting.failed(f"{reason.code}: {reason}", retry_at)
         logger.warning("reflection failed", extra={"reason": reason.code, "attempts": sitting.attempts})
         self.failed += 1
-        self.dead += retry_at is None
         try:
             await self._store.commit(Commit(scope=key.scope, sittings=(failed,)))
         except StaleVersion:
-            return self._now()
+            return self._now()  # more turns were handed over meanwhile: nothing is given up
+        self.dead += retry_at is None
         return retry_at
 
     # Waiting for it

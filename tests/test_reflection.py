@@ -649,6 +649,26 @@ async def test_what_was_given_up_is_asked_for_anew_when_the_conversation_goes_on
     assert [read_by(call) for call in model.chats] == [[1, 2], [1, 2, 3]]
 
 
+async def test_a_last_attempt_that_fails_after_the_sitting_has_grown_gives_up_nothing_and_counts_nothing_as_dead(
+    opened: Open, model: ModelServer, clock: Clock
+) -> None:
+    service = await opened(**using(model, reflection_max_attempts=1, reflection_threshold_turns=2))
+    await talk(service, 2)
+    clock.advance(hours=1)
+    model.hanging = True
+    model.play(status(500))
+    await service.sweep()
+    await model.until(1)
+    await say(service, "I prefer walnuts.")
+    await service.end_session(KEY)
+
+    model.hanging = False
+    await until(lambda: _is_done(service))
+    await settled(service)
+    counted = service.stats()["reflection"]
+    assert (counted["failed_attempts"], counted["dead"], counted["reflected"]) == (1, 0, 1)
+
+
 chances = st.floats(0, 1)
 
 
