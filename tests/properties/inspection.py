@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from tests.properties.machine import MemoryMachine
 
 
+ASK_FOR_REFLECTION = ("/sessions/end", "/reflections/replay")
+HOW_FAR = ("reflection", "attempts", "last_error", "insights_count", "summary_generated")
+
+
 def comparable(answer: Answer) -> tuple[int, Any]:
-    """An answer without what may differ: how durable the store is, a request's own id, the order among equals."""
-    body = {name: value for name, value in answer.body.items() if name not in ("durability", "request_id", "facts")}
+    """An answer without what may differ: how durable the store is, a request's own id, the order among equals.
+
+    And what tells how far a reflection is that has just been asked for, where `answer` is to the asking.
+    """
+    left_out = {"durability", "request_id", "facts", *(HOW_FAR if answer.path in ASK_FOR_REFLECTION else ())}
+    body = {name: value for name, value in answer.body.items() if name not in left_out}
     if "results" in body:
         body["results"] = sorted((_rounded(result) for result in body["results"]), key=lambda r: (-r["score"], r["id"]))
     if "reflections" in body:

@@ -46,6 +46,7 @@ class Ages(Clock):
 
 @dataclass(frozen=True)
 class Answer:
+    path: str
     status: int
     content_type: str
     body: Any
@@ -122,7 +123,7 @@ class Lane:
         if path == "/memory/retrieve" and got.status_code == 200:
             self.searches += 1
             self.degraded += bool(got.json()["degraded"])
-        return Answer(got.status_code, got.headers["content-type"], got.json(), got.text)
+        return Answer(path, got.status_code, got.headers["content-type"], got.json(), got.text)
 
     async def rested(self) -> None:
         """Wait until no job is under way but those that wait for a model that hangs."""
