@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memory_service.values import KINDS, Memory, Scope, SessionKey, Turn
 from tests.properties import invariants as must
-from tests.properties.lanes import Answer, Lane
+from tests.properties.lanes import Lane
 from tests.properties.model import KEYS
 
 if TYPE_CHECKING:
-    from tests.properties.machine import MemoryMachine
+    from tests.properties.driven import DrivenMachine
 
 
-ASK_FOR_REFLECTION = ("/sessions/end", "/reflections/replay")
-HOW_FAR = ("reflection", "attempts", "last_error", "insights_count", "summary_generated")
-
-
-def comparable(answer: Answer) -> tuple[int, Any]:
-    """An answer without what may differ: how durable the store is, a request's own id, the order among equals.
-
-    And what tells how far a reflection is that has just been asked for, where `answer` is to the asking.
-    """
-    left_out = {"durability", "request_id", "facts", *(HOW_FAR if answer.path in ASK_FOR_REFLECTION else ())}
-    body = {name: value for name, value in answer.body.items() if name not in left_out}
-    if "results" in body:
-        body["results"] = sorted((_rounded(result) for result in body["results"]), key=lambda r: (-r["score"], r["id"]))
-    if "reflections" in body:
-        body["reflections"] = sorted(body["reflections"], key=str)
-    return answer.status, body
-
-
-def _rounded(result: dict[str, Any]) -> dict[str, Any]:
-    """Sums in another order differ in their last digits."""
-    parts = {name: round(part, 4) for name, part in result["score_parts"].items()}
-    return {**result, "score": round(result["score"], 4), "score_parts": parts}
-
-
-def look_at_session(machine: MemoryMachine, key: SessionKey) -> None:
+def look_at_session(machine: DrivenMachine, key: SessionKey) -> None:
     told = machine.world.told[key]
     sent = {"user_id": key.scope.user_id, "session_id": key.session_id}
     contexts = machine.in_all(lambda lane: lane.ask("POST", "/memory/context", key.scope.tenant_id, json=sent))
@@ -53,7 +29,7 @@ def look_at_session(machine: MemoryMachine, key: SessionKey) -> None:
         must.invariant_10_coverage(told, head, context)
 
 
-def look_at_everything(machine: MemoryMachine) -> None:
+def look_at_everything(machine: DrivenMachine) -> None:
     for key in machine.world.told:
         look_at_session(machine, key)
         path = f"/sessions/{key.session_id}/reflection?user_id={key.scope.user_id}"
@@ -65,7 +41,7 @@ def look_at_everything(machine: MemoryMachine) -> None:
         must.invariant_15_bounded_and_honest(lane, lane.service.stats())
 
 
-def look_at_user(machine: MemoryMachine, scope: Scope) -> None:
+def look_at_user(machine: DrivenMachine, scope: Scope) -> None:
     machine.ask(scope, "/insights")
     machine.ask(scope, "/summaries", limit=1000)
     machine.ask(scope, "/memory/retrieve", query="canary", top_k=100, kinds=list(KINDS))
@@ -93,7 +69,7 @@ def look_at_index(lane: Lane, scope: Scope, turns: dict[str, list[Turn]], memori
     must.invariant_14_index_truth(lane, lane.corpus(scope), every, memories)
 
 
-def look_at_the_end(machine: MemoryMachine) -> None:
+def look_at_the_end(machine: DrivenMachine) -> None:
     """What must hold once the model is well and nothing is left to be waited for."""
     look_at_everything(machine)
     for key, told in machine.world.told.items():

@@ -125,9 +125,9 @@ def invariant_10_coverage(told: Told, head: Session, context: Answer) -> None:
     compacted = range(told.opened_at, head.live_after + 1)
     assert turns_told(context.body["cumulative_summary"]) == list(compacted)
     assert len(compacted) % K == 0
-    lines = [*context.body["insights"], *context.body["session_summaries"]]
-    assert sum(estimated_tokens(line) for line in lines) <= BUDGET_TOKENS
     text = context.body["formatted_context"]
+    known = re.split("### (?:Current Session Summary|Recent Conversation)", text)[0].partition("###")[2]
+    assert sum(estimated_tokens(line) for line in known.splitlines() if line.startswith("- ")) <= BUDGET_TOKENS
     assert (text.count("<memory>"), text.count("</memory>")) == ((1, 1) if text else (0, 0))
 
 

@@ -1,33 +1,24 @@
-"""What may be done, in any order, to services on every store with pools of every size, all driven in step.
-
-Each request goes to all of them; what they answer is compared, and held to the model.
-"""
+"""What may be done, in any order: the rules. What comes of it is held to the model."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
-from memory_service.values import KINDS, Scope, SessionKey
+from memory_service.values import KINDS, SessionKey
 from tests.properties import invariants as must
-from tests.properties.inspection import comparable, look_at_everything, look_at_session, look_at_the_end
-from tests.properties.lanes import ABANDONED, LEASE, Ages, Answer, Lane
-from tests.properties.model import CANARIES, KEYS, Said, Told, World
-from tests.properties.models import Mood
-from tests.properties.stores import GROUNDS
+from tests.properties.driven import DrivenMachine
+from tests.properties.inspection import look_at_everything, look_at_session, look_at_the_end
+from tests.properties.lanes import ABANDONED, LEASE, Answer, K, Lane
+from tests.properties.model import CANARIES, KEYS, Said, Told
 from tests.properties.wrong import WRONG
 
-T = TypeVar("T")
-
-POOL_SIZES = (1000, 1, 0)
 START = "/sessions/start"
 LONG_AGO = timedelta(hours=2)
 
@@ -42,34 +33,7 @@ texts = st.one_of(
 names = st.sampled_from(["", "turn_id", "request", "both"])
 
 
-class MemoryMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.folder = TemporaryDirectory()
-        self.ages, self.mood, self.world = Ages(), Mood(), World()
-        self.space = 1
-        self.touched: set[SessionKey] = set()
-        self.lanes = [
-            Lane(name, ground(self.home(f"{name}{size}")), size, self.mood, self.ages)
-            for name, ground in GROUNDS.items()
-            for size in POOL_SIZES
-        ]
-
-    def home(self, name: str) -> Path:
-        path = Path(self.folder.name) / name
-        path.mkdir()
-        return path
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
-
-    def in_all(self, work: Callable[[Lane], Awaitable[T]]) -> dict[Lane, T]:
-        async def together() -> list[T]:
-            return await asyncio.gather(*(work(lane) for lane in self.lanes))
-
-        return dict(zip(self.lanes, self.run(together()), strict=True))
-
+class MemoryMachine(DrivenMachine):
     @initialize(known=st.sets(keys))
     def open(self, known: set[SessionKey]) -> None:
         self.in_all(lambda lane: lane.open(self.space))
@@ -78,28 +42,6 @@ class MemoryMachine(RuleBasedStateMachine):
                 self.start(key, restore=True)
                 for named in ("turn_id", "request"):
                     self.store(key, "", named, 1)
-
-    # Asking
-
-    def ask(self, scope: Scope, path: str, *, headers: dict[str, str] | None = None, **body: Any) -> Answer:
-        body = {"user_id": scope.user_id, **body}
-        return self.judged(scope, self.in_all(lambda lane: lane.ask("POST", path, scope.tenant_id, headers, json=body)))
-
-    def get(self, scope: Scope, path: str) -> Answer:
-        return self.judged(scope, self.in_all(lambda lane: lane.ask("GET", path, scope.tenant_id)))
-
-    def judged(self, scope: Scope, answers: dict[Lane, Answer]) -> Answer:
-        """Hold answers to what holds for any, and return one: they are all alike."""
-        for answer in answers.values():
-            must.invariant_7_isolation(scope, answer)
-            must.invariant_15_honest_refusals(answer)
-        plain = {lane: comparable(answer) for lane, answer in answers.items()}
-        must.invariant_8_pool_transparency(plain)
-        must.invariant_9_store_equivalence(plain)
-        return next(iter(answers.values()))
-
-    def refused(self, answer: Answer, status: int, code: str) -> None:
-        assert (answer.status, answer.body.get("code")) == (status, code), answer.body
 
     # What callers do
 
@@ -346,6 +288,23 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule()
     def release_the_model(self) -> None:
         self.mood.released.set()
+
+    @rule(key=keys, what=st.sampled_from(["afresh", "end", "store", "crash", "restart", "tomorrow", "fail"]))
+    def something_happens_while_the_model_reads(self, key: SessionKey, what: str) -> None:
+        self.hold_the_model()
+        self.store(key, "", "turn_id", 2 * K)
+        happening: dict[str, Callable[[], None]] = {
+            "afresh": lambda: self.start(key, restore=False),
+            "end": lambda: self.end(key),
+            "store": lambda: self.store(key, "", "request", 2),
+            "crash": lambda: self.crash(new_space=False),
+            "restart": lambda: self.restart(new_space=False),
+            "tomorrow": lambda: self.go_on_and_sweep(ABANDONED),
+            "fail": lambda: self.change_the_model("down"),
+        }
+        self.what_was_touched_is_as_it_must_be()
+        happening[what]()
+        self.release_the_model()
 
     @rule(pause=st.sampled_from([timedelta(minutes=5), timedelta(minutes=31), timedelta(hours=25)]))
     def go_on_and_sweep(self, pause: timedelta) -> None:

@@ -133,7 +133,7 @@ def _texts(turns: Sequence[Turn]) -> list[str]:
 
 def _fact(turn: Turn) -> str:
     said = "\n".join(_texts([turn]))
-    return f"{_found(CANARY, said)} prefers {_found(WORD, said)}"
+    return f"{_found(CANARY, said)} prefers to all others that were ever named {_found(WORD, said)}"
 
 
 def _listed(earlier: str, turns: Sequence[Turn]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from copy import deepcopy
+from datetime import datetime
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -140,3 +141,8 @@ class WitnessedStore(YieldingStore):
         await super()._commit(commit)
         if not self.deaf:
             self._book.add(commit)
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        """Of sittings that are due at the same moment each store may take another first; here all take the same."""
+        due = await super()._due_reflections(now, limit, scope)
+        return sorted(due, key=lambda found: (found[1].due_at, found[1].session_id, found[1].first_seq))
