@@ -291,6 +291,9 @@ class MemoryMachine(DrivenMachine):
 
     @rule(key=keys, what=st.sampled_from(["afresh", "end", "store", "crash", "restart", "tomorrow", "fail"]))
     def something_happens_while_the_model_reads(self, key: SessionKey, what: str) -> None:
+        told = self.world.told.get(key)
+        self.start(key, restore=told is None or told.status == "active")
+        self.change_the_model("well")
         self.hold_the_model()
         self.store(key, "", "turn_id", 2 * K)
         happening: dict[str, Callable[[], None]] = {
