@@ -54,14 +54,14 @@ def look_at_user(machine: DrivenMachine, scope: Scope) -> None:
         name: machine.in_all(lambda lane, key=key: lane.store.turns(key))  # type: ignore[misc]
         for name, key in sessions.items()
     }
-    for name, key in sessions.items():
-        sittings = machine.in_all(lambda lane, key=key: lane.store.sittings(key))  # type: ignore[misc]
-        for lane in machine.lanes:
-            must.invariant_12_effect_once(sittings[lane], memories[lane], name)
     for lane in machine.lanes:
         of_lane = {name: found[lane] for name, found in turns.items()}
         must.invariant_11_provenance(scope, memories[lane], of_lane)
         look_at_index(lane, scope, of_lane, memories[lane])
+    for name, key in sessions.items():
+        sittings = machine.in_all(lambda lane, key=key: lane.store.sittings(key))  # type: ignore[misc]
+        for lane in machine.lanes:
+            must.invariant_12_effect_once(sittings[lane], memories[lane], name)
 
 
 def look_at_index(lane: Lane, scope: Scope, turns: dict[str, list[Turn]], memories: list[Memory]) -> None:

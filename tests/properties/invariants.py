@@ -142,6 +142,7 @@ def invariant_11_provenance(scope: Scope, memories: Iterable[Memory], turns: dic
     for memory in memories:
         assert memory.sources, memory
         for source in memory.sources:
+            assert 1 <= source.seq <= len(turns.get(source.session_id, []))
             cited = turns[source.session_id][source.seq - 1]
             assert cited.seq == source.seq
             if memory.kind == "insight":
