@@ -134,7 +134,7 @@ class Lane:
 
     def _rests(self) -> bool:
         queues = self.service.stats()["queues"]
-        return not queues["waiting"] and queues["running"] == self.reader.holding
+        return not queues["waiting"] and queues["running"] == (self.reader.holding if self._mood.held else 0)
 
     def evict_everything(self) -> None:
         self._parts.pool.evict_all()
