@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.properties.machine import MemoryMachine
 
 PROFILES = {
-    "ci": settings(max_examples=50, stateful_step_count=30, derandomize=True),
+    "ci": settings(max_examples=40, stateful_step_count=30, derandomize=True),
     "long": settings(max_examples=10_000, stateful_step_count=60),
 }
 TIMEOUTS_S = {"ci": 600, "long": 0}
