@@ -15,7 +15,7 @@ from memory_service.values import KINDS, SessionKey
 from tests.properties import invariants as must
 from tests.properties.driven import DrivenMachine
 from tests.properties.inspection import look_at_everything, look_at_session, look_at_the_end
-from tests.properties.lanes import ABANDONED, LEASE, Answer, K, Lane
+from tests.properties.lanes import ABANDONED, IDLE, LEASE, THRESHOLD, Answer, K, Lane
 from tests.properties.model import CANARIES, KEYS, Said, Told
 from tests.properties.wrong import WRONG
 
@@ -262,6 +262,14 @@ class MemoryMachine(DrivenMachine):
         self.in_all(lambda lane: lane.reopen(self.space))
         self.swept()
 
+    @rule()
+    def another_embedder_that_is_down(self) -> None:
+        """Nothing has a vector in its space yet, and those of the former one are still there."""
+        self.change_the_model("down")
+        self.restart(new_space=True)
+        self.look_at_everything()
+        self.change_the_model("well")
+
     @rule(new_space=st.booleans())
     def crash(self, new_space: bool) -> None:
         """Nothing is told to stop. What was held by the dead is free again after one lease, at the latest."""
@@ -308,6 +316,17 @@ class MemoryMachine(DrivenMachine):
         self.what_was_touched_is_as_it_must_be()
         happening[what]()
         self.release_the_model()
+
+    @rule(key=keys)
+    def a_conversation_is_read_in_stretches(self, key: SessionKey) -> None:
+        told = self.world.told.get(key)
+        self.start(key, restore=told is None or told.status == "active")
+        self.release_the_model()
+        self.change_the_model("well")
+        for _ in range(2):
+            self.store(key, "", "", THRESHOLD)
+            self.go_on_and_sweep(IDLE)
+            self.look_at_everything()
 
     @rule(pause=st.sampled_from([timedelta(minutes=5), timedelta(minutes=31), timedelta(hours=25)]))
     def go_on_and_sweep(self, pause: timedelta) -> None:
