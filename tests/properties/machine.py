@@ -149,7 +149,7 @@ class MemoryMachine(DrivenMachine):
 
     def sent_before(self, which: int) -> tuple[Said, bool | None] | None:
         """One of the turns that can be told when they come again, and whether its name must be remembered."""
-        sent = [said for told in self.world.told.values() for said in told.turns if said.can_be_repeated]
+        sent = [said for told in self.world.told.values() for said in told.turns if self.world.can_be_repeated(said)]
         if not sent:
             return None
         said = sent[which % len(sent)]

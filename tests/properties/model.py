@@ -39,10 +39,6 @@ class Said:
     def messages(self) -> list[str]:
         return [text for text in (self.body["user_message"], self.body["agent_message"]) if text]
 
-    @property
-    def can_be_repeated(self) -> bool:
-        return bool(self.request or "turn_id" in self.body)
-
 
 @dataclass
 class Told:
@@ -104,9 +100,15 @@ class World:
             self.latest = max(self.latest, now)
             self.requests[said.key.scope, said.request] = said
 
+    def can_be_repeated(self, said: Said) -> bool:
+        """Whether the service can tell that it comes again: its name stands for it, or it has a turn_id."""
+        if said.request:
+            return self.requests[said.key.scope, said.request] is said
+        return "turn_id" in said.body
+
     def remembers(self, said: Said, now: datetime) -> bool | None:
         """Whether the name of the request must be remembered; None if it may be: it is for a day, by the clock."""
-        if not said.request or self.requests[said.key.scope, said.request] is not said:
+        if not said.request:
             return False
         if said.at >= max(self.latest, now) - REMEMBERED:
             return True
