@@ -95,12 +95,14 @@ class Reflector:
     async def compact(self, key: SessionKey) -> None:
         """Fold the live turns but the newest few into the cumulative summary, as many in one call as it can read.
 
-        If the model fails nothing changes, and the next turn asks for it again.
+        By whole multiples of `buffer_turns`, so that where it ends does not hang on when it began. If the model
+        fails nothing changes, and the next turn asks for it again.
         """
         while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
             if self._breaker.wait_s():
                 return
-            oldest = _parts(read.turns[: -self._buffer_turns])[0]
+            count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
+            oldest = _parts(read.turns[:count])[0]
             try:
                 with self._breaker.watched():
                     summary = await self._reader.compact(read.session.cumulative_summary, oldest)
@@ -109,7 +111,8 @@ class Reflector:
                 self.compactions_failed += 1
                 return
             self._point("in_compaction")
-            self.compacted += await self._fold(key, read.session, oldest, summary)
+            if await self._fold(key, read.session, oldest, summary):
+                self.compacted += 1
 
     async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str) -> bool:
         """Commit a summary of these turns; returns whether the session is still where it was when they were read."""
@@ -228,11 +231,11 @@ class Reflector:
         failed = sitting.failed(f"{reason.code}: {reason}", retry_at)
         logger.warning("reflection failed", extra={"reason": reason.code, "attempts": sitting.attempts})
         self.failed += 1
-        self.dead += retry_at is None
         try:
             await self._store.commit(Commit(scope=key.scope, sittings=(failed,)))
         except StaleVersion:
-            return self._now()
+            return self._now()  # more turns were handed over meanwhile: nothing is given up
+        self.dead += retry_at is None
         return retry_at
 
     # Waiting for it

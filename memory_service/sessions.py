@@ -33,6 +33,13 @@ TOUCHED_LATELY = timedelta(minutes=1)
 """Going on with a session that was touched since then writes nothing."""
 
 
+class RequestName(Value, frozen=True, kw_only=True):
+    """A caller's own name for one request, and what tells its body from another."""
+
+    key: str
+    digest: str
+
+
 class Draft(Value, frozen=True, kw_only=True):
     """A turn as the caller gives it. Without `turn_id` a repeat cannot be told from a new turn."""
 
@@ -40,7 +47,7 @@ class Draft(Value, frozen=True, kw_only=True):
     turn_id: str | None = None
     created_at: datetime | None = None
     metadata: dict[str, Any] = {}
-    request: Request | None = None
+    request: RequestName | None = None
 
     def is_of(self, turn: Turn) -> bool:
         """Tell whether the turn could have been made from this."""
@@ -158,7 +165,9 @@ class Sessions:
             metadata=draft.metadata,
         )
         session = hot.session.with_turn(turn)
-        commit = Commit(scope=key.scope, session=session, turns=(turn,), request=draft.request)
+        name = draft.request
+        request = Request(key=name.key, digest=name.digest, made_at=now) if name else None
+        commit = Commit(scope=key.scope, session=session, turns=(turn,), request=request)
         await self._pool.commit(key, entry, commit, Hot(session=session, turns=(*hot.turns, turn)))
         return Appended(turn=turn, session=session, replayed=False)
 

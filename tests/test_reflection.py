@@ -144,8 +144,8 @@ async def test_a_burst_is_compacted_in_one_step_and_storing_never_waits_for_it(
 
     model.hanging = False
     await settled(service)
-    assert [read_by(call) for call in model.chats] == [[1, 2, 3], list(range(4, 12))]
-    assert covered(await service.context(KEY)) == (11, [12, 13, 14])
+    assert [read_by(call) for call in model.chats] == [[1, 2, 3], [4, 5, 6, 7, 8, 9]]
+    assert covered(await service.context(KEY)) == (9, [10, 11, 12, 13, 14])
 
 
 async def test_a_long_burst_is_compacted_in_steps_that_a_model_can_read(opened: Open, model: ModelServer) -> None:
@@ -171,7 +171,7 @@ async def test_a_compaction_that_fails_changes_nothing_and_the_next_turn_asks_ag
 
     await say(service, "One more.")
     await settled(service)
-    assert covered(await service.context(KEY)) == (3, [4, 5])
+    assert covered(await service.context(KEY)) == (2, [3, 4, 5])
     assert service.stats()["reflection"]["compactions_failed"] == 1
 
 
@@ -660,6 +660,26 @@ async def test_what_was_given_up_is_asked_for_anew_when_the_conversation_goes_on
     ended = await service.end_session(KEY, wait_s=10)
     assert ended.reflection == "done"
     assert [read_by(call) for call in model.chats] == [[1, 2], [1, 2, 3]]
+
+
+async def test_a_last_attempt_that_fails_after_the_sitting_has_grown_gives_up_nothing_and_counts_nothing_as_dead(
+    opened: Open, model: ModelServer, clock: Clock
+) -> None:
+    service = await opened(**using(model, reflection_max_attempts=1, reflection_threshold_turns=2))
+    await talk(service, 2)
+    clock.advance(hours=1)
+    model.hanging = True
+    model.play(status(500))
+    await service.sweep()
+    await model.until(1)
+    await say(service, "I prefer walnuts.")
+    await service.end_session(KEY)
+
+    model.hanging = False
+    await until(lambda: _is_done(service))
+    await settled(service)
+    counted = service.stats()["reflection"]
+    assert (counted["failed_attempts"], counted["dead"], counted["reflected"]) == (1, 0, 1)
 
 
 chances = st.floats(0, 1)

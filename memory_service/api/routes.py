@@ -18,8 +18,8 @@ from memory_service.api.schemas import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, M
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.service import MemoryService
-from memory_service.sessions import Draft, Ended
-from memory_service.values import Context, Memory, Message, Request, Scope, SessionKey, Sitting, Source
+from memory_service.sessions import Draft, Ended, RequestName
+from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
 _METADATA_KEY = re.compile(schemas.METADATA_KEY)
@@ -253,9 +253,9 @@ def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     )
 
 
-def _request(body: schemas.StoreTurn, request_key: str) -> Request:
+def _request(body: schemas.StoreTurn, request_key: str) -> RequestName:
     digest = hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
-    return Request(key=request_key, digest=digest, made_at=datetime.now(UTC))
+    return RequestName(key=request_key, digest=digest)
 
 
 def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> msgspec.Raw:

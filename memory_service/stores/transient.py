@@ -206,8 +206,10 @@ class TransientStore(Store):
 
 def _check(record: _Record, commit: Commit) -> None:
     """Raise DuplicateRequest, StaleVersion or DuplicateTurn before anything is written."""
-    if commit.request is not None and commit.request.key in record.effects:
-        raise DuplicateRequest
+    if commit.request is not None:
+        held = record.effects.get(commit.request.key)
+        if held is not None and held[0] >= commit.request.made_at - REQUESTS_KEPT:
+            raise DuplicateRequest
     if commit.session is not None:
         _check_version(commit.session, record.sessions.get(commit.session.session_id))
     for sitting in commit.sittings:

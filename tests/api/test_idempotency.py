@@ -9,8 +9,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from memory_service.app import open_service
 from memory_service.server import running
+from memory_service.sessions import Draft, RequestName
 from memory_service.settings import Settings
+from memory_service.values import Message, Scope, SessionKey
+from tests.support.background import Clock
 
 TURN = {"user_id": "ana", "session_id": "s", "user_message": "I prefer tea.", "agent_message": "Noted."}
 
@@ -95,3 +99,18 @@ async def test_a_name_is_remembered_over_a_restart(make_settings: Callable[..., 
             await http.post("/sessions/start", json={"user_id": "ana", "session_id": "s"})
             answers.append((await store(http)).json())
     assert answers[1] == {**answers[0], "replayed": True}
+
+
+async def test_a_name_is_kept_for_a_day_by_the_clock_that_the_service_was_given(
+    make_settings: Callable[..., Settings],
+) -> None:
+    clock, key = Clock(), SessionKey(scope=Scope(user_id="ana"), session_id="s")
+    message = Message(role="user", content="I prefer tea.")
+    draft = Draft(messages=(message,), request=RequestName(key="k", digest="d"))
+    async with open_service(make_settings(), clock.around) as service:
+        await service.start_session(key.scope, key.session_id, restore=True)
+        assert (await service.store_turn(key, draft)).turn.seq == 1
+        clock.advance(hours=23)
+        assert (await service.store_turn(key, draft)).replayed
+        clock.advance(hours=2)
+        assert (await service.store_turn(key, draft)).turn.seq == 2

@@ -134,6 +134,15 @@ class CommitContract:
         await store.commit(replace(commit, request=Request(key="m", digest="d", made_at=minutes(3 * 24 * 60 + 1))))
         assert await store.find_effect(key.scope, "k") is None
 
+    async def test_a_request_name_is_free_again_after_a_day(self, store: Store) -> None:
+        key = a_key()
+        commit, hot = next_turn(Hot(session=await begin(store, key)), key, turn_id="t1")
+        await store.commit(replace(commit, request=Request(key="k", digest="d", made_at=minutes(0))))
+        commit, _ = next_turn(hot, key, turn_id="t2")
+        a_day_later = minutes(24 * 60 + 1)
+        await store.commit(replace(commit, request=Request(key="k", digest="e", made_at=a_day_later)))
+        assert await store.find_effect(key.scope, "k") == Effect(digest="e", session_id=key.session_id, turn_id="t2")
+
     async def test_a_turn_id_repeated_within_one_commit_is_refused(self, store: Store) -> None:
         key = a_key()
         head = await begin(store, key)

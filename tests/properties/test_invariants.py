@@ -1,0 +1,33 @@
+"""Whatever is done, in whatever order, on whatever store and with whatever pool: the invariants hold.
+
+`HYPOTHESIS_PROFILE=long pytest tests/properties` looks for about an hour, each time elsewhere. What it finds it
+prints as the steps that lead there, and tries first when it is run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.properties.machine import MemoryMachine
+
+PROFILES = {
+    "ci": settings(max_examples=40, stateful_step_count=30, derandomize=True),
+    "long": settings(max_examples=1_000, stateful_step_count=60),
+}
+TIMEOUTS_S = {"ci": 600, "long": 0}
+
+profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+TestInvariants = pytest.mark.timeout(TIMEOUTS_S[profile])(MemoryMachine.TestCase)
+TestInvariants.settings = settings(
+    PROFILES[profile], deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of warnings of models that fail would bury the steps that lead to a failure."""
+    caplog.set_level(logging.CRITICAL)
