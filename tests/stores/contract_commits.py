@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
-from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
+from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.values import Effect, Hot, Memory, Request, Session, Sitting, Turn
 from tests.support.values import a_key, a_memory, a_scope, a_session, a_sitting, a_turn, begin, minutes, next_turn
 
@@ -134,13 +135,13 @@ class CommitContract:
         await store.commit(replace(commit, request=Request(key="m", digest="d", made_at=minutes(3 * 24 * 60 + 1))))
         assert await store.find_effect(key.scope, "k") is None
 
-    async def test_a_request_name_is_free_again_after_a_day(self, store: Store) -> None:
+    async def test_a_request_name_is_free_again_once_it_is_no_longer_kept(self, store: Store) -> None:
         key = a_key()
         commit, hot = next_turn(Hot(session=await begin(store, key)), key, turn_id="t1")
         await store.commit(replace(commit, request=Request(key="k", digest="d", made_at=minutes(0))))
         commit, _ = next_turn(hot, key, turn_id="t2")
-        a_day_later = minutes(24 * 60 + 1)
-        await store.commit(replace(commit, request=Request(key="k", digest="e", made_at=a_day_later)))
+        later = minutes(0) + REQUESTS_KEPT + timedelta(minutes=1)
+        await store.commit(replace(commit, request=Request(key="k", digest="e", made_at=later)))
         assert await store.find_effect(key.scope, "k") == Effect(digest="e", session_id=key.session_id, turn_id="t2")
 
     async def test_a_turn_id_repeated_within_one_commit_is_refused(self, store: Store) -> None:
