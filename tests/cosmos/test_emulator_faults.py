@@ -150,8 +150,6 @@ class TestProcess:
                 batch = [("create", ({"id": name, "user": "ana"},)) for name in "de"]
                 await container.execute_item_batch(batch, partition_key="ana")
             server.kill()
-            with (tmp_path / "cosmos.jsonl").open("a") as journal:
-                journal.write('{"kind":"documents","torn')
             server.start()
             async with CosmosClient(server.url, KEY) as client:
                 database = client.get_database_client("memory")
@@ -164,6 +162,19 @@ class TestProcess:
                 assert [item["_lsn"] async for item in feed] == [1, 3, 5, 5]
                 created = await container.create_item({"id": "b", "user": "ana"})
                 assert created["_rid"] > max(item["_rid"] for item in items)
+
+    async def test_a_line_of_the_journal_torn_by_a_kill_costs_nothing_else(self, tmp_path: Path, ask: Ask) -> None:
+        with CosmosServer(tmp_path, journal=True) as server:
+            async with CosmosClient(server.url, KEY) as client:
+                database = await client.create_database("memory")
+                container = await database.create_container("items", USER)
+                for name in "abc":
+                    await container.create_item({"id": name, "user": "ana"})
+                    server.kill()
+                    with (tmp_path / "cosmos.jsonl").open("a") as journal:
+                        journal.write('{"kind":"documents","torn')
+                    server.start()
+                assert await ask(container, "SELECT VALUE c.id FROM c", partition_key="ana") == list("abc")
 
     def test_the_server_ends_with_the_process_that_started_it(self, tmp_path: Path) -> None:
         code = (

@@ -11,7 +11,8 @@ const LARGEST_BATCH = 2 * 1024 * 1024;
 /** The answer to a batch: 200 and what each did, or 207, where all but the one to blame have 424. */
 function runBatch(documents, key, operations, headers) {
   if (!Array.isArray(operations) || !operations.length) throw badRequest("Invalid request body");
-  if (!/true/i.test(headers["x-ms-cosmos-batch-atomic"] || "")) throw badRequest("Only atomic batches are supported.");
+  if (!/true/i.test(headers["x-ms-cosmos-batch-atomic"] || ""))
+    throw badRequest("Only atomic batches are supported.");
   if (operations.length > MOST_OPERATIONS) {
     throw badRequest("Batch request has more operations than what is supported.");
   }

@@ -1,9 +1,9 @@
 "use strict";
 /* What tests tell the server and ask of it: faults to come, calls that were, a clean slate.
 
-   A fault: { op, path, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }.
-   `op` and `path` (a regular expression) choose requests, all if neither is given; of those the first `skip` pass, then
-   `times` are hit (for ever if absent or negative). `drop: "before"` hangs up without doing it, `drop: "after"` does it
+   A fault: { op, path, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }. `op` and `path`
+   (a regular expression) choose requests, all if neither is given; of those the first `skip` pass, then `times`
+   are hit (for ever if absent or negative). `drop: "before"` hangs up without doing it, `drop: "after"` does it
    and hangs up, `status` answers with it without doing it, `delay_ms` comes first. */
 
 const MOST_CALLS = 20000;

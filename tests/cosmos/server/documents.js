@@ -1,6 +1,6 @@
 "use strict";
-/* The documents of one container. Every write, one or a whole batch, is one transaction: it is undone if it fails, has one
-   place in the order of changes (`lsn`) and is one line of the journal. */
+/* The documents of one container. Every write, one or a whole batch, is one transaction: it is undone if it fails,
+   has one place in the order of changes (`lsn`) and is one line of the journal. */
 
 const { randomUUID } = require("crypto");
 const { badRequest, conflict, itemNotFound, preconditionFailed, tooLarge } = require("./errors");
@@ -39,7 +39,8 @@ class Documents {
 
   /** Records of the wanted keys (all, if undefined) in order of creation, which is that of their `_rid`. */
   list(wanted) {
-    const keys = wanted?.only !== undefined ? [wanted.only] : [...this.partitions.keys()].filter(wanted || (() => true));
+    const keys =
+      wanted?.only !== undefined ? [wanted.only] : [...this.partitions.keys()].filter(wanted || (() => true));
     const records = keys.flatMap((key) => this._alive(this.partitions.get(key)));
     return records.sort((a, b) => a.number - b.number);
   }
@@ -94,7 +95,8 @@ class Documents {
   upsert(key, body, conditions) {
     this._check(key, body);
     const present = this.find(key, body.id)?.document;
-    if (present && conditions?.ifNoneMatch === "*") throw conflict("Resource with specified id or name already exists.");
+    if (present && conditions?.ifNoneMatch === "*")
+      throw conflict("Resource with specified id or name already exists.");
     if (present) checkConditions(present, conditions);
     return { created: !present, document: this._put(key, body) };
   }

@@ -1,6 +1,7 @@
 "use strict";
-/* The query engine, @zeit/cosmosdb-query, with what it lacks: functions, the rule that ORDER BY needs an index, and values
-   of any length in linear time. It takes plain SQL and documents; what it cannot parse is dealt with in query.js. */
+/* The query engine, @zeit/cosmosdb-query, with what it lacks: functions, the rule that ORDER BY needs an index,
+   and values of any length in linear time. It takes plain SQL and documents; what it cannot parse is dealt with in
+   query.js. */
 
 const { CosmosError, badRequest } = require("./errors");
 const { checkOrderBy, keepsUndefined } = require("./indexing");
@@ -16,7 +17,13 @@ const compiled = new Map();
 function execute(sql, documents, { parameters = [], container, maxItemCount, continuation } = {}) {
   try {
     // The engine hands its composite indexes on to `sort`, which we replace: so the whole policy goes that way.
-    return compile(sql).exec(documents, { parameters, udf: {}, maxItemCount, continuation, compositeIndexes: container });
+    return compile(sql).exec(documents, {
+      parameters,
+      udf: {},
+      maxItemCount,
+      continuation,
+      compositeIndexes: container,
+    });
   } catch (error) {
     if (error instanceof CosmosError) throw error;
     throw badRequest(`${error.message} in: ${sql}`);
@@ -47,9 +54,13 @@ function compare(a, b) {
 
 // Without ORDER BY the order is that of creation, which a continuation relies on.
 helpers.sort = (rows, ridOf, container, ...orders) => {
-  const paths = orders.map(([[, ...steps], descending]) => ({ path: `/${steps.join("/")}`, descending: Boolean(descending) }));
+  const paths = orders.map(([[, ...steps], descending]) => ({
+    path: `/${steps.join("/")}`,
+    descending: Boolean(descending),
+  }));
   if (container && orders.length) checkOrderBy(container, paths);
-  const valueOf = (row, keys) => keys.reduce((value, key) => (value && typeof value === "object" ? value[key] : undefined), row);
+  const valueOf = (row, keys) =>
+    keys.reduce((value, key) => (value && typeof value === "object" ? value[key] : undefined), row);
   const sorted = rows.slice().sort((a, b) => {
     for (const [keys, descending] of orders) {
       const order = compare(valueOf(a, keys), valueOf(b, keys));

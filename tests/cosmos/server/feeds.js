@@ -1,6 +1,6 @@
 "use strict";
-/* All documents of a container, page by page, and the change feed: the newest version of each changed document, in order
-   of the change. What was deleted or expired is not in it. */
+/* All documents of a container, page by page, and the change feed: the newest version of each changed document, in
+   order of the change. What was deleted or expired is not in it. */
 
 const charges = require("./charges");
 
@@ -16,7 +16,11 @@ function readFeed(documents, wanted, headers) {
   const from = Number.parseInt(headers["x-ms-continuation"] || "0", 10);
   const to = from + pageSize(headers);
   const more = to < records.length ? { "x-ms-continuation": String(to) } : {};
-  return feed(documents, records.slice(from, to).map(({ document }) => document), more);
+  return feed(
+    documents,
+    records.slice(from, to).map(({ document }) => document),
+    more
+  );
 }
 
 function changeFeed(documents, wanted, headers) {
@@ -30,7 +34,11 @@ function changeFeed(documents, wanted, headers) {
   // Where nothing changed the reader goes on from where he was: the next change is after that, and cheap to find.
   const etag = { etag: `"${page.length ? page[page.length - 1].lsn : Math.max(after, 0)}"` };
   if (!page.length) return { status: 304, headers: etag, charge: 1, rows: 0 };
-  return feed(documents, page.map(({ document, lsn }) => ({ ...document, _lsn: lsn })), etag);
+  return feed(
+    documents,
+    page.map(({ document, lsn }) => ({ ...document, _lsn: lsn })),
+    etag
+  );
 }
 
 /** The lsn after which to read: that of the last page, the present one for "*", or that of the beginning. */

@@ -17,7 +17,8 @@ function withDefaults(properties) {
   const policy = { ...DEFAULT_POLICY, ...properties.indexingPolicy };
   const embeddings = properties.vectorEmbeddingPolicy?.vectorEmbeddings || [];
   for (const { dimensions, path } of embeddings) {
-    if (!(dimensions >= 1 && dimensions <= MOST_DIMENSIONS)) throw badRequest(`The dimensions of ${path} are out of range.`);
+    if (!(dimensions >= 1 && dimensions <= MOST_DIMENSIONS))
+      throw badRequest(`The dimensions of ${path} are out of range.`);
   }
   for (const { path, type } of policy.vectorIndexes || []) {
     const embedding = embeddings.find((candidate) => candidate.path === path);
@@ -31,7 +32,11 @@ function withDefaults(properties) {
     if (!texts.includes(path)) throw badRequest(`The full text index ${path} is not in the full text policy.`);
   }
   const paths = properties.partitionKey?.paths || ["/id"];
-  return { ...properties, partitionKey: { kind: "Hash", version: 2, ...properties.partitionKey, paths }, indexingPolicy: policy };
+  return {
+    ...properties,
+    partitionKey: { kind: "Hash", version: 2, ...properties.partitionKey, paths },
+    indexingPolicy: policy,
+  };
 }
 
 /** Refuse an ORDER BY for which there is no index. */
@@ -42,9 +47,7 @@ function checkOrderBy({ indexingPolicy }, orders) {
   }
   const composites = indexingPolicy.compositeIndexes || [];
   if (composites.some((index) => serves(index, orders))) return;
-  throw badRequest(
-    "The order by query does not have a corresponding composite index that it can be served from."
-  );
+  throw badRequest("The order by query does not have a corresponding composite index that it can be served from.");
 }
 
 /** A composite index serves its own order and the exact opposite. */

@@ -1,6 +1,6 @@
 "use strict";
-/* What was written, one JSON line per transaction. A line is written before its answer is sent, so all that was answered
-   is there after kill -9 of this process (not after a power cut: nothing is synced). */
+/* What was written, one JSON line per transaction. A line is written before its answer is sent, so all that was
+   answered is there after kill -9 of this process (not after a power cut: nothing is synced). */
 
 const fs = require("fs");
 

@@ -2,9 +2,9 @@
 "use strict";
 /* node main.js [--port 8081] [--host 127.0.0.1] [--data FILE] [--with-parent]
 
-   Speaks the protocol of Azure Cosmos DB (NoSQL) over plain HTTP, for tests; says "ready URL" once it listens. With --data
-   it keeps a journal there and begins with what the journal holds; with --with-parent it ends when its standard input does.
-   README.md says what it can and what it cannot. */
+   Speaks the protocol of Azure Cosmos DB (NoSQL) over plain HTTP, for tests; says "ready URL" once it listens.
+   With --data it keeps a journal there and begins with what the journal holds; with --with-parent it ends when its
+   standard input does. README.md says what it can and what it cannot. */
 
 const http = require("http");
 const { randomUUID } = require("crypto");
@@ -72,7 +72,8 @@ const guarded = (listen) => (incoming, outgoing) =>
   listen(incoming, outgoing).catch((error) => {
     if (incoming.destroyed && !incoming.complete) return; // the client hung up in the middle of its request
     process.stderr.write(`${incoming.method} ${incoming.url}: ${error.stack}\n`);
-    if (!outgoing.headersSent) send(outgoing, { status: 500, body: { code: "InternalServerError", message: error.message } });
+    if (!outgoing.headersSent)
+      send(outgoing, { status: 500, body: { code: "InternalServerError", message: error.message } });
   });
 
 function start() {

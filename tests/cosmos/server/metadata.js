@@ -45,7 +45,11 @@ class Metadata {
     // How the SDK reads the ranges of a container: from an etag on, until there are no newer ones.
     const ranges = request.headers["a-im"] ? { etag: '"1"' } : {};
     if (ranges.etag && request.headers["if-none-match"]) return { status: 304, headers: ranges };
-    return { status, body: status >= 400 ? { message: "", ...body } : body, headers: { ...response.headers, ...ranges } };
+    return {
+      status,
+      body: status >= 400 ? { message: "", ...body } : body,
+      headers: { ...response.headers, ...ranges },
+    };
   }
 
   _note({ method }, { dbId, collId }, body) {
@@ -53,7 +57,11 @@ class Metadata {
       this.journal.append({ kind: "drop", database: dbId, container: collId });
       this._forgetDropped();
     } else if (body?._self) {
-      this.journal.append({ kind: body._self.includes("/colls/") ? "container" : "database", database: dbId, properties: body });
+      this.journal.append({
+        kind: body._self.includes("/colls/") ? "container" : "database",
+        database: dbId,
+        properties: body,
+      });
     }
   }
 
@@ -85,7 +93,8 @@ class Metadata {
     if (entry.kind === "database") put(databases, entry.properties);
     else if (entry.kind === "container") put(this.account.database(entry.database).collections, entry.properties);
     else if (entry.kind === "documents") this.documents(entry.database, entry.container).replay(entry);
-    else if (entry.container) this.account.database(entry.database).collections.delete(entry.container, entry.container);
+    else if (entry.container)
+      this.account.database(entry.database).collections.delete(entry.container, entry.container);
     else databases.delete(entry.database, entry.database);
     if (entry.kind === "drop") this._forgetDropped();
   }

@@ -1,5 +1,6 @@
 "use strict";
-/* What a request asks for, and the answer `{ status, body, headers, charge, rows }` of each operation on documents. */
+/* What a request asks for, and the answer `{ status, body, headers, charge, rows }` of each operation on
+   documents. */
 
 const { CosmosError, badRequest } = require("./errors");
 const charges = require("./charges");
@@ -15,7 +16,10 @@ const CONTAINERS = /^\/dbs\/[^/]+\/colls(\/[^/]+)?$/;
 /** A request, read whole: what operation it is, on which container and item. */
 class Request {
   constructor({ method, url, headers }, body) {
-    const path = url.split("?")[0].replace(/\/+/g, "/").replace(/(.)\/$/, "$1");
+    const path = url
+      .split("?")[0]
+      .replace(/\/+/g, "/")
+      .replace(/(.)\/$/, "$1");
     Object.assign(this, { method, url, headers, body, path });
     const match = DOCUMENTS.exec(path);
     this.isContainer = CONTAINERS.test(path) && (method === "POST" || method === "PUT") && !this._isQuery;
@@ -75,7 +79,10 @@ const written = (status, document) => ({
 const OPERATIONS = {
   create(documents, request) {
     const key = request.key(documents);
-    return written(201, documents.transact(() => documents.create(key, request.json())));
+    return written(
+      201,
+      documents.transact(() => documents.create(key, request.json()))
+    );
   },
 
   upsert(documents, request) {
@@ -86,14 +93,20 @@ const OPERATIONS = {
 
   replace(documents, request) {
     const key = request.key(documents);
-    return written(200, documents.transact(() => documents.replace(key, request.id, request.json(), request.conditions)));
+    return written(
+      200,
+      documents.transact(() => documents.replace(key, request.id, request.json(), request.conditions))
+    );
   },
 
   patch(documents, request) {
     const key = request.key(documents);
     const asked = request.json();
     const body = Array.isArray(asked) ? { operations: asked } : asked;
-    return written(200, documents.transact(() => patch(documents, key, request.id, body, request.conditions)));
+    return written(
+      200,
+      documents.transact(() => patch(documents, key, request.id, body, request.conditions))
+    );
   },
 
   delete(documents, request) {
@@ -131,13 +144,15 @@ const OPERATIONS = {
   read_feed: (documents, request) => readFeed(documents, request.keys(documents), request.headers),
 
   change_feed(documents, request) {
-    if (/full-fidelity/i.test(request.headers["a-im"])) throw badRequest("This server keeps only the latest versions.");
+    if (/full-fidelity/i.test(request.headers["a-im"]))
+      throw badRequest("This server keeps only the latest versions.");
     return changeFeed(documents, request.keys(documents), request.headers);
   },
 
   delete_partition(documents, request) {
     const key = request.key(documents);
-    documents.transact(() => documents.list(Object.assign(() => true, { only: key })).forEach(({ document }) => documents.delete(key, document.id)));
+    const records = documents.list(request.keys(documents));
+    documents.transact(() => records.forEach(({ document }) => documents.delete(key, document.id)));
     return { status: 200 };
   },
 };
@@ -159,7 +174,8 @@ async function answer(metadata, request) {
 
 /** A client may ask for no body after a write. */
 function minimal(request, reply) {
-  const unwanted = /minimal/i.test(request.headers.prefer || "") && /create|upsert|replace|patch/.test(request.operation);
+  const unwanted =
+    /minimal/i.test(request.headers.prefer || "") && /create|upsert|replace|patch/.test(request.operation);
   return unwanted && reply.status < 300 ? { ...reply, body: undefined } : reply;
 }
 

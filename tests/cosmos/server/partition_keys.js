@@ -30,7 +30,7 @@ function keyOfRequest(definition, headers) {
   return JSON.stringify(components);
 }
 
-/** Which keys a query or a feed is about: one, those that begin with a prefix, those of a range, or all (undefined). */
+/** The keys a query or a feed is about: one, those with a prefix, those of a range, or all (undefined). */
 function keysOfRequest(definition, headers) {
   const from = headers["x-ms-start-epk"];
   const to = headers["x-ms-end-epk"];
@@ -56,7 +56,8 @@ function encoded(component) {
   if (component === false) return Buffer.from([2]);
   if (component === true) return Buffer.from([3]);
   if (component === null) return Buffer.from([1]);
-  if (typeof component === "string") return Buffer.concat([Buffer.from([8]), Buffer.from(component), Buffer.from([255])]);
+  if (typeof component === "string")
+    return Buffer.concat([Buffer.from([8]), Buffer.from(component), Buffer.from([255])]);
   if (typeof component !== "number") return Buffer.from([0]);
   const number = Buffer.alloc(9);
   number[0] = 5;

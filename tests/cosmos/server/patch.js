@@ -59,7 +59,10 @@ function place(document, path, refuse) {
     .split("/")
     .map((step) => step.replace(/~1/g, "/").replace(/~0/g, "~"));
   const last = steps.pop();
-  const parent = steps.reduce((value, step) => (value && typeof value === "object" ? value[step] : undefined), document);
+  const parent = steps.reduce(
+    (value, step) => (value && typeof value === "object" ? value[step] : undefined),
+    document
+  );
   if (Array.isArray(parent)) return inArray(parent, last, refuse);
   if (!parent || typeof parent !== "object") throw refuse("A path can't be created recursively.");
   const set = (value) => {

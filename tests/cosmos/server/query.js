@@ -1,6 +1,6 @@
 "use strict";
-/* A query over documents. The engine runs what it can parse; DISTINCT, GROUP BY, OFFSET and ORDER BY with a function are
-   taken apart here and put together from queries that it can. */
+/* A query over documents. The engine runs what it can parse; DISTINCT, GROUP BY, OFFSET and ORDER BY with a
+   function are taken apart here and put together from queries that it can. */
 
 const { badRequest } = require("./errors");
 const { evaluate, execute } = require("./engine");
@@ -116,13 +116,19 @@ function scoresOf(parts, expression, documents, corpus) {
   const [{ name, args } = {}] = callsOf(expression, "VECTORDISTANCE_|FullTextScore|RRF");
   if (name === "VECTORDISTANCE_") return nearness(parts, expression, args, documents);
   if (name === "FULLTEXTSCORE") {
-    const terms = args.slice(1).map((term) => parts.constant(term)).flat();
+    const terms = args
+      .slice(1)
+      .map((term) => parts.constant(term))
+      .flat();
     return bm25(parts.values(args[0], documents), terms, parts.values(args[0], corpus()));
   }
   const weighted = /^[[@]/.test(args[args.length - 1]);
   const weights = weighted ? parts.constant(args.pop()) : undefined;
   if (args.length < 2) throw badRequest("RRF needs at least two scores.");
-  return fused(args.map((component) => scoresOf(parts, component, documents, corpus)), weights);
+  return fused(
+    args.map((component) => scoresOf(parts, component, documents, corpus)),
+    weights
+  );
 }
 
 function nearness(parts, expression, args, documents) {
@@ -190,7 +196,10 @@ function withDistanceFunction(sql, container) {
 function pageOf(rows, maxItemCount, continuation) {
   const from = Number(/^\+OFF:(\d+)$/.exec(continuation?.token || "")?.[1] || 0);
   const to = from + maxItemCount;
-  return { result: rows.slice(from, to), continuation: to < rows.length ? { token: `+OFF:${to}`, range: { min: "", max: "FF" } } : null };
+  return {
+    result: rows.slice(from, to),
+    continuation: to < rows.length ? { token: `+OFF:${to}`, range: { min: "", max: "FF" } } : null,
+  };
 }
 
 module.exports = { runQuery };

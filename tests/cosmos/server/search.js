@@ -23,7 +23,8 @@ const VECTOR_FUNCTIONS = {
 
 /** Stemming is a cut at the end of a word: an approximation of English. */
 const stem = (word) => word.replace(/(?<=.{3})(ies|ing|ed|es|s|e|y)$/, "");
-const wordsOf = (text) => (typeof text === "string" ? (text.toLowerCase().match(/[\p{L}\p{N}]+/gu) || []).map(stem) : []);
+const wordsOf = (text) =>
+  typeof text === "string" ? (text.toLowerCase().match(/[\p{L}\p{N}]+/gu) || []).map(stem) : [];
 
 function hasPhrase(words, phrase) {
   const wanted = wordsOf(phrase);
@@ -55,7 +56,7 @@ function bm25(texts, terms, corpus, k1 = 1.2, b = 0.75) {
   );
 }
 
-/** Reciprocal rank fusion; equal scores share a rank, no score (null) is last, a negative weight turns an order around. */
+/** Reciprocal rank fusion: equal scores share a rank, null is last, a negative weight turns an order around. */
 function fused(lists, weights, k = 60) {
   const totals = lists[0].map(() => 0);
   lists.forEach((scores, list) => {

@@ -1,6 +1,6 @@
 "use strict";
-/* Reading SQL just enough to take it apart: its clauses, the arguments of a call, calls by name. Text in quotes and in
-   brackets is passed over. */
+/* Reading SQL just enough to take it apart: its clauses, the arguments of a call, calls by name. Text in quotes
+   and in brackets is passed over. */
 
 const CLAUSE = /(SELECT|FROM|WHERE|GROUP\s+BY|ORDER\s+BY|OFFSET)\b/iy;
 
