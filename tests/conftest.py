@@ -13,6 +13,8 @@ import pytest
 from client import MemoryServiceClient
 from memory_service.server import running
 from memory_service.settings import Settings, known_settings
+from tests.cosmos.launcher import CosmosServer
+from tests.cosmos.node import INSTALL_S
 
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
@@ -76,6 +78,27 @@ async def client_of(url: str) -> AsyncIterator[MakeClient]:
 def client(client_of: MakeClient) -> MemoryServiceClient:
     """Client of the live service for the user `ana`."""
     return client_of()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the Cosmos DB server may have to install it."""
+    first = next((item for item in items if "cosmos_process" in getattr(item, "fixturenames", ())), None)
+    if first is not None:
+        first.add_marker(pytest.mark.timeout(INSTALL_S + 60))
+
+
+@pytest.fixture(scope="session")
+def cosmos_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CosmosServer]:
+    """The one Cosmos DB server of a test run; ask for `cosmos_server`."""
+    with CosmosServer(tmp_path_factory.mktemp("cosmos")) as server:
+        yield server
+
+
+@pytest.fixture
+def cosmos_server(cosmos_process: CosmosServer) -> CosmosServer:
+    """A running Cosmos DB server with nothing in it: `url`, and `KEY` of tests.cosmos.launcher."""
+    cosmos_process.reset()
+    return cosmos_process
 
 
 @pytest.fixture(autouse=True)
