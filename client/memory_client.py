@@ -25,7 +25,7 @@ import httpx2
 from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
-from client.errors import MemoryServiceError, NoSession
+from client.errors import InvalidRequest, MemoryServiceError, NoSession
 
 Answer = dict[str, Any]
 
@@ -73,9 +73,20 @@ class _Caller:
             "method": call.method,
             "url": self.service_url + call.path,
             "params": call.query or None,
-            "json": call.body or None,
+            "json": _sendable(call.body) or None,
             "timeout": self._timeout_s + call.wait_s,
         }
+
+
+def _sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises InvalidRequest for half a character (a lone surrogate), which no UTF-8 can hold."""
+    for name, value in body.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as exc:
+                raise InvalidRequest(f"{name} holds half a character, which cannot be sent") from exc
+    return body
 
 
 class MemoryServiceClient(_Caller):

@@ -202,7 +202,9 @@ def make_models(settings: Settings, stack: AsyncExitStack) -> tuple[Reader, Embe
     reader = openai.OpenAIReader(client, chat, timeout_s=settings.model_timeout_seconds)
     if not embedding:
         return reader, LocalEmbedder()
-    return reader, openai.OpenAIEmbedder(
+    from memory_service.llm.openai_embedder import OpenAIEmbedder
+
+    return reader, OpenAIEmbedder(
         client,
         embedding,
         dimensions=settings.embedding_dimensions or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -22,6 +23,7 @@ from memory_service.settings import Settings
 T = TypeVar("T")
 
 CANNOT_START = 3
+COUNT = click.IntRange(min=0)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,15 +102,19 @@ def ask(url: str, method: str, path: str, **request: Any) -> Any:
         answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, **request)
     except httpx2.TransportError as exc:
         raise click.ClickException(f"no answer from {url} ({type(exc).__name__})") from exc
-    if answer.status_code != 200:
-        raise click.ClickException(answer.json().get("detail", f"status {answer.status_code}"))
-    return answer.json()
+    try:
+        said = answer.json()
+        if answer.status_code == 200:
+            return said
+        raise click.ClickException(said["detail"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise click.ClickException(f"{url} answers {answer.status_code}, and is no memory service") from exc
 
 
 @main.command()
-@click.option("--kills", type=int, default=0, help="Kill the service under load so many times.")
-@click.option("--stops", type=int, default=0, help="Stop it under load with SIGTERM so many times.")
-@click.option("--power-cuts", type=int, default=0, help="Cut the power at so many places of recorded runs.")
+@click.option("--kills", type=COUNT, default=0, help="Kill the service under load so many times.")
+@click.option("--stops", type=COUNT, default=0, help="Stop it under load with SIGTERM so many times.")
+@click.option("--power-cuts", type=COUNT, default=0, help="Cut the power at so many places of recorded runs.")
 @click.option("--io-faults", is_flag=True, help="Let each call that changes the disk fail once.")
 @click.option("--model-modes", is_flag=True, help="Let the model misbehave in every way there is.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same choices.")
@@ -124,7 +130,8 @@ def chaos(
     plan = Plan(
         kills=kills, stops=stops, power_cuts=power_cuts, io_faults=io_faults, model_modes=model_modes, seed=seed
     )
-    logging.getLogger("memory_service").setLevel(logging.ERROR)  # what is broken on purpose needs no warning
+    logging.getLogger("memory_service").setLevel(logging.CRITICAL + 1)  # what is broken on purpose needs no word
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped or interrupted, it leaves nothing behind
     report = run_plan(plan, progress=lambda line: click.echo(line, err=True))
     click.echo(table(report))
     if as_json:
@@ -139,6 +146,9 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as exc:
         for error in exc.errors(include_input=False, include_url=False, include_context=False):
             click.echo(f"{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}", err=True)
+        sys.exit(CANNOT_START)
+    except (OSError, UnicodeDecodeError) as exc:
+        click.echo(f"cannot start: .env cannot be read ({type(exc).__name__})", err=True)
         sys.exit(CANNOT_START)
 
 

@@ -30,15 +30,21 @@ EMBEDDED_AT_ONCE = 128
 GATHER_S = 0.05
 LONGEST_REST_S = 1.0
 PLAIN_WORDS = "hello"
+UNKNOWN = "unknown"
 
 
 class Embedding:
     def __init__(self, store: Store, embedder: Embedder, breaker: Breaker, *, gather_s: float = GATHER_S) -> None:
         self._gather_s = gather_s
         self._store, self._embedder, self._breaker = store, embedder, breaker
-        self.space, self.keyword_weight = embedder.space, embedder.keyword_weight
+        self.keyword_weight = embedder.keyword_weight
         self._at_once = EMBEDDED_AT_ONCE
         self.embedded = self.refused = self.failed = 0
+
+    @property
+    def space(self) -> str:
+        """Name of the present vector space; one that holds nothing as long as the embedder has not answered."""
+        return self._embedder.space or UNKNOWN
 
     async def question(self, text: str) -> NDArray[np.float32] | None:
         """Return the vector of a question; None if the embedder fails, or failed a moment ago."""
@@ -66,6 +72,9 @@ class Embedding:
             keys = [_keys(item) for item in due]
             try:
                 with self._breaker.watched():
+                    if self._embedder.space is None:
+                        await self._width()
+                        continue  # now it is known what is due
                     rows = await self._rows([key for of_item in keys for key in of_item])
             except ModelError as exc:
                 logger.warning("embedding failed", extra={"reason": exc.code})
@@ -86,7 +95,10 @@ class Embedding:
             self.refused += 1
             return np.zeros((1, width), np.float32)
         middle = len(texts) // 2
-        return np.concatenate([await self._rows(texts[:middle], width), await self._rows(texts[middle:], width)])
+        halves = [await self._rows(texts[:middle], width), await self._rows(texts[middle:], width)]
+        if halves[0].shape[1] != halves[1].shape[1]:
+            raise ModelUnavailable("the embedder changed its dimensions meanwhile")
+        return np.concatenate(halves)
 
     async def _width(self) -> int:
         """Make sure that the embedder is well, so that it is the text it will not take; returns its dimensions."""
@@ -98,11 +110,11 @@ class Embedding:
 
     async def _keep(self, due: list[Unembedded], counts: list[int], rows: NDArray[np.float32]) -> None:
         vectors: dict[Scope, list[Vector]] = defaultdict(list)
-        start = 0
+        start, space = 0, self.space
         for item, count in zip(due, counts, strict=True):
             data = rows[start : start + count].tobytes()
             start += count
-            vectors[item.scope].append(Vector(item_id=_item_id(item), token=item.token, space=self.space, data=data))
+            vectors[item.scope].append(Vector(item_id=_item_id(item), token=item.token, space=space, data=data))
         await asyncio.gather(
             *(self._store.commit(Commit(scope=scope, vectors=tuple(own))) for scope, own in vectors.items())
         )

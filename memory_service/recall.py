@@ -38,9 +38,14 @@ class _Searchable:
     """One user's corpus and how far it has followed the store."""
 
     def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.begin("")
+
+    def begin(self, space: str) -> None:
+        """Know nothing yet, to be filled with what is there in a vector space."""
         self.corpus = Corpus()
         self.cursor: Any = None
-        self.lock = asyncio.Lock()
+        self.space = space
 
 
 class Recall:
@@ -97,9 +102,11 @@ class Recall:
 
     async def _follow(self, scope: Scope, searchable: _Searchable) -> None:
         """Bring a corpus up to what the store holds now."""
+        if searchable.space != self._embedding.space:
+            searchable.begin(self._embedding.space)
         more = True
         while more:
-            entries = await self._store.entries(scope, searchable.cursor, self._embedding.space)
+            entries = await self._store.entries(scope, searchable.cursor, searchable.space)
             if entries.turns or entries.memories or entries.vectors:
                 await self._in_thread(self._add, searchable.corpus, entries)
             searchable.cursor, more = entries.cursor, entries.more

@@ -17,6 +17,8 @@ from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from memory_service.errors import MemoryServiceError
+
 logger = logging.getLogger(__name__)
 
 Job = Callable[[], Awaitable[object]]
@@ -111,6 +113,9 @@ class Scheduler:
         try:
             await job()
             self.completed += 1
+        except MemoryServiceError as exc:
+            self.failed += 1
+            logger.warning("background job failed", extra={"job": name.partition(" ")[0], "reason": exc.code})
         except Exception:
             self.failed += 1
             logger.exception("background job failed", extra={"job": name.partition(" ")[0]})

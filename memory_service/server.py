@@ -48,9 +48,10 @@ async def run_until_stopped(settings: Settings, announce: Callable[[str], None])
         announce(url)
         stop, broken = asyncio.create_task(asked_to_stop()), asyncio.create_task(service.store_failed())
         await asyncio.wait((stop, broken), return_when=asyncio.FIRST_COMPLETED)
-        service.drain()
-        await asyncio.sleep(settings.drain_delay_seconds)
         status = BROKEN if broken.done() else 0
+        if not status:  # a store that broke is itself the reason for which nothing is taken any more
+            service.drain()
+            await asyncio.sleep(settings.drain_delay_seconds)
         for task in (stop, broken):
             task.cancel()
     return status

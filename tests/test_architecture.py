@@ -30,7 +30,7 @@ FLOORS = [
         "llm.offline",
         "llm.openai",
     ],
-    ["recall", "sessions"],
+    ["llm.openai_embedder", "recall", "sessions"],
     ["reflection"],
     ["background"],
     ["service"],
@@ -45,7 +45,7 @@ FOLDERS = ("api", "stores.sqlite", "chaos", "demo")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
     "apsw": ["stores.sqlite", "text", "chaos"],
-    "openai": ["llm.openai"],
+    "openai": ["llm.openai", "llm.openai_embedder"],
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],
 }

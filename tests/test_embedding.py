@@ -162,3 +162,42 @@ async def test_a_refused_question_says_nothing_about_the_embedder(store: Store) 
     embedding = Embedding(store, embedder, Breaker(failures=1))
     assert await embedding.question("poison") is None
     assert await embedding.question(PLAIN_WORDS) is not None
+
+
+class Unsettled:
+    """An embedder whose vectors have as many dimensions as it is told, under one name as a model's endpoint has."""
+
+    keyword_weight = 0.6
+
+    def __init__(self, width: int) -> None:
+        self.width, self.space = width, None
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        width = self.width
+        await asyncio.sleep(0)
+        self.space = f"model:{width}"
+        return np.full((len(texts), width), width**-0.5, np.float32)
+
+
+async def test_what_was_embedded_before_the_model_changed_its_dimensions_is_embedded_anew(store: Store) -> None:
+    await say(store, ANA, "I am allergic to walnuts", "The weather is fine")
+    embedder = Unsettled(4)
+    embedding = Embedding(store, embedder, Breaker())
+    await embedding.embed_due()
+    assert await store.due_vectors("model:4", 10) == []
+
+    embedder.width = 2
+    assert await embedding.question("walnuts") is not None
+    await embedding.embed_due()
+    assert await store.due_vectors("model:2", 10) == []
+
+    anew = Embedding(store, Unsettled(3), Breaker())  # as after a restart, which does not know them yet
+    await anew.embed_due()
+    assert await store.due_vectors("model:3", 10) == []
+    assert anew.stats()["embedded"] == 2
+
+
+async def test_an_embedder_is_not_asked_when_there_is_nothing_to_embed(store: Store) -> None:
+    embedder = Choosy(lambda texts: None)
+    await Embedding(store, embedder, Breaker()).embed_due()
+    assert embedder.batches == []

@@ -237,3 +237,17 @@ async def test_searching_while_turns_come_in_finds_each_of_them(store: Store, ma
 
     await asyncio.gather(*map(talk, "abcd"), fill())
     assert len(await texts(recall, ANA, " ".join(f"codeword{s}{n}" for s in "abcd" for n in range(15)))) == 60
+
+
+async def test_when_the_space_changes_while_a_corpus_is_kept_only_vectors_of_the_new_one_count(
+    store: Store, make_recall: MakeRecall
+) -> None:
+    embedder = Counting("old")
+    recall = await make_recall(embedder)
+    await say(store, ANA, "banana", "tea")
+    await embed(store, embedder)
+    assert set(await texts(recall, ANA, "quite another thing")) == {"banana", "tea"}
+    embedder.space = "new"
+    assert await texts(recall, ANA, "quite another thing") == []
+    await embed(store, embedder)
+    assert set(await texts(recall, ANA, "quite another thing")) == {"banana", "tea"}

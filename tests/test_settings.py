@@ -225,3 +225,13 @@ def test_a_time_that_no_clock_can_add_is_refused(name: str, value: str) -> None:
 
 def test_the_log_level_may_be_written_in_small_letters() -> None:
     assert Settings(_env_file=None, log_level="warning").log_level == "WARNING"
+
+
+def test_a_file_of_settings_that_is_no_text_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(b"HOST=\xff\xfe")
+    result = CliRunner().invoke(main, ["serve"])
+    assert result.exit_code == 3
+    assert result.output.splitlines() == ["cannot start: .env cannot be read (UnicodeDecodeError)"]

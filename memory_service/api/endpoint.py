@@ -96,12 +96,12 @@ class Endpoint:
 
 
 def _named(caller: Caller, headers: list[tuple[bytes, bytes]]) -> Caller:
-    for name, value in headers:
-        if name == b"idempotency-key":
-            if not _REQUEST_KEY.fullmatch(value):
-                raise ValidationFailed("Idempotency-Key", "1 to 255 visible ASCII characters")
-            return Caller(tenant_id=caller.tenant_id, request_key=value.decode())
-    return caller
+    keys = [value for name, value in headers if name == b"idempotency-key"]
+    if not keys:
+        return caller
+    if len(keys) > 1 or not _REQUEST_KEY.fullmatch(keys[0]):
+        raise ValidationFailed("Idempotency-Key", "one, of 1 to 255 visible ASCII characters")
+    return Caller(tenant_id=caller.tenant_id, request_key=keys[0].decode())
 
 
 async def send_problem(error: MemoryServiceError, scope: Any, send: Send) -> str:

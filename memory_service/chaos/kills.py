@@ -61,20 +61,18 @@ async def run_kills(
     hits: Counter[str] = Counter()
     recoveries: list[float] = []
     with TemporaryDirectory(prefix="memory-chaos-") as name:
-        service = ServiceProcess(Path(name), command, **SETTINGS)
-        await service.start()
-        for number in range(count):
-            point = POINTS[number // 2 % len(POINTS)] if number % 2 else RANDOM
-            if point == "in_migration":
-                hits[point] += await _kill_in_migration(command)
-            else:
-                hits[point if await _kill_under_load(service, oracle, chance, point) else RANDOM] += 1
-                recoveries.append(await service.start())
-                await oracle.settle(service.url)
-            progress(number + 1)
-        unreflected = await _unreflected(Path(name) / "memory.db")
-        service.kill()
-        await service.ended(END_S)
+        async with ServiceProcess(Path(name), command, **SETTINGS) as service:
+            await service.start()
+            for number in range(count):
+                point = POINTS[number // 2 % len(POINTS)] if number % 2 else RANDOM
+                if point == "in_migration":
+                    hits[point] += await _kill_in_migration(command)
+                else:
+                    hits[point if await _kill_under_load(service, oracle, chance, point) else RANDOM] += 1
+                    recoveries.append(await service.start())
+                    await oracle.settle(service.url)
+                progress(number + 1)
+            unreflected = await _unreflected(Path(name) / "memory.db")
         oracle.verdict.details += _damage(Path(name) / "memory.db")
     verdict = oracle.verdict
     return Kills(
@@ -111,12 +109,10 @@ async def _kill_under_load(service: ServiceProcess, oracle: Oracle, chance: rand
 async def _kill_in_migration(command: Sequence[str]) -> bool:
     """Kill a service while it makes its schema on a new file; it must then start as if nothing had been."""
     with TemporaryDirectory(prefix="memory-chaos-") as name:
-        service = ServiceProcess(Path(name), command, **SETTINGS)
-        await service.spawn(KILL_AT="in_migration:1")
-        died = await service.ended(END_S) == -signal.SIGKILL
-        await service.start()
-        service.kill()
-        await service.ended(END_S)
+        async with ServiceProcess(Path(name), command, **SETTINGS) as service:
+            await service.spawn(KILL_AT="in_migration:1")
+            died = await service.ended(END_S) == -signal.SIGKILL
+            await service.start()
         return died
 
 

@@ -23,7 +23,7 @@ TURNS = 30
 LONGEST_ANSWER_S = 1.0
 """Of a request that needs no model; the model has twice as long before it is given up."""
 SETTLED_S = 60
-END_S = 30
+ANSWER_S = 30
 SETTINGS = {
     "MODEL_TIMEOUT_SECONDS": "2",
     "EMBEDDING_TIMEOUT_SECONDS": "0.5",
@@ -93,14 +93,10 @@ async def run_model_modes(
         for name, mode in modes.items():
             server.forget()
             with TemporaryDirectory(prefix="memory-model-") as folder:
-                service = ServiceProcess(Path(folder), command, **{**SETTINGS, **server.openai_environment})
-                await service.start()
-                try:
+                settings = {**SETTINGS, **server.openai_environment}
+                async with ServiceProcess(Path(folder), command, **settings) as service:
+                    await service.start()
                     trials[name] = await _try(service.url, server, mode, name, random.Random(f"{seed} {name}"))
-                finally:
-                    server.forget()
-                    service.kill()
-                    await service.ended(END_S)
     found = trials.values()
     return ModelModes(
         model_modes=len(trials),
@@ -119,7 +115,7 @@ async def _try(url: str, server: ModelServer, mode: Mode, name: str, chance: ran
     """Talk and end every session under the mode, wait until all is done or given up, then let the model be well."""
     oracle = Oracle(chance)
     server.rule = lambda call: mode
-    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=END_S) as http:
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_S) as http:
         slowest_s = await _talk(http, oracle)
         await _settled(http)
         dead = await _reflections(http, "dead")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import httpx2
 
@@ -21,7 +22,7 @@ _HIDDEN = ("_PROXY", "OPENAI_", "AZURE_", "COSMOS_", "STORE_URL", "KILL_AT")
 
 
 class ServiceProcess:
-    """One service on one folder and one port of 127.0.0.1; `command` is what serves."""
+    """One service on one folder and one port of 127.0.0.1; `command` is what serves. It is killed when a block ends."""
 
     def __init__(self, folder: Path, command: Sequence[str] = SERVE, **settings: str) -> None:
         with listening("127.0.0.1", 0) as free:
@@ -39,6 +40,14 @@ class ServiceProcess:
             **settings,
         }
         self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.kill()
+        if self._process is not None:
+            await self._process.wait()
 
     async def start(self, **settings: str) -> float:
         """Start it; returns the seconds until it answered. A process that dies first gives its log as the error."""

@@ -36,21 +36,19 @@ async def run_stops(count: int, seed: int, *, command: Sequence[str] = SERVE) ->
     oracle = Oracle(chance)
     bad, longest_s = 0, 0.0
     with TemporaryDirectory(prefix="memory-stop-") as name:
-        service = ServiceProcess(Path(name), command)
-        await service.start()
-        for _ in range(count):
-            loading = asyncio.create_task(load(service.url, oracle, chance))
-            await asyncio.sleep(chance.uniform(0.1, LONGEST_LOAD_S))
-            began = time.monotonic()
-            status = await service.stop()
-            took_s = time.monotonic() - began
-            await loading
-            bad += status != 0 or took_s > LONGEST_STOP_S
-            longest_s = max(longest_s, took_s)
+        async with ServiceProcess(Path(name), command) as service:
             await service.start()
-            await oracle.settle(service.url)
-        service.kill()
-        await service.ended(LONGEST_STOP_S)
+            for _ in range(count):
+                loading = asyncio.create_task(load(service.url, oracle, chance))
+                await asyncio.sleep(chance.uniform(0.1, LONGEST_LOAD_S))
+                began = time.monotonic()
+                status = await service.stop()
+                took_s = time.monotonic() - began
+                await loading
+                bad += status != 0 or took_s > LONGEST_STOP_S
+                longest_s = max(longest_s, took_s)
+                await service.start()
+                await oracle.settle(service.url)
     verdict = oracle.verdict
     return Stops(
         stops=count,

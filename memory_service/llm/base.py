@@ -65,13 +65,18 @@ class Reader(Protocol):
 
 
 class Embedder(Protocol):
-    space: str
-    """Name of the vector space; vectors of two spaces are never compared."""
+    @property
+    def space(self) -> str | None:
+        """Name of the vector space of the last answer, None before the first; vectors of two are never compared."""
+        ...
+
     keyword_weight: float
     """Share of the keyword arm when ranking beside these vectors, in [0, 1]."""
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return one unit-length row per text, in order; a text with nothing to embed gets zeros.
+
+        All rows are of the space that `space` names when this returns.
 
         Raises a ModelError; tries once.
         """

@@ -7,7 +7,6 @@ and no error repeats what was sent: endpoints quote prompts and keys in theirs, 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import math
 import re
@@ -17,14 +16,12 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import httpx2
-import numpy as np
 import openai
-from numpy.typing import NDArray
 from openai import APIStatusError, AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, omit
 from pydantic import BaseModel, Field, ValidationError
 
 from memory_service import prompts
-from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable, UnsafeStart
 from memory_service.llm.base import Excerpt, Finding, Findings
 from memory_service.values import Turn
 
@@ -33,20 +30,17 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER_BYTES = 200_000
 MAX_BODY_BYTES = 64_000_000
 """Of one HTTP answer, whatever it holds: 128 vectors of 8,192 numbers written out, with room to spare."""
-MAX_BATCH_TEXTS = 128
-MAX_TEXT_BYTES = 8_000
-"""Of a text that is embedded, from its beginning. A token is never less than a byte, so this fits a limit of 8,191."""
-MAX_BATCH_BYTES = 250_000
-"""Likewise for the 300,000 tokens of one request: one long batch must not be refused for ever."""
-SMALLEST_NORM = 1e-12
 
 
 def openai_client(api_key: str, base_url: str) -> AsyncOpenAI:
     """Make a client; an empty `base_url` is OpenAI itself, an empty key is for endpoints that ask for none.
 
-    Push its `close` on the stack.
+    Push its `close` on the stack. Raises UnsafeStart.
     """
-    return AsyncOpenAI(api_key=api_key or "none", base_url=base_url or "https://api.openai.com/v1", max_retries=0)
+    try:
+        return AsyncOpenAI(api_key=api_key or "none", base_url=base_url or "https://api.openai.com/v1", max_retries=0)
+    except httpx2.InvalidURL as exc:
+        raise UnsafeStart("OPENAI_BASE_URL is no URL") from exc
 
 
 def azure_client(endpoint: str, api_key: str, api_version: str) -> AsyncAzureOpenAI:
@@ -77,22 +71,17 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
-class _Completion(BaseModel):
+class Answered(BaseModel):
+    """What every answer may hold."""
+
+    usage: Any = None
+
+
+class _Completion(Answered):
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: Any = None
 
 
-class _Row(BaseModel):
-    embedding: str | list[Annotated[float, Field(allow_inf_nan=False)]]
-    index: int | None = None
-
-
-class _Rows(BaseModel):
-    data: list[_Row]
-    usage: Any = None
-
-
-_Body = TypeVar("_Body", _Completion, _Rows)
+_Body = TypeVar("_Body", bound="Answered")
 
 
 class _Settings(NamedTuple):
@@ -103,13 +92,13 @@ class _Settings(NamedTuple):
     others: str
 
 
-def _settings(client: AsyncOpenAI, azure_model: str, openai_model: str) -> _Settings:
+def settings_of(client: AsyncOpenAI, azure_model: str, openai_model: str) -> _Settings:
     if isinstance(client, AsyncAzureOpenAI):
         return _Settings("AZURE_OPENAI_API_KEY", azure_model, "AZURE_OPENAI_ENDPOINT and AZURE_OPENAI_API_VERSION")
     return _Settings("OPENAI_API_KEY", openai_model, "OPENAI_BASE_URL")
 
 
-class _Endpoint:
+class Endpoint:
     """One model behind one client: bounded in time and size, counted, and its errors told in our words."""
 
     def __init__(self, timeout_s: float, settings: _Settings) -> None:
@@ -183,7 +172,7 @@ class OpenAIReader:
         self.name = model
         self.prompt_version = prompts.PROMPT_VERSION
         self._client = client
-        self._endpoint = _Endpoint(timeout_s, _settings(client, "AZURE_OPENAI_DEPLOYMENT", "OPENAI_MODEL"))
+        self._endpoint = Endpoint(timeout_s, settings_of(client, "AZURE_OPENAI_DEPLOYMENT", "OPENAI_MODEL"))
         self._endpoint.usage["completion_tokens"] = 0
         self._format = 0
 
@@ -224,63 +213,6 @@ class OpenAIReader:
             timeout=self._endpoint.timeout,
         )
         return (await self._endpoint.fetch(request, _Completion)).choices[0]
-
-
-class OpenAIEmbedder:
-    """Implements Embedder. `timeout_s` is for one request of up to 128 texts; longer lists take several in turn."""
-
-    keyword_weight = 0.6
-
-    def __init__(
-        self, client: AsyncOpenAI, model: str, *, dimensions: int | None = None, timeout_s: float, space_prefix: str
-    ) -> None:
-        self.space = f"{space_prefix}:{model}:{dimensions or 'default'}"
-        self._client = client
-        self._model = model
-        self._asked = dimensions
-        self._dimensions = dimensions
-        settings = _settings(client, "AZURE_OPENAI_EMBEDDING_DEPLOYMENT", "OPENAI_EMBEDDING_MODEL")
-        self._endpoint = _Endpoint(timeout_s, settings)
-
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one row per text; as long as no text of this space was embedded, rows of zeros may be of length 0.
-
-        Only the first MAX_TEXT_BYTES of a text count.
-        """
-        sendable = [_sendable(text) for text in texts]
-        places = [place for place, text in enumerate(sendable) if text]
-        rows = [await self._batch(batch) for batch in _batches([sendable[place] for place in places])]
-        vectors = np.zeros((len(texts), self._dimensions or 0), dtype=np.float32)
-        if rows:
-            vectors[places] = np.concatenate(rows)
-        return vectors
-
-    def usage(self) -> dict[str, int]:
-        return dict(self._endpoint.usage)
-
-    async def _batch(self, texts: list[str]) -> NDArray[np.float32]:
-        async with self._endpoint.question():
-            request = self._client.embeddings.with_streaming_response.create(
-                model=self._model,
-                input=texts,
-                dimensions=self._asked or omit,
-                encoding_format="base64",
-                timeout=self._endpoint.timeout,
-            )
-            return self._checked((await self._endpoint.fetch(request, _Rows)).data, len(texts))
-
-    def _checked(self, rows: list[_Row], count: int) -> NDArray[np.float32]:
-        """Put the rows in order of their texts, at unit length."""
-        places = [place if row.index is None else row.index for place, row in enumerate(rows)]
-        if sorted(places) != list(range(count)):
-            raise BadModelOutput(f"{len(rows)} vectors for {count} texts, or not one for each")
-        vectors = [_numbers(row) for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
-        wanted = self._dimensions or len(vectors[0])
-        if not wanted or any(len(vector) != wanted for vector in vectors):
-            raise BadModelOutput(f"vectors that are not of the {wanted} dimensions of {self.space}")
-        unit = _unit_length(np.stack(vectors))
-        self._dimensions = wanted
-        return unit
 
 
 def _said(turns: Sequence[Turn]) -> list[prompts.Said]:
@@ -360,40 +292,3 @@ def _retry_after_s(headers: httpx2.Headers) -> float | None:
     except (KeyError, ValueError, TypeError):
         return None
     return max(until.total_seconds(), 0.0)
-
-
-def _sendable(text: str) -> str:
-    """Return as much of the beginning as any endpoint takes; empty if there is nothing to embed."""
-    return text.replace("\x00", "").encode("utf-8", "ignore").strip()[:MAX_TEXT_BYTES].decode("utf-8", "ignore")
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    room = MAX_BATCH_BYTES
-    for text in texts:
-        length = len(text.encode())
-        if len(batch) == MAX_BATCH_TEXTS or length > room:
-            yield batch
-            batch, room = [], MAX_BATCH_BYTES
-        batch.append(text)
-        room -= length
-    if batch:
-        yield batch
-
-
-def _numbers(row: _Row) -> NDArray[np.float64]:
-    if isinstance(row.embedding, list):
-        return np.array(row.embedding, dtype=np.float64)
-    try:
-        return np.frombuffer(base64.b64decode(row.embedding, validate=True), dtype="<f4").astype(np.float64)
-    except ValueError:
-        raise BadModelOutput("a vector that is neither numbers nor base64 of floats") from None
-
-
-def _unit_length(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scale each row to length 1; a row of (nearly) nothing but zeros stays zeros."""
-    with np.errstate(all="ignore"):
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise BadModelOutput("a vector with numbers that are not finite")
-    return (vectors / np.where(norms < SMALLEST_NORM, np.inf, norms)).astype(np.float32)

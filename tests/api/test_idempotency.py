@@ -92,6 +92,14 @@ async def test_a_name_that_is_no_name_is_refused_without_being_repeated(http: ht
     assert await turns_held(http) == 0
 
 
+async def test_two_names_for_one_request_are_refused(http: httpx2.AsyncClient) -> None:
+    turn = {"user_id": "ana", "session_id": "s", "user_message": "Hello.", "agent_message": "Hi."}
+    named = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    refused = await http.post("/memory/store", json=turn, headers=named)
+    assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "Idempotency-Key")
+    assert await turns_held(http) == 0
+
+
 async def test_a_name_is_remembered_over_a_restart(make_settings: Callable[..., Settings]) -> None:
     answers = []
     for _ in range(2):

@@ -15,6 +15,7 @@ from memory_service.chaos.model_server import ModelServer
 from memory_service.cli import main
 from tests.conftest import Serve
 from tests.support.background import until
+from tests.support.scripted_http import Answer, ScriptedHTTP
 
 SETTINGS = {"reflection_max_attempts": 1, "sweep_interval_seconds": 0.2}
 
@@ -105,3 +106,16 @@ async def test_the_command_line_lists_what_was_given_up_and_has_it_tried_again(
         assert (await command("reflections", "--state", "done"))[0] == 0
         status, lines = await command("replay", "ana", "never-begun")
         assert (status, len(lines)) == (1, 1)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_the_command_line_says_in_one_line_that_it_asked_another_kind_of_server(status: int) -> None:
+    other = ScriptedHTTP()
+    other.start()
+    other.answers(Answer(status=status, content="<html>Welcome</html>"))
+    try:
+        result = CliRunner().invoke(main, ["reflections", "--url", other.url])
+    finally:
+        other.stop()
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [f"Error: {other.url} answers {status}, and is no memory service"]

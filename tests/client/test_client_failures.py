@@ -184,3 +184,9 @@ async def test_a_service_that_is_not_there_is_named_without_its_password(unborn,
     assert f"GET /health from {place} in 4 attempts (ConnectError" in str(error)
     assert "secret" not in str(error)
     assert len(pauses) == 3
+
+
+async def test_half_a_character_is_refused_by_the_name_of_its_field(service, connect):
+    with pytest.raises(errors.InvalidRequest, match="user_message holds half a character"):
+        await connect(session_id="s").store_turn("\ud800", "Noted.")
+    assert service.asked == []

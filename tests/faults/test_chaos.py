@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from memory_service.chaos import Plan, Report, run_plan, table
 from memory_service.chaos.kills import run_kills
 from memory_service.chaos.modes import MODES, run_model_modes
 from memory_service.chaos.power import PowerCuts
 from memory_service.chaos.stops import run_stops
+from memory_service.cli import main
 from memory_service.points import POINTS
 
 SEED = 3
@@ -86,6 +91,45 @@ async def test_the_command_ends_with_a_table_and_one_object_of_json(tmp_path: Pa
     assert lines[0] == "seed 9: passed"
     assert ["power", "cuts", "5"] in [line.split() for line in lines]
     assert ["acknowledged", str(told["acknowledged"])] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_when_it_is_stopped_it_leaves_no_service_and_no_folder(tmp_path: Path, number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "memory_service", "chaos", "--kills", "50"),
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert b"of 50 kills" in await process.stderr.readline()
+    process.send_signal(number)
+    async with asyncio.timeout(30):
+        await process.communicate()
+    assert left_in(tmp_path) == []
+    assert processes_of(tmp_path) == []
+
+
+def left_in(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+def processes_of(folder: Path) -> list[Path]:
+    """Processes whose temporary files go into this folder."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile
+            if f"TMPDIR={folder}\0".encode() in environment.read_bytes():
+                found.append(environment.parent)
+    return found
+
+
+@pytest.mark.parametrize("option", ["--kills", "--stops", "--power-cuts"])
+def test_numbers_below_nothing_are_refused(option: str) -> None:
+    refused = CliRunner().invoke(main, ["chaos", option, "-1"])
+    assert refused.exit_code == 2
+    assert "-1 is not in the range" in refused.output
 
 
 def test_without_json_the_plan_gives_the_table_alone() -> None:

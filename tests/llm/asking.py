@@ -12,7 +12,8 @@ from memory_service.chaos import model_modes as model
 from memory_service.chaos.model_modes import Mode
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL
 from memory_service.llm.base import Excerpt
-from memory_service.llm.openai import OpenAIEmbedder, OpenAIReader
+from memory_service.llm.openai import OpenAIReader
+from memory_service.llm.openai_embedder import OpenAIEmbedder
 from memory_service.values import Memory, Message, Turn
 
 AT = datetime(2026, 5, 8, 14, 3, tzinfo=UTC)

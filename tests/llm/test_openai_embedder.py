@@ -14,7 +14,7 @@ from memory_service.chaos import model_modes as model
 from memory_service.chaos.model_modes import Mode
 from memory_service.chaos.model_server import EMBEDDING_MODEL
 from memory_service.errors import BadModelOutput, ModelUnavailable
-from memory_service.llm.openai import MAX_TEXT_BYTES
+from memory_service.llm.openai_embedder import MAX_TEXT_BYTES
 from tests.llm.asking import SECRET, embedder, silent
 
 
@@ -54,11 +54,6 @@ async def test_nothing_at_all_to_embed_asks_nobody(server, client) -> None:
     assert server.calls == []
 
 
-async def test_a_vector_without_a_direction_stays_zeros(server, client) -> None:
-    server.play(model.vectors([[0, 0], [1e-200, 0], [3, 4]]))
-    assert (await embedder(client).embed(["a", "b", "c"])).tolist() == [[0, 0], [0, 0], pytest.approx([0.6, 0.8])]
-
-
 async def test_many_texts_go_in_batches_and_come_back_in_order(server, client) -> None:
     texts = [f"word{n}" for n in range(300)]
     embeds = embedder(client)
@@ -83,10 +78,13 @@ async def test_dimensions_are_asked_for_only_if_wished(server, client) -> None:
     assert [call.body.get("dimensions") for call in server.calls] == [16, None]
 
 
-def test_a_space_is_named_by_provider_model_and_dimensions(client) -> None:
-    assert embedder(client).space == f"openai:{EMBEDDING_MODEL}:default"
+async def test_a_space_is_named_by_provider_model_and_dimensions_once_they_are_known(server, client) -> None:
+    embeds = embedder(client)
+    assert embeds.space is None
+    await embeds.embed(["tea"])
+    assert embeds.space == f"openai:{EMBEDDING_MODEL}:64"
     assert embedder(client, dimensions=256).space == f"openai:{EMBEDDING_MODEL}:256"
-    assert embedder(client).keyword_weight == 0.6
+    assert embeds.keyword_weight == 0.6
 
 
 UNUSABLE_VECTORS: dict[str, Mode] = {
@@ -99,6 +97,8 @@ UNUSABLE_VECTORS: dict[str, Mode] = {
     "NaN in base64": model.vectors([base64.b64encode(struct.pack("<2f", math.nan, 1)).decode()] * 2),
     "infinite": model.vectors([[1.0, 0.0], [math.inf, 1.0]]),
     "too large to measure": model.vectors([[1.0, 0.0], [1e300, 1e300]]),
+    "without a direction": model.vectors([[1.0, 0.0], [0.0, 0.0]]),
+    "next to nothing": model.vectors([[1.0, 0.0], [1e-200, 0.0]]),
     "no base64": model.vectors(["tea!", "tea!"]),
     "not whole floats": model.vectors(["dGVh", "dGVh"]),
     "words": model.vectors([[SECRET], [SECRET]]),
@@ -116,13 +116,26 @@ async def test_vectors_that_cannot_be_used_are_bad_output(server, client, what: 
     assert len(server.calls) == 1
 
 
-async def test_the_first_answer_fixes_the_dimensions_of_a_space(server, client) -> None:
+async def test_other_dimensions_are_another_space(server, client) -> None:
     embeds = embedder(client)
     await embeds.embed(["tea"])
     server.play(model.vectors([[1.0, 0.0]]))
-    with pytest.raises(BadModelOutput, match="64 dimensions"):
-        await embeds.embed(["tea"])
+    assert (await embeds.embed(["tea", ""])).tolist() == [[1, 0], [0, 0]]
+    assert embeds.space == f"openai:{EMBEDDING_MODEL}:2"
     assert (await embeds.embed(["", "tea"])).shape == (2, 64)
+    assert embeds.space == f"openai:{EMBEDDING_MODEL}:64"
+
+
+async def test_dimensions_that_were_asked_for_are_insisted_on(server, client) -> None:
+    server.play(model.vectors([[1.0, 0.0]]))
+    with pytest.raises(BadModelOutput, match="256 dimensions"):
+        await embedder(client, dimensions=256).embed(["tea"])
+
+
+async def test_batches_of_different_dimensions_are_no_answer(server, client) -> None:
+    server.play(model.vectors([[1.0, 0.0]] * 128), model.vectors([[1.0]] * 2))
+    with pytest.raises(BadModelOutput, match="2 different dimensions"):
+        await embedder(client).embed([f"word{n}" for n in range(130)])
 
 
 async def test_an_unusable_answer_fixes_nothing(server, client) -> None:

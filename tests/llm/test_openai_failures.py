@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 from memory_service.chaos import model_modes as model
 from memory_service.chaos.model_modes import Mode
 from memory_service.chaos.model_server import API_KEY, ModelServer
-from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
+from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable, UnsafeStart
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import (
     HASTY_S,
@@ -253,3 +253,8 @@ async def test_the_most_talkative_log_holds_neither_words_nor_key(server, client
     assert caplog.records
     assert SECRET not in caplog.text
     assert API_KEY not in caplog.text
+
+
+def test_an_address_that_is_none_is_refused_at_the_start() -> None:
+    with pytest.raises(UnsafeStart, match="OPENAI_BASE_URL is no URL"):
+        openai_client(API_KEY, "http://[::bad")

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from memory_service.errors import UnsafeStart
+from memory_service.errors import StoreFailed, UnsafeStart
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite import SQLiteStore, schema
@@ -38,6 +38,47 @@ async def test_a_link_to_the_file_is_the_file(store: SQLiteStore, path: Path) ->
     with pytest.raises(UnsafeStart, match="in use by process"):
         async with opened(f"sqlite:///{link}"):
             pass
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a database", "nothing yet"])
+async def test_a_record_may_be_reached_through_a_link(path: Path, there: bool) -> None:
+    target, link = path.with_name("target.db"), path.with_name("link.db")
+    link.symlink_to(target.name)
+    if there:
+        async with opened(f"sqlite:///{target}") as store:
+            await store.commit(new_session(1))
+    async with opened(f"sqlite:///{link}") as store:
+        await store.commit(new_session(2))
+    assert target.exists()
+    assert link.is_symlink()
+
+
+async def test_a_file_of_two_names_is_refused(path: Path, url: str) -> None:
+    async with opened(url):
+        pass
+    path.with_name("second.db").hardlink_to(path)
+    for name in (path, path.with_name("second.db")):
+        with pytest.raises(UnsafeStart, match="second name"):
+            async with opened(f"sqlite:///{name}"):
+                pass
+
+
+@pytest.mark.parametrize("name", ["", ".", "loop.db"], ids=["a folder", "this folder", "a link to itself"])
+async def test_what_can_be_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.db").symlink_to("loop.db")
+    before = sorted(tmp_path.parent.iterdir())
+    with pytest.raises(UnsafeStart, match="STORE_URL: "):
+        async with opened(f"sqlite:///{tmp_path}/{name}"):
+            pass
+    assert sorted(tmp_path.parent.iterdir()) == before
+
+
+async def test_once_the_lock_is_taken_away_nothing_more_is_acknowledged(store: SQLiteStore, path: Path) -> None:
+    path.with_name(path.name + ".lock").unlink()
+    with pytest.raises(StoreFailed):
+        await store.commit(new_session(1))
+    async with asyncio.timeout(5):
+        await store.failed()
 
 
 async def test_a_second_process_is_refused_and_told_who_has_it(store: SQLiteStore, url: str) -> None:

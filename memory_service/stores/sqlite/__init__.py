@@ -65,10 +65,8 @@ class SQLiteStore(Store):
         return cls(Path(path), point)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        stack.enter_context(owned(self._path))
+        self._path = stack.enter_context(owned(self._path))
         db = await asyncio.to_thread(open_writer, self._path, self._point)
-        # We are the only owner: a lease that stands in the file belonged to a process that is gone.
-        db.execute("UPDATE sittings SET lease_until = NULL WHERE lease_until IS NOT NULL")
         self._writer = Writer(db, asyncio.get_running_loop(), self._point, in_place(self._path))
         self._writer.start()
         stack.push_async_callback(self._writer.stop)

@@ -37,15 +37,15 @@ PRAGMA secure_delete = ON;
 
 
 @contextmanager
-def owned(path: Path) -> Iterator[None]:
-    """Hold the file as the only process; the kernel lets go when the process ends, however it ends.
+def owned(path: Path) -> Iterator[Path]:
+    """Hold the file as the only process, and give its one true name; the kernel lets go when the process ends.
 
     Raises UnsafeStart, naming the process that has it.
     """
     import fcntl  # not on Windows; this store is the only part that needs it
 
-    path = path.resolve()  # a file that links lead to has one lock, whatever it is called
     try:
+        path = _true_name(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("a+")
     except OSError as exc:
@@ -59,7 +59,22 @@ def owned(path: Path) -> Iterator[None]:
         with suppress(OSError):  # on a full disk the lock holds without a note of who has it
             os.truncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"{os.getpid()}\n".encode())
-        yield
+        yield path
+
+
+def _true_name(path: Path) -> Path:
+    """Follow links, for a file has one lock and one log, whatever it is called. Raises UnsafeStart."""
+    try:
+        path = path.resolve()
+    except RuntimeError as exc:  # Python below 3.13 says so
+        raise UnsafeStart(f"STORE_URL: {path} is a link that leads to itself") from exc
+    if path.is_dir():
+        raise UnsafeStart(f"STORE_URL: {path} is a folder; name a file in it")
+    if path.exists() and path.stat().st_nlink > 1:
+        raise UnsafeStart(
+            f"{path} has a second name (a hard link), by which another process could write it; remove one"
+        )
+    return path
 
 
 def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> apsw.Connection:
@@ -81,6 +96,8 @@ def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> a
             if db.pragma("journal_mode") != "wal":
                 raise UnsafeStart(f"{path} is on a file system that cannot hold a write-ahead log")
             migrate(db, point)
+            # We are the only owner: a lease that stands in the file belonged to a process that is gone.
+            db.execute("UPDATE sittings SET lease_until = NULL WHERE lease_until IS NOT NULL")
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             undo.pop_all()
     except (apsw.NotADBError, apsw.CorruptError) as exc:
@@ -122,8 +139,8 @@ def examine(db: apsw.Connection, path: Path) -> None:
 
 
 def in_place(path: Path) -> Callable[[], bool]:
-    """Make a look at whether the files of an open record still have their names."""
-    names = (path, path.with_name(path.name + "-wal"))
+    """Make a look at whether the files of an open record, and the lock on it, still have their names."""
+    names = [path, *(path.with_name(path.name + ending) for ending in ("-wal", ".lock"))]
 
     def identities() -> list[tuple[int, int]]:
         return [(found.st_dev, found.st_ino) for found in map(os.stat, names)]
