@@ -15,10 +15,9 @@ from memory_service.pool import SessionPool
 from memory_service.server import running
 from memory_service.sessions import Draft, Sessions
 from memory_service.settings import Settings
-from memory_service.stores import make_store
 from memory_service.values import Message
 from tests.support.background import Clock
-from tests.support.stores import YieldingStore
+from tests.support.stores import YieldingStore, store_of
 from tests.support.values import a_key
 
 CLIENTS, TURNS = 10, 10
@@ -33,7 +32,7 @@ async def test_a_hundred_turns_of_ten_callers_at_once_are_dense_and_in_each_call
 ) -> None:
     url = make_settings().store_url if scheme == "sqlite" else "transient://"
     async with AsyncExitStack() as stack:
-        inner = make_store(url)
+        inner = store_of(url)
         store = YieldingStore(inner) if yielding else inner
         await store.start(stack)
         pool = SessionPool(store.load, store.commit, max_sessions=max_sessions, ttl_s=60)

@@ -18,10 +18,10 @@ from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.service import Parts
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.values import Message, Scope, SessionKey
 from tests.support.background import Clock
+from tests.support.stores import store_of
 
 ANA = Scope(user_id="ana")
 KEY = SessionKey(scope=ANA, session_id="s")
@@ -40,7 +40,7 @@ def clock() -> Clock:
 async def store(make_settings: Callable[..., Settings]) -> AsyncIterator[Store]:
     """One record, on disk, that several workers share (as processes do over a store that many may own)."""
     async with AsyncExitStack() as stack:
-        store = make_store(make_settings().store_url)
+        store = store_of(make_settings())
         await store.start(stack)
         yield store
 

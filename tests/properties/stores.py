@@ -10,11 +10,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.transient import TransientStore
 from memory_service.values import Scope, Session, Sitting
-from tests.support.stores import YieldingStore
+from tests.support.stores import YieldingStore, store_of
 
 MAX_ATTEMPTS = 2
 
@@ -68,7 +67,7 @@ class SQLiteGround(Ground):
         return self.folder / f"{self.crashes}.db"
 
     def store(self) -> Store:
-        return make_store(f"sqlite:///{self.path}")
+        return store_of(f"sqlite:///{self.path}")
 
     def crash(self) -> None:
         before = self.path

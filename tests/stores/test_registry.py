@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from memory_service.errors import UnsafeStart
-from memory_service.stores import STORES, make_store
+from memory_service.stores import STORES
 from memory_service.stores.base import Store
 from memory_service.stores.sqlite import SQLiteStore
 from memory_service.stores.transient import TransientStore
+from tests.support.stores import store_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_the_scheme_chooses_the_store(url: str, kind: type[Store]) -> None:
-    assert type(make_store(url)) is kind
+    assert type(store_of(url)) is kind
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_the_scheme_chooses_the_store(url: str, kind: type[Store]) -> None:
 )
 def test_an_unknown_scheme_is_refused_with_the_known_ones_and_without_the_rest_of_the_url(url: str) -> None:
     with pytest.raises(UnsafeStart) as caught:
-        make_store(url)
+        store_of(url)
     said = str(caught.value)
     assert "STORE_URL" in said
     assert all(scheme in said for scheme in STORES)
@@ -52,13 +53,14 @@ def test_every_name_in_the_registry_is_a_store_that_says_what_it_promises(scheme
 
 
 def test_making_a_store_opens_nothing(tmp_path: Path) -> None:
-    make_store(f"sqlite:///{tmp_path}/folder/memory.db")
+    store_of(f"sqlite:///{tmp_path}/folder/memory.db")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_nobody_chose_costs_no_import() -> None:
     program = (
-        "import sys; from memory_service.stores import make_store; make_store('transient://');"
+        "import sys; from memory_service.settings import Settings; from memory_service.stores import make_store;"
+        "make_store(Settings(_env_file=None, store_url='transient://'));"
         "print(sorted(name for name in sys.modules if name == 'apsw' or name.startswith('memory_service.stores.')))"
     )
     ran = subprocess.run(
