@@ -1,0 +1,36 @@
+"""A database of the Cosmos DB server, looked at around the store: through a client of another kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from azure.cosmos import CosmosClient
+
+from memory_service.settings import Settings
+from tests.cosmos.launcher import KEY, CosmosServer
+
+CONTAINERS = ("interactions", "session_summaries", "insights")
+
+
+def settings_for(server: CosmosServer, **changes: Any) -> Settings:
+    return Settings(_env_file=None, **{"cosmos_endpoint": server.url, "cosmos_key": KEY, **changes})
+
+
+def documents(server: CosmosServer, container: str) -> list[dict[str, Any]]:
+    """All that a container holds, in the order of ids."""
+    with CosmosClient(server.url, KEY) as client:
+        items = client.get_database_client("agent_memory").get_container_client(container)
+        found = list(items.query_items("SELECT * FROM c", enable_cross_partition_query=True))
+    return sorted(found, key=lambda document: (document["owner"], document["id"]))
+
+
+def everything(server: CosmosServer) -> Any:
+    return {container: documents(server, container) for container in CONTAINERS}
+
+
+def contents(server: CosmosServer) -> list[str]:
+    """What was said, message by message in the order of writing."""
+    turns = [document for document in documents(server, "interactions") if document["type"] == "turn"]
+    turns.sort(key=lambda turn: turn["written"])
+    return [message["content"] for turn in turns for message in json.loads(turn["body"])["messages"]]
