@@ -17,6 +17,12 @@ def settings_for(server: CosmosServer, **changes: Any) -> Settings:
     return Settings(_env_file=None, **{"cosmos_endpoint": server.url, "cosmos_key": KEY, **changes})
 
 
+def container(server: CosmosServer, name: str) -> dict[str, Any]:
+    """How a container was made."""
+    with CosmosClient(server.url, KEY) as client:
+        return dict(client.get_database_client("agent_memory").get_container_client(name).read())
+
+
 def documents(server: CosmosServer, container: str) -> list[dict[str, Any]]:
     """All that a container holds, in the order of ids."""
     with CosmosClient(server.url, KEY) as client:

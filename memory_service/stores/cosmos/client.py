@@ -7,6 +7,7 @@ its own retries are turned off as far as they can be, and are done here.
 from __future__ import annotations
 
 import asyncio
+import binascii
 import logging
 import random
 from collections import Counter, defaultdict
@@ -71,7 +72,10 @@ class Client:
                 self._cosmos = await self._opened()
                 await prepare(await self._cosmos.create_database_if_not_exists(self._database))
         except (AzureError, TimeoutError, OSError, ValueError) as exc:
-            raise UnsafeStart(f"COSMOS_ENDPOINT: {_reason(exc)}") from exc
+            what = "COSMOS_KEY" if isinstance(exc, binascii.Error) else "COSMOS_ENDPOINT"
+            raise UnsafeStart(f"{what}: Cosmos DB could not be opened: {_reason(exc)}") from exc
+        except ImportError as exc:
+            raise UnsafeStart(f"{exc.name} is missing: pip install 'agent-memory-service[azure]'") from exc
 
     async def _opened(self) -> CosmosClient:
         credential: Any = self._key
@@ -93,7 +97,8 @@ class Client:
             enable_compact_utf8_item_writes=True,
             raw_response_hook=self._count,
         )
-        return await self._stack.enter_async_context(client)
+        self._stack.push_async_exit(client)  # before it is entered: it must be closed even if that fails
+        return await client.__aenter__()
 
     async def _close(self) -> None:
         await self._stack.aclose()

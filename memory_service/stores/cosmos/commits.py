@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 from uuid import uuid4
 
@@ -87,9 +88,10 @@ class Commits:
             await self._send(container, part, owner)
 
     async def _send(self, container: str, operations: list[Operation], owner: str) -> None:
+        # The SDK takes the conditions out of what it is given: sent once more as it is, a batch would have none.
         if sum(map(_bytes, operations)) > MOST_BYTES:
             raise ContentTooLarge(MOST_BYTES)
-        await self._client.call(VERB, container, lambda items: items.execute_item_batch(operations, owner))
+        await self._client.call(VERB, container, lambda items: items.execute_item_batch(deepcopy(operations), owner))
 
     # The batch
 
