@@ -90,7 +90,7 @@ class Client:
             retry_read=0,
             retry_connect=0,
             retry_throttle_total=1,  # 0 would be taken for "not given"
-            retry_throttle_backoff_max=1,
+            retry_fixed_interval=10,  # ms; else it waits in there for as long as the service wishes, whatever we want
             connection_timeout=2,
             read_timeout=CALL_S,
             no_response_on_write=True,
@@ -126,9 +126,11 @@ class Client:
     # Calls
 
     async def call(
-        self, verb: str, container: str, work: Callable[[ContainerProxy], Awaitable[T]], limit_s: float | None = CALL_S
+        self, verb: str, container: str, work: Callable[[ContainerProxy], Awaitable[T]], *, paged: bool = False
     ) -> T:
         """Do one thing with a container; what failed in passing is done again, so it must bear that.
+
+        With `paged` the time limit is left to the work, page by page.
 
         Raises Refused (404, 409, 412 and other statuses that will not pass), StoreThrottled, ContentTooLarge,
         StoreUnavailable; after the last the outcome of a write is unknown.
@@ -139,7 +141,7 @@ class Client:
         while True:
             cosmos = self._cosmos
             try:
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(None if paged else CALL_S):
                     return await work(cosmos.get_database_client(self._database).get_container_client(container))
             except (AzureError, TimeoutError, OSError) as exc:
                 pause_s, signed_out = _pause(exc, attempt), _statuses(exc) == TOKEN_EXPIRED
@@ -174,7 +176,7 @@ class Client:
             found = items.query_items(sql, parameters=parameters, max_item_count=PAGE_ITEMS, **where)
             return await _all_pages(found.by_page())
 
-        return await self.call(verb, container, asked, limit_s=None)
+        return await self.call(verb, container, asked, paged=True)
 
     async def changes(self, verb: str, container: str, owner: str, after: str | None) -> tuple[list[Document], str]:
         """All that changed in a partition since a continuation (None: from the beginning), and the next one."""
@@ -191,7 +193,7 @@ class Client:
             found = await _all_pages(feed.by_page())
             return found, answers[-1]["etag"]
 
-        return await self.call(verb, container, read, limit_s=None)
+        return await self.call(verb, container, read, paged=True)
 
 
 async def _all_pages(pages: AsyncIterator[AsyncIterator[Document]]) -> list[Document]:
