@@ -71,7 +71,7 @@ class CosmosStore(Store):
         await self._client.start(stack, lambda database: create_missing(database, self._names))
 
     def usage(self) -> dict[str, Any]:
-        return self._client.usage()
+        return {"commits": self._commits.count, **self._client.usage()}
 
     async def _commit(self, commit: Commit) -> None:
         await self._commits.write(commit)

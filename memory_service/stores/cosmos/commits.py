@@ -41,6 +41,7 @@ class Commits:
         self._client = client
         self._names = names
         self._stamps = doc.Stamps()
+        self.count = 0
         self.newest_request = 0
         """When the newest request of all that were committed here was made: older names end with time."""
 
@@ -54,6 +55,7 @@ class Commits:
             await self._write_together(commit, owner)
         if commit.vectors:
             await self._write_vectors(commit.vectors, owner)
+        self.count += 1
 
     # Memories
 
