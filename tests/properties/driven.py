@@ -23,8 +23,6 @@ from tests.properties.stores import GROUNDS
 
 T = TypeVar("T")
 
-POOL_SIZES = (1000, 1, 0)
-
 
 class DrivenMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
@@ -37,7 +35,7 @@ class DrivenMachine(RuleBasedStateMachine):
         self.lanes = [
             Lane(name, ground(self.home(f"{name}{size}")), size, self.mood, self.ages)
             for name, ground in GROUNDS.items()
-            for size in POOL_SIZES
+            for size in ground.pool_sizes
         ]
 
     def home(self, name: str) -> Path:

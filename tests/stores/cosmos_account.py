@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from azure.cosmos import CosmosClient
+from azure.cosmos import CosmosClient, PartitionKey
 
 from memory_service.settings import Settings
 from tests.cosmos.launcher import KEY, CosmosServer
@@ -33,6 +34,22 @@ def documents(server: CosmosServer, container: str) -> list[dict[str, Any]]:
 
 def everything(server: CosmosServer) -> Any:
     return {container: documents(server, container) for container in CONTAINERS}
+
+
+def copy_database(
+    server: CosmosServer, before: str, after: str, changed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Make another database of the documents that one holds now."""
+    with CosmosClient(server.url, KEY) as client:
+        copy = client.create_database(after)
+        for name in CONTAINERS:
+            held = client.get_database_client(before).get_container_client(name)
+            made = held.read()
+            policy, lives = made["indexingPolicy"], made["defaultTtl"]
+            into = copy.create_container(name, PartitionKey("/owner"), indexing_policy=policy, default_ttl=lives)
+            for document in held.read_all_items():
+                ours = {field: value for field, value in document.items() if not field.startswith("_")}
+                into.create_item(changed(ours), no_response=True)
 
 
 def contents(server: CosmosServer) -> list[str]:
