@@ -120,7 +120,7 @@ class Store(ABC):
             await settled(self._commit(commit))
 
     async def load(self, key: SessionKey) -> Hot | None:
-        """Return the head and the live turns as last committed, or None. One round trip."""
+        """Return the head and the live turns as last committed, or None. Two round trips at most."""
         with self._translated():
             return await self._load(key)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from memory_service.errors import ContentTooLarge, StaleVersion, StoreThrottled,
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.stores.cosmos import client
 from memory_service.values import Effect, Hot, Request, SessionKey
+from tests.cosmos.launcher import KEY as ACCOUNT_KEY
 from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import everything, settings_for
 from tests.support.background import until
@@ -282,6 +285,28 @@ async def test_a_refusal_that_will_not_pass_is_told_at_once_and_holds_no_words(
     assert time.monotonic() - began < 2
     assert "secret" not in str(caught.value)
     assert len(await said(store)) == 2
+
+
+async def test_what_is_logged_of_faults_holds_no_words_no_ids_and_no_key(
+    store: Store, cosmos_server: CosmosServer, caplog: pytest.LogCaptureFixture, hasty: None
+) -> None:
+    """Of libraries what is a warning or more is logged."""
+    key = a_key("secret-session", "secret-user")
+    await begin(store, key, turns=1)
+    caplog.set_level(logging.WARNING, "azure")
+    caplog.set_level(logging.DEBUG, "memory_service")
+    for fault in ({"status": 503}, {"status": 403, "substatus": 5300}, {"status": 429}, LOST):
+        for op in ("read", "batch"):
+            cosmos_server.fails({"op": op, "message": "secret", **fault})
+            for verb in (store.load(key), store.commit(Commit(scope=key.scope, memories=(a_memory("secret-memory"),)))):
+                with suppress(StoreUnavailable):
+                    await verb
+    logged = [record for record in caplog.records if not record.name.startswith("asyncio")]
+    assert any(record.getMessage() == "asking Cosmos DB again" for record in logged)
+    for record in logged:
+        told = f"{record.getMessage()} {vars(record).get('reason')} {record.exc_text}"
+        assert "secret" not in told
+        assert ACCOUNT_KEY not in told
 
 
 async def test_what_the_service_finds_too_large_is_told_as_that(
