@@ -193,6 +193,30 @@ async def test_many_turns_of_two_replicas_are_there_once_each_while_answers_are_
     assert [text for text in told if text[0] == "a"] == [f"a{number}" for number in range(15)]
 
 
+async def test_a_condition_that_does_not_hold_is_a_stale_version_and_nothing_is_written(
+    store: Store, hot: Hot, cosmos_server: CosmosServer
+) -> None:
+    before = everything(cosmos_server)
+    cosmos_server.fails({"op": "batch", "status": 412, "times": 1})
+    commit, then = next_turn(hot, KEY)
+    with pytest.raises(StaleVersion):
+        await store.commit(commit)
+    assert everything(cosmos_server) == before
+    await store.commit(commit)
+    assert await store.load(KEY) == then
+
+
+async def test_a_session_that_is_written_while_it_is_loaded_is_loaded_as_it_was_or_as_it_is(
+    store: Store, hot: Hot, cosmos_server: CosmosServer
+) -> None:
+    """The head is read first: turns that came after it are not of this state."""
+    cosmos_server.fails({"op": "query", "times": 1, "delay_ms": 200})
+    loading = asyncio.create_task(store.load(KEY))
+    await asyncio.sleep(0.1)
+    await store.commit(next_turn(hot, KEY)[0])
+    assert await loading == hot
+
+
 async def test_of_two_replicas_that_commit_at_once_one_wins_and_the_other_is_told(
     store: Store, hot: Hot, cosmos_server: CosmosServer
 ) -> None:

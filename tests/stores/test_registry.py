@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from memory_service.errors import UnsafeStart
-from memory_service.stores import STORES
+from memory_service.settings import Settings
+from memory_service.stores import STORES, make_store
 from memory_service.stores.base import Store
+from memory_service.stores.cosmos import CosmosStore
 from memory_service.stores.sqlite import SQLiteStore
 from memory_service.stores.transient import TransientStore
 from tests.support.stores import store_of
@@ -30,6 +32,13 @@ ROOT = Path(__file__).parents[2]
 )
 def test_the_scheme_chooses_the_store(url: str, kind: type[Store]) -> None:
     assert type(store_of(url)) is kind
+
+
+def test_an_endpoint_of_cosmos_db_chooses_its_store_unless_another_is_named() -> None:
+    given = {"_env_file": None, "cosmos_endpoint": "https://x.documents.azure.com", "cosmos_key": "a2V5"}
+    assert type(make_store(Settings(**given))) is CosmosStore
+    assert type(make_store(Settings(**given, store_url="cosmos:"))) is CosmosStore
+    assert type(make_store(Settings(**given, store_url="transient://"))) is TransientStore
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,7 @@ def test_a_store_nobody_chose_costs_no_import() -> None:
     program = (
         "import sys; from memory_service.settings import Settings; from memory_service.stores import make_store;"
         "make_store(Settings(_env_file=None, store_url='transient://'));"
-        "print(sorted(name for name in sys.modules if name == 'apsw' or name.startswith('memory_service.stores.')))"
+        "print(sorted(name for name in sys.modules if name in ('apsw', 'azure', 'aiohttp') or name.startswith('memory_service.stores.')))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
