@@ -15,7 +15,7 @@ import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from memory_service.errors import ContentTooLarge, UnsafeStart
+from memory_service.errors import ContentTooLarge, StoreUnavailable, UnsafeStart
 from memory_service.settings import Settings
 from memory_service.stores.base import REQUESTS_KEPT, Commit, Store
 from memory_service.values import Hot, Request, SessionKey
@@ -254,6 +254,14 @@ async def test_names_of_database_and_containers_are_those_of_the_settings(cosmos
         assert [database["id"] for database in client.list_databases()] == ["mine"]
         made = client.get_database_client("mine").list_containers()
         assert sorted(container["id"] for container in made) == ["one", "three", "two"]
+
+
+async def test_a_store_that_was_stopped_is_unavailable(cosmos_server: CosmosServer) -> None:
+    async with opened(settings_for(cosmos_server)) as store:
+        await begin(store, a_key())
+    for verb in (store.load(a_key()), store.commit(Commit(scope=a_scope(), memories=(a_memory("m"),)))):
+        with pytest.raises(StoreUnavailable):
+            await verb
 
 
 @pytest.mark.parametrize(

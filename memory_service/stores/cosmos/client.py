@@ -60,6 +60,7 @@ class Client:
         self._endpoint, self._key, self._database = endpoint, key, database
         self._stack = AsyncExitStack()
         self._renewing = asyncio.Lock()
+        self._closing = False
         self.requests: Counter[str] = Counter()
         self.charges: defaultdict[str, float] = defaultdict(float)
         self.throttled = 0
@@ -101,6 +102,7 @@ class Client:
         return await client.__aenter__()
 
     async def _close(self) -> None:
+        self._closing = True
         await self._stack.aclose()
 
     async def _renew(self, former: CosmosClient) -> None:
@@ -139,6 +141,8 @@ class Client:
         loop = asyncio.get_running_loop()
         until, renewed, attempt = loop.time() + VERB_S, False, 0
         while True:
+            if self._closing:
+                raise StoreUnavailable("the store is closing")
             cosmos = self._cosmos
             try:
                 async with asyncio.timeout(None if paged else CALL_S):
