@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 
 class DrivenMachine(RuleBasedStateMachine):
+    grounds = GROUNDS
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
@@ -34,7 +36,7 @@ class DrivenMachine(RuleBasedStateMachine):
         self.touched: set[SessionKey] = set()
         self.lanes = [
             Lane(name, ground(self.home(f"{name}{size}")), size, self.mood, self.ages)
-            for name, ground in GROUNDS.items()
+            for name, ground in self.grounds.items()
             for size in ground.pool_sizes
         ]
 
