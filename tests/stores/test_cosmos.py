@@ -5,6 +5,7 @@ The server is the one of the tests (tests/cosmos/README.md); nothing here was co
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -243,6 +244,18 @@ async def test_a_second_start_makes_nothing(store: Store, cosmos_server: CosmosS
     async with opened(settings_for(cosmos_server)) as other:
         assert await other.load(a_key("warm")) is not None
     assert [op for op in ops(cosmos_server) if op.startswith("POST")] == []
+
+
+async def test_stores_that_start_together_on_nothing_all_start(cosmos_server: CosmosServer) -> None:
+    cosmos_server.fails({"op": "POST dbs", "delay_ms": 50}, {"op": "POST dbs/colls", "delay_ms": 50})
+
+    async def start(number: int) -> None:
+        async with opened(settings_for(cosmos_server)) as store:
+            await begin(store, a_key(f"s{number}"))
+
+    await asyncio.gather(*map(start, range(4)))
+    late = {call["op"] for call in cosmos_server.calls() if call["status"] == 409}
+    assert late == {"POST dbs", "POST dbs/colls"}
 
 
 async def test_names_of_database_and_containers_are_those_of_the_settings(cosmos_server: CosmosServer) -> None:

@@ -12,13 +12,13 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import ContainerProxy, CosmosClient, DatabaseProxy
-from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError, CosmosResourceExistsError
 
 from memory_service.errors import ContentTooLarge, StoreThrottled, StoreUnavailable, UnsafeStart
 from memory_service.stores.cosmos.documents import Document
@@ -71,7 +71,9 @@ class Client:
         try:
             async with asyncio.timeout(START_S):
                 self._cosmos = await self._opened()
-                await prepare(await self._cosmos.create_database_if_not_exists(self._database))
+                with suppress(CosmosResourceExistsError):  # another process that starts may be first
+                    await self._cosmos.create_database_if_not_exists(self._database)
+                await prepare(self._cosmos.get_database_client(self._database))
         except (AzureError, TimeoutError, OSError, ValueError) as exc:
             what = "COSMOS_KEY" if isinstance(exc, binascii.Error) else "COSMOS_ENDPOINT"
             raise UnsafeStart(f"{what}: Cosmos DB could not be opened: {_reason(exc)}") from exc

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import DatabaseProxy
+from azure.cosmos.exceptions import CosmosResourceExistsError
 
 from memory_service.errors import UnsafeStart
 from memory_service.settings import Settings
@@ -83,9 +85,11 @@ async def create_missing(database: DatabaseProxy, names: Names) -> None:
         raise UnsafeStart("COSMOS_INTERACTIONS_CONTAINER, _SUMMARIES_ and _INSIGHTS_ must name three containers")
     for name in names.all:
         policy = INTERACTIONS if name == names.interactions else MEMORIES
-        container = await database.create_container_if_not_exists(
-            name, PartitionKey(OWNER), indexing_policy=policy, default_ttl=EVERY_ITEM_ITS_OWN
-        )
+        container = database.get_container_client(name)
+        with suppress(CosmosResourceExistsError):  # another process that starts may be first
+            await database.create_container_if_not_exists(
+                name, PartitionKey(OWNER), indexing_policy=policy, default_ttl=EVERY_ITEM_ITS_OWN
+            )
         held: dict[str, Any] = await container.read()
         if held["partitionKey"]["paths"] != [OWNER]:
             raise UnsafeStart(f"the Cosmos DB container {name!r} is not of this service: it is not parted by {OWNER}")
