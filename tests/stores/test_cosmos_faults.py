@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.cosmos import CosmosClient
 from msgspec.structs import replace
 
 from memory_service.errors import ContentTooLarge, StaleVersion, StoreThrottled, StoreUnavailable, UnsafeStart
@@ -356,6 +357,16 @@ async def test_many_calls_whose_sign_in_has_run_out_make_it_anew_together(
     cosmos_server.fails({"op": "read", "status": 403, "substatus": 5300, "times": 5})
     assert await asyncio.gather(*(store.load(KEY) for _ in range(5))) == [hot] * 5
     assert [call["op"] for call in cosmos_server.calls()].count("GET account") <= 2
+
+
+async def test_a_container_that_is_gone_is_not_taken_for_an_empty_one(
+    store: Store, hot: Hot, cosmos_server: CosmosServer
+) -> None:
+    with CosmosClient(cosmos_server.url, ACCOUNT_KEY) as around:
+        around.get_database_client("agent_memory").delete_container("interactions")
+    for verb in (store.load(KEY), store.turns(KEY), store.commit(next_turn(hot, KEY)[0]), store.ping()):
+        with pytest.raises(StoreUnavailable):
+            await verb
 
 
 # A server that hangs, dies and comes back

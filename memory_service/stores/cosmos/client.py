@@ -41,6 +41,7 @@ NOT_FOUND, CONFLICT, OVERTAKEN = 404, 409, 412
 TOO_LARGE, THROTTLED, RETRY_WITH = 413, 429, 449
 PASSING = (408, 410, RETRY_WITH, 500, 502, 503, 504)
 TOKEN_EXPIRED = (403, 5300)
+CONTAINER_GONE = (404, 1003)
 
 _verb: ContextVar[str] = ContextVar("verb", default="start")
 
@@ -111,7 +112,8 @@ class Client:
         async with self._renewing:
             if self._cosmos is former:  # otherwise somebody did it while we waited
                 logger.warning("signing in to Cosmos DB anew")
-                self._cosmos = await self._opened()
+                async with asyncio.timeout(CALL_S):
+                    self._cosmos = await self._opened()
 
     def _count(self, response: Any) -> None:
         """Is told of each answer there is, also of those the SDK does not pass on."""
@@ -236,7 +238,7 @@ def _refusal(exc: Exception) -> Exception:
     status, _ = _statuses(exc)
     if status == TOO_LARGE:
         return ContentTooLarge(MOST_BYTES)
-    if status in (NOT_FOUND, CONFLICT, OVERTAKEN):
+    if status in (NOT_FOUND, CONFLICT, OVERTAKEN) and _statuses(exc) != CONTAINER_GONE:
         return Refused(status, getattr(exc, "error_index", None) or 0)
     return StoreUnavailable(f"Cosmos DB: {_reason(exc)}")
 
