@@ -76,7 +76,7 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
     """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
     around = around or Surroundings()
     async with AsyncExitStack() as stack:
-        store = make_store(settings.chosen_store_url, make_point(settings))
+        store = make_store(settings, make_point(settings))
         await store.start(stack)
         reader, embedder = make_models(settings, stack)
         parts = make_parts(settings, store, reader, embedder, around)

@@ -95,9 +95,10 @@ class Corpus:
         return self._text_bytes + self._vectors.size_bytes + ITEM_BYTES * (len(self._items) + 1)
 
     def add_turn(self, turn: Turn, tokenize: Tokenizer) -> None:
-        """Add a turn's messages, after all earlier turns of its session."""
+        """Add a turn's messages, after all earlier turns of its session; one that is here already stays as it is."""
         item_id = turn_item_id(turn.session_id, turn.seq)
-        self._bury(item_id)
+        if item_id in self._places:
+            return
         source = (Source(session_id=turn.session_id, seq=turn.seq),)
         places = []
         for position, message in enumerate(turn.messages):

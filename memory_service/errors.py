@@ -25,6 +25,7 @@ MemoryServiceError
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
 │   │   ├── StoreFailed         it broke while writing, and takes no more until a restart
+│   │   ├── StoreThrottled      it has more to do than it was bought for
 │   │   ├── StoreCorrupt        what it holds of this cannot be read; the rest can
 │   │   └── StorageFull         there is no room left
 │   ├── Overloaded              more is waiting than is sensible
@@ -221,6 +222,15 @@ class StoreCorrupt(StoreUnavailable):
 
     def __init__(self) -> None:
         super().__init__("what is on record of this cannot be read; what is elsewhere in the record is served")
+
+
+class StoreThrottled(StoreUnavailable):
+    code = "store_throttled"
+    title = "The store is asked for more than it may do"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the database turned it down as too much at once; try again shortly")
+        self.retry_after_s = retry_after_s
 
 
 class StorageFull(StoreUnavailable):

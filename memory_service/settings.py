@@ -53,7 +53,8 @@ class Settings(BaseSettings):
 
     # Store
     store_url: str = Field(
-        "sqlite:///./data/memory.db", description="Where the record is kept: sqlite:///PATH or transient:// (tests)."
+        "sqlite:///./data/memory.db",
+        description="Where the record is kept: sqlite:///PATH, cosmos:, or transient:// (tests).",
     )
 
     # Azure Cosmos DB: the store when its endpoint is set and STORE_URL is not

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SERVER, CLIENT = "memory_service", "client"
 
-# From the ground up. A folder stands for all in it; inside api, stores.sqlite and chaos their own order is fine.
+# From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
@@ -25,6 +25,7 @@ FLOORS = [
         "scheduler",
         "stores",
         "stores.transient",
+        "stores.cosmos",
         "stores.sqlite",
         "llm",
         "llm.offline",
@@ -41,9 +42,10 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-FOLDERS = ("api", "stores.sqlite", "chaos", "demo")
+FOLDERS = ("api", "stores.cosmos", "stores.sqlite", "chaos", "demo")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
+    "azure": ["stores.cosmos"],
     "apsw": ["stores.sqlite", "text", "chaos"],
     "openai": ["llm.openai", "llm.openai_embedder"],
     "starlette": ["api", "app", "chaos"],

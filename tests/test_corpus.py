@@ -449,6 +449,17 @@ def test_neighbours_are_those_of_the_same_session_though_turns_came_mixed() -> N
     )
 
 
+def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_vector() -> None:
+    corpus = Corpus()
+    for seq, told in enumerate(("porto", "rain", "sea"), 1):
+        corpus.add_turn(says(told, seq), tokenize)
+    corpus.add_vector(vector("s#1", [1, 0]))
+    before = search(corpus, "porto", [1.0, 0.0], limit=50)
+    corpus.add_turn(says("porto", 1), tokenize)
+    assert search(corpus, "porto", [1.0, 0.0], limit=50) == before
+    assert len(corpus) == 3
+
+
 def test_a_search_gives_only_the_kinds_asked_for_and_no_more_than_the_limit() -> None:
     corpus = Corpus()
     for kind in KINDS[1:]:

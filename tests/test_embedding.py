@@ -13,11 +13,11 @@ import pytest
 from memory_service.breaker import Breaker
 from memory_service.embedding import EMBEDDED_AT_ONCE, PLAIN_WORDS, Embedding
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
-from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.values import Scope
 from tests.support.background import Clock
 from tests.support.remembering import Counting, learn, say
+from tests.support.stores import store_of
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 
@@ -25,7 +25,7 @@ ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
-        made = make_store(f"sqlite:///{tmp_path}/memory.db")
+        made = store_of(f"sqlite:///{tmp_path}/memory.db")
         await made.start(stack)
         yield made
 

@@ -17,10 +17,10 @@ from memory_service.embedding import Embedding
 from memory_service.errors import ModelUnavailable
 from memory_service.llm.offline import LocalEmbedder
 from memory_service.recall import Recall
-from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.values import EXTRACTIVE, Scope
 from tests.support.remembering import Counting, learn, say
+from tests.support.stores import store_of
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 THINGS = ["tea", "cake", "the train to Porto", "rain at sea", "a red bike", "the moon", "walnuts", "Lisbon", "chess"]
@@ -33,7 +33,7 @@ LOCAL = LocalEmbedder()
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     url = "transient://" if request.param == "transient" else f"sqlite:///{tmp_path}/memory.db"
     async with AsyncExitStack() as stack:
-        made = make_store(url)
+        made = store_of(url)
         await made.start(stack)
         yield made
 

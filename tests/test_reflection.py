@@ -20,10 +20,10 @@ from memory_service.reflection import EXCERPT_CHARS, Retry
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.stores import make_store
 from memory_service.stores.base import Commit
 from memory_service.values import Context, Kind, Memory, Message, Scope, SessionKey
 from tests.support.background import Clock, record, settled, until
+from tests.support.stores import store_of
 
 ANA = Scope(user_id="ana")
 BEN = Scope(user_id="ben")
@@ -465,7 +465,7 @@ async def test_a_reflection_that_never_came_to_an_end_is_given_up(
         await service.end_session(KEY)
         await model.until(1)
     async with AsyncExitStack() as stack:
-        store = make_store(settings.store_url)
+        store = store_of(settings)
         await store.start(stack)
         (sitting,) = await store.sittings(KEY)
         for _ in range(2):  # as processes leave it that were killed with the claim in their hands

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
 from memory_service.values import (
     Durability,
     Effect,
@@ -99,7 +100,7 @@ class Store(ABC):
 
     @classmethod
     @abstractmethod
-    def from_url(cls, url: str, point: Point = nowhere) -> Self: ...
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self: ...
 
     @abstractmethod
     async def start(self, stack: AsyncExitStack) -> None:
@@ -119,7 +120,7 @@ class Store(ABC):
             await settled(self._commit(commit))
 
     async def load(self, key: SessionKey) -> Hot | None:
-        """Return the head and the live turns as last committed, or None. One round trip."""
+        """Return the head and the live turns as last committed, or None. Two round trips at most."""
         with self._translated():
             return await self._load(key)
 

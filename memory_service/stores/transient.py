@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
 from memory_service.stores.base import (
     REQUESTS_KEPT,
     Capabilities,
@@ -69,7 +70,7 @@ class TransientStore(Store):
         self._tokens = count(1)
 
     @classmethod
-    def from_url(cls, url: str, point: Point = nowhere) -> Self:
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         return cls()
 
     async def start(self, stack: AsyncExitStack) -> None:

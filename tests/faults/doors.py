@@ -10,11 +10,11 @@ from typing import Any
 import apsw
 import httpx2
 
-from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.values import Scope, SessionKey, Turn
 from tests.support.background import until
 from tests.support.process import ServiceProcess
+from tests.support.stores import store_of
 
 Answer = dict[str, Any]
 
@@ -94,7 +94,7 @@ async def started(process: ServiceProcess) -> None:
 
 async def opened(stack: AsyncExitStack, database: Path) -> Store:
     """Open the file of a service that is dead, as its only owner, until the stack is left."""
-    store = make_store(f"sqlite:///{database}")
+    store = store_of(f"sqlite:///{database}")
     await store.start(stack)
     return store
 

@@ -15,25 +15,31 @@ from memory_service.pool import SessionPool
 from memory_service.server import running
 from memory_service.sessions import Draft, Sessions
 from memory_service.settings import Settings
-from memory_service.stores import make_store
 from memory_service.values import Message
+from tests.stores.cosmos_account import settings_for
 from tests.support.background import Clock
-from tests.support.stores import YieldingStore
+from tests.support.stores import YieldingStore, store_of
 from tests.support.values import a_key
 
 CLIENTS, TURNS = 10, 10
 NAME = {"user_id": "ana", "session_id": "s"}
 
 
+@pytest.fixture(params=["transient", "sqlite", "cosmos"])
+def record(request: pytest.FixtureRequest, make_settings: Callable[..., Settings]) -> str | Settings:
+    """STORE_URL, or settings, of an empty record of each kind."""
+    if request.param == "cosmos":
+        return settings_for(request.getfixturevalue("cosmos_server"))
+    return "transient://" if request.param == "transient" else make_settings()
+
+
 @pytest.mark.parametrize("max_sessions", [0, 1, 1000])
 @pytest.mark.parametrize("yielding", [False, True], ids=["as it is", "that gives way"])
-@pytest.mark.parametrize("scheme", ["transient", "sqlite"])
 async def test_a_hundred_turns_of_ten_callers_at_once_are_dense_and_in_each_callers_order_on_every_store(
-    make_settings: Callable[..., Settings], scheme: str, yielding: bool, max_sessions: int
+    record: str | Settings, yielding: bool, max_sessions: int
 ) -> None:
-    url = make_settings().store_url if scheme == "sqlite" else "transient://"
     async with AsyncExitStack() as stack:
-        inner = make_store(url)
+        inner = store_of(record)
         store = YieldingStore(inner) if yielding else inner
         await store.start(stack)
         pool = SessionPool(store.load, store.commit, max_sessions=max_sessions, ttl_s=60)

@@ -18,10 +18,11 @@ from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.service import Parts
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.values import Message, Scope, SessionKey
+from tests.stores.cosmos_account import settings_for
 from tests.support.background import Clock
+from tests.support.stores import store_of
 
 ANA = Scope(user_id="ana")
 KEY = SessionKey(scope=ANA, session_id="s")
@@ -36,11 +37,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def store(make_settings: Callable[..., Settings]) -> AsyncIterator[Store]:
-    """One record, on disk, that several workers share (as processes do over a store that many may own)."""
+@pytest.fixture(params=["sqlite", "cosmos"])
+async def store(request: pytest.FixtureRequest, make_settings: Callable[..., Settings]) -> AsyncIterator[Store]:
+    """One record that several workers share, as processes do over a store that many may own."""
+    server = request.getfixturevalue("cosmos_server") if request.param == "cosmos" else None
     async with AsyncExitStack() as stack:
-        store = make_store(make_settings().store_url)
+        store = store_of(settings_for(server) if server else make_settings())
         await store.start(stack)
         yield store
 

@@ -23,10 +23,10 @@ from tests.properties.stores import GROUNDS
 
 T = TypeVar("T")
 
-POOL_SIZES = (1000, 1, 0)
-
 
 class DrivenMachine(RuleBasedStateMachine):
+    grounds = GROUNDS
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
@@ -36,8 +36,8 @@ class DrivenMachine(RuleBasedStateMachine):
         self.touched: set[SessionKey] = set()
         self.lanes = [
             Lane(name, ground(self.home(f"{name}{size}")), size, self.mood, self.ages)
-            for name, ground in GROUNDS.items()
-            for size in POOL_SIZES
+            for name, ground in self.grounds.items()
+            for size in ground.pool_sizes
         ]
 
     def home(self, name: str) -> Path:

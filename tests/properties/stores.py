@@ -1,26 +1,36 @@
-"""The stores that the machine runs over. A new one is a line in `GROUNDS`."""
+"""The stores that the machine runs over. A new one is a line in `GROUNDS`, or in `SLOW_GROUNDS`."""
 
 from __future__ import annotations
 
+import atexit
 import shutil
 from abc import ABC, abstractmethod
 from copy import deepcopy
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, ClassVar
+from uuid import uuid4
 
 from msgspec.structs import replace
 
-from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Store
+from memory_service.stores.cosmos.documents import sitting_columns, sitting_of
 from memory_service.stores.transient import TransientStore
 from memory_service.values import Scope, Session, Sitting
-from tests.support.stores import YieldingStore
+from tests.cosmos.launcher import CosmosServer
+from tests.stores.cosmos_account import copy_database, settings_for
+from tests.support.stores import YieldingStore, store_of
 
 MAX_ATTEMPTS = 2
 
 
 class Ground(ABC):
     """What one store stands on, and what is left there when the process that had it is gone."""
+
+    pool_sizes: ClassVar[tuple[int, ...]] = (1000, 1, 0)
+    """Of the services that are driven on stores of this kind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +78,7 @@ class SQLiteGround(Ground):
         return self.folder / f"{self.crashes}.db"
 
     def store(self) -> Store:
-        return make_store(f"sqlite:///{self.path}")
+        return store_of(f"sqlite:///{self.path}")
 
     def crash(self) -> None:
         before = self.path
@@ -78,10 +88,54 @@ class SQLiteGround(Ground):
                 shutil.copy(file, self.path.with_name(self.path.name + ending))
 
 
+class CosmosGround(Ground):
+    """A database of its own on one Cosmos DB server; a crash leaves a copy of it."""
+
+    pool_sizes = (1,)  # it is slow, and what a pool does is seen on the others
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.name, self.crashes = uuid4().hex, 0
+
+    @property
+    def database(self) -> str:
+        return f"{self.name}-{self.crashes}"
+
+    def store(self) -> Store:
+        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database))
+
+    def crash(self) -> None:
+        before = self.database
+        self.crashes += 1
+        copy_database(cosmos_server(), before, self.database, without_leases)
+
+
+def without_leases(document: dict[str, Any]) -> dict[str, Any]:
+    """As if they had ended: those of a process that is gone do, while here no time goes by."""
+    if document["type"] != "sitting" or not document["lease"]:
+        return document
+    sitting = replace(sitting_of(document), lease_until=None)
+    return {**document, **sitting_columns(sitting)}
+
+
+@cache
+def cosmos_server() -> CosmosServer:
+    """The server of all machines of this run; it ends with this process."""
+    server = CosmosServer(Path(mkdtemp(prefix="cosmos-")))
+    server.start()
+    atexit.register(server.stop)
+    return server
+
+
 GROUNDS: dict[str, type[Ground]] = {
     "transient": TransientGround,
     "sqlite": SQLiteGround,
 }
+SLOW_GROUNDS: dict[str, type[Ground]] = {
+    "transient": TransientGround,
+    "cosmos": CosmosGround,
+}
+"""Driven through fewer examples; one of `GROUNDS` is beside them to compare with."""
 
 
 class Book:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.properties.machine import MemoryMachine
+from tests.properties.stores import SLOW_GROUNDS
 
 PROFILES = {
     "ci": settings(max_examples=40, stateful_step_count=30, derandomize=True),
@@ -21,10 +22,21 @@ PROFILES = {
 TIMEOUTS_S = {"ci": 600, "long": 0}
 
 profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-TestInvariants = pytest.mark.timeout(TIMEOUTS_S[profile])(MemoryMachine.TestCase)
-TestInvariants.settings = settings(
+chosen = settings(
     PROFILES[profile], deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+
+
+class SlowMachine(MemoryMachine):
+    """The same over stores that take their time."""
+
+    grounds = SLOW_GROUNDS
+
+
+TestInvariants = pytest.mark.timeout(TIMEOUTS_S[profile])(MemoryMachine.TestCase)
+TestInvariants.settings = chosen
+TestInvariantsOnSlowStores = pytest.mark.timeout(TIMEOUTS_S[profile])(SlowMachine.TestCase)
+TestInvariantsOnSlowStores.settings = settings(chosen, max_examples=chosen.max_examples // 4)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What every store must do: all that `memory_service/stores/base.py` promises.
 
-A backend's test file subclasses `StoreContract`, says how to open it (`url`) and how to look at what it
+A backend's test file subclasses `StoreContract`, says how to open it (`record`) and how to look at what it
 keeps *around* its verbs (`everything`, `contents`): a store that tells itself lies is found out.
 A store that promises to be durable subclasses `DurableStoreContract`.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from memory_service.errors import StaleVersion
+from memory_service.settings import Settings
 from memory_service.stores.base import Commit, DuplicateTurn, Store
 from tests.stores.contract_commits import CommitContract
 from tests.stores.contract_due import DueContract
@@ -24,13 +25,13 @@ from tests.support.values import a_key, a_memory, a_scope, a_sitting, a_turn, a_
 
 class StoreContract(CommitContract, ReadContract, RecallContract, DueContract):
     @pytest.fixture
-    def url(self) -> str:
-        """STORE_URL of a record of the test's own, empty at first."""
+    def record(self) -> str | Settings:
+        """STORE_URL, or settings, of a record of the test's own, empty at first."""
         raise NotImplementedError
 
     @pytest.fixture
-    async def store(self, url: str) -> AsyncIterator[Store]:
-        async with opened(url) as store:
+    async def store(self, record: str | Settings) -> AsyncIterator[Store]:
+        async with opened(record) as store:
             yield store
 
     def everything(self, store: Store) -> Any:
@@ -49,16 +50,16 @@ class StoreContract(CommitContract, ReadContract, RecallContract, DueContract):
 
 
 class DurableStoreContract(StoreContract):
-    async def test_what_was_committed_is_there_after_reopening(self, url: str) -> None:
+    async def test_what_was_committed_is_there_after_reopening(self, record: str | Settings) -> None:
         key = a_key()
-        async with opened(url) as store:
+        async with opened(record) as store:
             head = await begin(store, key, turns=12)
             then = head.compacted(10, "so far")
             sitting, memory = a_sitting(), a_memory("m", text="likes tea")
             await store.commit(Commit(scope=key.scope, session=then, sittings=(sitting,), memories=(memory,)))
             await embed_all(store)
             before = await store.entries(key.scope, None, "space")
-        async with opened(url) as store:
+        async with opened(record) as store:
             hot = await store.load(key)
             assert hot is not None
             assert hot.session == then
@@ -70,24 +71,24 @@ class DurableStoreContract(StoreContract):
             assert (after.turns, after.memories, after.vectors) == (before.turns, before.memories, before.vectors)
             assert await store.due_vectors("space", 10) == []
 
-    async def test_versions_and_turn_ids_are_still_fenced_after_reopening(self, url: str) -> None:
+    async def test_versions_and_turn_ids_are_still_fenced_after_reopening(self, record: str | Settings) -> None:
         key = a_key()
-        async with opened(url) as store:
+        async with opened(record) as store:
             head = await begin(store, key, turns=2)
-        async with opened(url) as store:
+        async with opened(record) as store:
             with pytest.raises(StaleVersion):
                 await store.commit(Commit(scope=key.scope, session=head))
             again = a_turn(3, turn_id="t1")
             with pytest.raises(DuplicateTurn):
                 await store.commit(Commit(scope=key.scope, session=head.with_turn(again), turns=(again,)))
 
-    async def test_a_cursor_holds_across_reopening_and_no_token_is_given_twice(self, url: str) -> None:
+    async def test_a_cursor_holds_across_reopening_and_no_token_is_given_twice(self, record: str | Settings) -> None:
         key = a_key()
-        async with opened(url) as store:
+        async with opened(record) as store:
             await store.commit(Commit(scope=key.scope, memories=(a_memory("m", text="old"),)))
             (overtaken,) = await store.due_vectors("space", 10)
             cursor = (await store.entries(key.scope, None, "space")).cursor
-        async with opened(url) as store:
+        async with opened(record) as store:
             await store.commit(Commit(scope=key.scope, memories=(a_memory("m", text="new"),)))
             await store.commit(Commit(scope=key.scope, vectors=(a_vector(overtaken),)))
             new = await store.entries(key.scope, cursor, "space")
@@ -95,11 +96,11 @@ class DurableStoreContract(StoreContract):
             assert new.vectors == []
             assert len(await store.due_vectors("space", 10)) == 1
 
-    async def test_two_users_stay_apart_after_reopening(self, url: str) -> None:
-        async with opened(url) as store:
+    async def test_two_users_stay_apart_after_reopening(self, record: str | Settings) -> None:
+        async with opened(record) as store:
             await begin(store, a_key(), turns=1)
             await begin(store, a_key(user_id="ben"), turns=2)
-        async with opened(url) as store:
+        async with opened(record) as store:
             assert len(await store.turns(a_key())) == 1
             assert len(await store.turns(a_key(user_id="ben"))) == 2
             assert await store.memories(a_scope("ben"), ["insight"]) == []

@@ -65,13 +65,13 @@ CHILD = """
 import asyncio, sys
 from contextlib import AsyncExitStack
 from memory_service.errors import UnsafeStart
-from memory_service.stores import make_store
+from tests.support.stores import store_of
 from memory_service.stores.base import Commit
 from tests.support.values import *
 
 async def main():
     async with AsyncExitStack() as stack:
-        store = make_store(sys.argv[1])
+        store = store_of(sys.argv[1])
         try:
             await store.start(stack)
         except UnsafeStart as exc:

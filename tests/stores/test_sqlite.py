@@ -13,14 +13,13 @@ import pytest
 
 from memory_service.chaos.disk import FailingDisk
 from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreFailed, StoreUnavailable
-from memory_service.stores import make_store
 from memory_service.stores.base import Commit, DuplicateTurn, Store
 from memory_service.stores.sqlite import SQLiteStore, schema, writer
 from memory_service.values import Hot
 from tests.stores.contract import DurableStoreContract
 from tests.stores.sqlite_file import PATIENCE_S, contents, everything, other_process, raw, rows, writing_blocked
 from tests.support.background import until
-from tests.support.stores import opened
+from tests.support.stores import opened, store_of
 from tests.support.values import a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
 
 
@@ -35,8 +34,8 @@ async def handed_over(store: Store, commits: list[Commit]) -> list[asyncio.Task[
 
 class TestSQLiteStore(DurableStoreContract):
     @pytest.fixture
-    def url(self, path: Path) -> str:
-        return f"sqlite:///{path}"
+    def record(self, url: str) -> str:
+        return url
 
     def everything(self, store: Any) -> Any:
         return everything(store._path)
@@ -156,7 +155,7 @@ async def test_a_cancelled_caller_is_not_let_go_before_its_commit_is_settled(sto
 
 async def test_commits_that_wait_when_it_is_stopped_are_still_written(path: Path, url: str) -> None:
     async with AsyncExitStack() as stack:
-        store = make_store(url)
+        store = store_of(url)
         await store.start(stack)
         assert isinstance(store, SQLiteStore)
         queue, submit = store._writer._queue, store._writer.submit  # a caller of `commit` cannot be torn from a hang

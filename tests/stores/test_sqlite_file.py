@@ -12,11 +12,10 @@ import apsw
 import pytest
 
 from memory_service.errors import StoreFailed, UnsafeStart
-from memory_service.stores import make_store
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite import SQLiteStore, schema
 from tests.stores.sqlite_file import ROOT, bytes_of, other_process, overwrite, raw, rows
-from tests.support.stores import opened
+from tests.support.stores import opened, store_of
 from tests.support.values import NOON, a_key, a_scope, begin, new_session
 
 DIARY = b"this is my diary\n" * 200
@@ -206,7 +205,7 @@ async def test_three_slashes_are_a_relative_path_and_four_an_absolute_one(tmp_pa
 @pytest.mark.parametrize("url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite://memory.db", "sqlite:///:memory:"])
 def test_a_url_that_names_no_file_is_refused_with_one_that_does(url: str) -> None:
     with pytest.raises(UnsafeStart, match="STORE_URL: write sqlite:///PATH"):
-        make_store(url)
+        store_of(url)
 
 
 async def test_an_old_sqlite_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 
-from memory_service.stores import make_store
 from memory_service.stores.transient import _Record
 from memory_service.values import Turn
 from tests.stores.contract import StoreContract
-from tests.support.stores import YieldingStore, opened
+from tests.support.stores import YieldingStore, opened, store_of
 from tests.support.values import a_key, begin
 
 
 class TestTransientStore(StoreContract):
     @pytest.fixture
-    def url(self) -> str:
+    def record(self) -> str:
         return "transient://"
 
     def everything(self, store: Any) -> Any:
@@ -50,7 +49,7 @@ class TestYieldingStore(TestTransientStore):
 
 
 def test_it_promises_no_durability() -> None:
-    assert make_store("transient://").capabilities.durability == "none"
+    assert store_of("transient://").capabilities.durability == "none"
 
 
 async def test_each_one_is_empty_at_first() -> None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.transient import TransientStore
@@ -32,11 +33,16 @@ from memory_service.values import (
 T = TypeVar("T")
 
 
+def store_of(record: str | Settings) -> Store:
+    """The store of a STORE_URL, or of settings; it is not opened yet."""
+    return make_store(Settings(_env_file=None, store_url=record) if isinstance(record, str) else record)
+
+
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Store]:
+async def opened(record: str | Settings) -> AsyncIterator[Store]:
     """An open store; it is closed when the block ends."""
     async with AsyncExitStack() as stack:
-        store = make_store(url)
+        store = store_of(record)
         await store.start(stack)
         yield store
 
@@ -51,7 +57,7 @@ class YieldingStore(Store):
         self.calls: Counter[str] = Counter()
 
     @classmethod
-    def from_url(cls, url: str, point: Point = nowhere) -> Self:
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         return cls()
 
     async def start(self, stack: AsyncExitStack) -> None:

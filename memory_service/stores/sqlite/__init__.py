@@ -20,6 +20,7 @@ import msgspec
 
 from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
@@ -57,8 +58,9 @@ class SQLiteStore(Store):
         self._connections: list[apsw.Connection] = []
 
     @classmethod
-    def from_url(cls, url: str, point: Point = nowhere) -> Self:
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         """`sqlite:///PATH`: three slashes and a relative path, four and an absolute one."""
+        url = settings.store_url
         path = url.removeprefix("sqlite:///")
         if path == url or not path or path.startswith(":"):
             raise UnsafeStart("STORE_URL: write sqlite:///PATH, such as sqlite:///./data/memory.db")

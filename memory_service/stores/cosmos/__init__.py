@@ -1,0 +1,200 @@
+"""The store in Azure Cosmos DB, which many processes may share.
+
+Every user is one partition: no verb of one user can see another's, and what one commit writes is in one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+from azure.core.exceptions import AzureError
+
+from memory_service.errors import UnsafeStart
+from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
+from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Store
+from memory_service.stores.cosmos.client import Client, Refused
+from memory_service.stores.cosmos.commits import Commits
+from memory_service.stores.cosmos.containers import Names, create_missing
+from memory_service.stores.cosmos.documents import (
+    MICROSECOND,
+    Document,
+    effect_of,
+    head_id,
+    memory_of,
+    micros,
+    owner_of,
+    request_id,
+    scope_of,
+    session_of,
+    sitting_of,
+    turn_id,
+    turn_of,
+)
+from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.values import (
+    Effect,
+    Hot,
+    Kind,
+    Memory,
+    ReflectionState,
+    Scope,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+)
+
+
+class CosmosStore(Store):
+    capabilities = Capabilities(durability="quorum", exclusive=False)
+    native_errors = (OSError, AzureError, Refused)
+    damage_errors = (msgspec.DecodeError,)
+
+    def __init__(self, client: Client, names: Names) -> None:
+        self._client = client
+        self._names = names
+        self._commits = Commits(client, names)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
+        if not settings.cosmos_endpoint:
+            raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
+        key = settings.cosmos_key.get_secret_value()
+        return cls(Client(settings.cosmos_endpoint, key, settings.cosmos_database_name), Names.of(settings))
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await self._client.start(stack, lambda database: create_missing(database, self._names))
+
+    def usage(self) -> dict[str, Any]:
+        return {"commits": self._commits.count, **self._client.usage()}
+
+    async def _commit(self, commit: Commit) -> None:
+        await self._commits.write(commit)
+
+    # One session
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        found = await self._find("load", key.scope, head_id(key.session_id))
+        if found is None:
+            return None
+        head = session_of(found)
+        if not head.live_turns:
+            return Hot(session=head)
+        turns = await self._turns_of("load", key, head.live_after, head.live_turns)
+        return Hot(session=head, turns=tuple(turns))
+
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        return await self._turns_of("turns", key, after, limit)
+
+    async def _turns_of(self, verb: str, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        where = "c.type = 'turn' AND c.session = @session AND c.seq > @after"
+        values = {"session": key.session_id, "after": after}
+        sql = _first(limit, "c.body", where, "c.seq")
+        rows = await self._rows(verb, self._names.interactions, sql, values, key.scope) if limit else []
+        return [turn_of(row) for row in rows]
+
+    async def _find_turn(self, key: SessionKey, its_id: str) -> Turn | None:
+        found = await self._find("find_turn", key.scope, turn_id(key.session_id, its_id))
+        return turn_of(found) if found else None
+
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        found = await self._find("find_effect", scope, request_id(request_key))
+        if found is None or found["made"] < self._commits.newest_request - REQUESTS_KEPT // MICROSECOND:
+            return None
+        return effect_of(found)
+
+    async def _sittings(self, key: SessionKey) -> list[Sitting]:
+        sql = _first(ALL, "c.body", "c.type = 'sitting' AND c.session = @session", "c.first")
+        rows = await self._rows("sittings", self._names.interactions, sql, {"session": key.session_id}, key.scope)
+        return [sitting_of(row) for row in rows]
+
+    # One user
+
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]:
+        if not kinds or not limit:
+            return []
+        where = "c.type = 'memory' AND ARRAY_CONTAINS(@kinds, c.kind)"
+        values: Document = {"kinds": list(kinds)}
+        if since is not None:
+            where, values = f"{where} AND c.created >= @since", {**values, "since": micros(since)}
+        if not superseded:
+            where += " AND c.current = true"
+        sql = _first(limit, "c.body", where, "c.created DESC, c.name ASC")
+        asked = (self._rows("memories", name, sql, values, scope) for name in self._names.of_memories)
+        found = [memory_of(row) for rows in await asyncio.gather(*asked) for row in rows]
+        found.sort(key=lambda memory: memory.memory_id)
+        found.sort(key=lambda memory: memory.created_at, reverse=True)
+        return found[:limit]
+
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
+        here: Cursor = cursor or Cursor()
+        if not here.waiting:
+            owner = owner_of(scope)
+            feeds = zip(self._names.all, here.feeds, strict=True)
+            read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
+            here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
+        return page_of(here, space, limit)
+
+    # All users
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        where = "c.type = 'sitting' AND c.reflection = 'pending' AND c.due <= @now AND c.lease <= @now"
+        return await self._sittings_of("due_reflections", where, {"now": micros(now)}, limit, scope)
+
+    async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        where = "c.type = 'sitting' AND c.tenant = @tenant AND c.reflection = @state"
+        return await self._sittings_of("reflections", where, {"tenant": tenant_id, "state": state}, limit)
+
+    async def _sittings_of(
+        self, verb: str, where: str, values: Document, limit: int, scope: Scope | None = None
+    ) -> list[tuple[Scope, Sitting]]:
+        sql = _first(limit, "c.owner, c.body", where, "c.due")
+        rows = await self._rows(verb, self._names.interactions, sql, values, scope) if limit else []
+        return [(scope_of(row), sitting_of(row)) for row in rows]
+
+    async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        where = "c.type = 'head' AND c.status = 'active' AND c.touched <= @since AND c.unreflected >= @turns"
+        sql = _first(limit, "c.owner, c.session", where, "c.touched")
+        values = {"since": micros(untouched_since), "turns": unreflected_turns}
+        rows = await self._rows("due_sessions", self._names.interactions, sql, values) if limit else []
+        return [SessionKey(scope=scope_of(row), session_id=row["session"]) for row in rows]
+
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        # no space at all sorts before any
+        columns = "c.owner, c.type, c.space, c.written, c.body"
+        sql = _first(limit, columns, "c.space != @space", "c.space, c.written")
+        asked = (self._rows("due_vectors", name, sql, {"space": space}) for name in self._names.all if limit)
+        found = [row for rows in await asyncio.gather(*asked) for row in rows]
+        found.sort(key=lambda row: (row["space"], row["written"]))
+        return [_unembedded(row) for row in found[:limit]]
+
+    async def _ping(self) -> None:
+        await self._client.find("ping", self._names.interactions, "ping", "ping")
+
+    # Reading
+
+    async def _find(self, verb: str, scope: Scope, document_id: str) -> Document | None:
+        return await self._client.find(verb, self._names.interactions, document_id, owner_of(scope))
+
+    async def _rows(
+        self, verb: str, container: str, sql: str, values: Document, scope: Scope | None = None
+    ) -> list[Document]:
+        return await self._client.rows(verb, container, sql, values, owner_of(scope) if scope else None)
+
+
+def _first(limit: int, columns: str, where: str, order: str) -> str:
+    top = f"TOP {int(limit)} " if limit < ALL else ""
+    return f"SELECT {top}{columns} FROM c WHERE {where} ORDER BY {order}"
+
+
+def _unembedded(row: Document) -> Unembedded:
+    if row["type"] == "turn":
+        return Unembedded(scope=scope_of(row), token=row["written"], turn=turn_of(row))
+    return Unembedded(scope=scope_of(row), token=row["written"], memory=memory_of(row))

@@ -1,0 +1,217 @@
+"""Values to documents and back: ids, the value itself as JSON in `body`, and beside it what is queried.
+
+`body` is text, not a nested object: numbers beyond 2**53 and every character come back as they were. Times that are
+queried are microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+
+from memory_service.stores.base import REQUESTS_KEPT
+from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Vector, turn_item_id
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+PLAIN = re.compile(r"[A-Za-z0-9._@:-]{1,200}")
+"""Names that can stand in an id as they are: Cosmos DB takes 255 characters at most, and none of / \\ ? #."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def _reader_of(kind: type[T]) -> Callable[[Document], T]:
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(document: Document) -> T:
+        try:
+            return decode(document["body"])
+        except (KeyError, TypeError) as exc:
+            raise msgspec.DecodeError("no body") from exc
+
+    return read
+
+
+session_of = _reader_of(Session)
+turn_of = _reader_of(Turn)
+sitting_of = _reader_of(Sitting)
+memory_of = _reader_of(Memory)
+effect_of = _reader_of(Effect)
+
+
+def text_of(value: Session | Turn | Sitting | Memory | Effect) -> str:
+    return _encoder.encode(value).decode()
+
+
+def micros(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND
+
+
+# Owners
+
+
+def owner_of(scope: Scope) -> str:
+    """The partition of a user: `|` parts the two names and is in neither."""
+    return f"{_without_bar(scope.tenant_id)}|{_without_bar(scope.user_id)}"
+
+
+def scope_of(document: Document) -> Scope:
+    tenant_id, _, user_id = document["owner"].partition("|")
+    return Scope(tenant_id=unquote(tenant_id), user_id=unquote(user_id))
+
+
+def _without_bar(name: str) -> str:
+    return name.replace("%", "%25").replace("|", "%7C")
+
+
+# Ids
+
+
+def _digest(*parts: str | int) -> str:
+    return blake2b(_encoder.encode(parts), digest_size=20).hexdigest()
+
+
+def _named(kind: str, name: str) -> str:
+    return f"{kind}:{name}" if PLAIN.fullmatch(name) else f"{kind}~{_digest(name)}"
+
+
+def head_id(session_id: str) -> str:
+    return _named("head", session_id)
+
+
+def turn_id(session_id: str, its_id: str) -> str:
+    """Of its session and its own id: storing it a second time is a conflict."""
+    return f"turn~{_digest(session_id, its_id)}"
+
+
+def sitting_id(sitting: Sitting) -> str:
+    return f"sitting~{_digest(sitting.session_id, sitting.first_seq)}"
+
+
+def request_id(key: str) -> str:
+    return _named("request", key)
+
+
+def memory_id(name: str) -> str:
+    return _named("memory", name)
+
+
+def vector_property(space: str) -> str:
+    return f"vector_{_digest(space)}"
+
+
+# Stamps
+
+
+class Stamps:
+    """Marks of revisions: microseconds since 1970, ascending, none given twice by one process."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last = max(self._last + 1, time.time_ns() // 1000)
+        return self._last
+
+
+# Documents
+
+
+def head_columns(session: Session) -> Document:
+    return {
+        "version": session.version,
+        "status": session.status,
+        "touched": micros(session.touched_at),
+        "unreflected": session.unreflected_turns,
+        "body": text_of(session),
+    }
+
+
+def head_document(session: Session) -> Document:
+    names = {"id": head_id(session.session_id), "type": "head", "session": session.session_id}
+    return {**names, **head_columns(session)}
+
+
+def sitting_columns(sitting: Sitting) -> Document:
+    return {
+        "version": sitting.version,
+        "reflection": sitting.reflection,
+        "due": micros(sitting.due_at),
+        "lease": micros(sitting.lease_until) if sitting.lease_until else 0,
+        "body": text_of(sitting),
+    }
+
+
+def sitting_document(sitting: Sitting, tenant_id: str) -> Document:
+    names = {"id": sitting_id(sitting), "type": "sitting", "tenant": tenant_id}
+    return {**names, "session": sitting.session_id, "first": sitting.first_seq, **sitting_columns(sitting)}
+
+
+def turn_document(turn: Turn, stamp: int) -> Document:
+    return {
+        "id": turn_id(turn.session_id, turn.turn_id),
+        "type": "turn",
+        "session": turn.session_id,
+        "seq": turn.seq,
+        "written": stamp,
+        "space": "",
+        "body": text_of(turn),
+    }
+
+
+def request_document(request: Request, turn: Turn) -> Document:
+    effect = Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
+    return {
+        "id": request_id(request.key),
+        "type": "request",
+        "made": micros(request.made_at),
+        "ttl": int(REQUESTS_KEPT.total_seconds()),
+        "body": text_of(effect),
+    }
+
+
+def memory_document(memory: Memory, stamp: int) -> Document:
+    return {
+        "id": memory_id(memory.memory_id),
+        "type": "memory",
+        "name": memory.memory_id,
+        "kind": memory.kind,
+        "created": micros(memory.created_at),
+        "current": memory.valid_to is None,
+        "written": stamp,
+        "space": "",
+        "body": text_of(memory),
+    }
+
+
+# Vectors
+
+
+def vector_columns(vector: Vector) -> Document:
+    return {"space": vector.space, vector_property(vector.space): base64.b64encode(vector.data).decode()}
+
+
+def vector_of(document: Document, space: str) -> Vector | None:
+    """The vector of this space that a turn or a memory has."""
+    data = document.get(vector_property(space))
+    if data is None:
+        return None
+    return Vector(item_id=item_id_of(document), token=document["written"], space=space, data=base64.b64decode(data))
+
+
+def item_id_of(document: Document) -> str:
+    """The name among searchable items of a turn or a memory."""
+    if document["type"] == "turn":
+        return turn_item_id(document["session"], document["seq"])
+    return str(document["name"])

@@ -1,0 +1,58 @@
+"""What recall follows: the change feeds of one user's partition in each container, made into entries.
+
+A feed gives each document as it is now, at the place of its last change: one that got its vector comes again. So a
+cursor keeps, beside its place in each feed, which items it gave without a vector; those get theirs alone later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memory_service.stores.base import Entries
+from memory_service.stores.cosmos.documents import Document, item_id_of, memory_of, turn_of, vector_of
+from memory_service.values import Value
+
+
+class Cursor(Value, frozen=True, kw_only=True):
+    """`feeds`: the continuation of each. `waiting`: what was read from them and not given yet.
+    `bare`: items given without a vector, with the revision given.
+    """
+
+    feeds: tuple[str | None, ...] = (None, None, None)
+    waiting: tuple[Document, ...] = ()
+    bare: dict[str, int] = {}
+
+    def with_changes(self, waiting: tuple[Document, ...], feeds: tuple[str, ...]) -> Cursor:
+        return Cursor(feeds=feeds, waiting=waiting, bare=self.bare)
+
+
+def sorted_changes(feeds: Iterable[list[Document]]) -> tuple[Document, ...]:
+    """Turns and memories in the order in which they were written, which their vectors need not have come in.
+
+    Of one that is there twice, because it changed meanwhile, the later one is kept.
+    """
+    latest = {(doc["type"], doc["id"]): doc for feed in feeds for doc in feed if doc["type"] in ("turn", "memory")}
+    return tuple(sorted(latest.values(), key=lambda doc: doc["written"]))
+
+
+def page_of(cursor: Cursor, space: str, limit: int) -> Entries:
+    """The next entries of what is waiting."""
+    page, waiting = cursor.waiting[:limit], cursor.waiting[limit:]
+    bare = dict(cursor.bare)
+    new, vectors = [], []
+    for document in page:
+        item_id, revision = item_id_of(document), document["written"]
+        if bare.pop(item_id, None) != revision:
+            new.append(document)
+        vector = vector_of(document, space)
+        if vector is None:
+            bare[item_id] = revision
+        else:
+            vectors.append(vector)
+    return Entries(
+        turns=[turn_of(document) for document in new if document["type"] == "turn"],
+        memories=[memory_of(document) for document in new if document["type"] == "memory"],
+        vectors=vectors,
+        cursor=Cursor(feeds=cursor.feeds, waiting=waiting, bare=bare),
+        more=bool(waiting),
+    )
