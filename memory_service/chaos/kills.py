@@ -13,16 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import apsw
+import httpx2
 from msgspec import Struct
 
 from memory_service.chaos.load import load
 from memory_service.chaos.oracle import Oracle
 from memory_service.chaos.process import SERVE, ServiceProcess
+from memory_service.chaos.reflections import replayed, settled, undone
 from memory_service.points import POINTS
 
 RANDOM = "random"
 END_S = 30
-REFLECTION_WAIT_S = 60
 LONGEST_LOAD_S = 1.2
 POINT_WAIT_S = 4.0
 # How often a point is passed at most before it kills: so that each is reached under this load.
@@ -39,13 +40,18 @@ SETTINGS = {"MAX_SESSIONS": "4", "SWEEP_INTERVAL_SECONDS": "1", "K_TURN_BUFFER":
 
 
 class Kills(Struct, kw_only=True):
-    """What a run of kills showed. Seconds to recover are from the start of the process to its first answer."""
+    """What a run of kills showed. Seconds to recover are from the start of the process to its first answer.
+
+    `given_up`: reflections that were cut off so often that they were given up, and then replayed. `unreflected`: those
+    that were not done in the end.
+    """
 
     kills: int
     by_point: dict[str, int]
     acknowledged: int
     lost: int
     doubled: int
+    given_up: int
     unreflected: int
     recover_p50_s: float
     recover_max_s: float
@@ -72,7 +78,7 @@ async def run_kills(
                     recoveries.append(await service.start())
                     await oracle.settle(service.url)
                 progress(number + 1)
-            unreflected = await _unreflected(Path(name) / "memory.db")
+            given_up, unreflected = await _reflected(service.url)
         oracle.verdict.details += _damage(Path(name) / "memory.db")
     verdict = oracle.verdict
     return Kills(
@@ -81,6 +87,7 @@ async def run_kills(
         acknowledged=verdict.acknowledged,
         lost=verdict.lost,
         doubled=verdict.doubled,
+        given_up=given_up,
         unreflected=unreflected,
         recover_p50_s=round(statistics.median(recoveries), 3) if recoveries else 0.0,
         recover_max_s=round(max(recoveries, default=0.0), 3),
@@ -116,23 +123,19 @@ async def _kill_in_migration(command: Sequence[str]) -> bool:
         return died
 
 
-async def _unreflected(database: Path) -> int:
-    """Wait until the running service has reflected on all that was ended; returns how many are left at the end."""
-    left = 0
-    with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
-        for _ in range(REFLECTION_WAIT_S * 10):
-            left = db.execute("SELECT count(*) FROM sittings WHERE reflection <> 'done'").get
-            if not left:
-                break
-            await asyncio.sleep(0.1)
-    return left
+async def _reflected(url: str) -> tuple[int, int]:
+    """Let the service finish, and replay what it gave up; returns how many those were, and how many are undone then."""
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=END_S) as http:
+        await settled(http)
+        given_up = await replayed(http)
+        return len(given_up), await undone(http)
 
 
 def _damage(database: Path) -> list[str]:
     """Look at the file itself: sound, and every reflected sitting with exactly one summary."""
     with closing(apsw.Connection(str(database), flags=apsw.SQLITE_OPEN_READWRITE)) as db:
         checked = db.execute("PRAGMA integrity_check").get
-        sittings = db.execute("SELECT count(*) FROM sittings WHERE reflection = 'done'").get
+        sittings = db.execute("SELECT count(*) FROM sittings WHERE body ->> 'reflected_through' > 0").get
         summaries = db.execute("SELECT count(*) FROM memories WHERE kind = 'summary'").get
     found = [] if checked == "ok" else [f"damaged: {checked}"]
     return found + ([] if sittings == summaries else [f"{sittings} sittings reflected on, {summaries} summaries"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,11 @@ from memory_service.chaos.model_modes import Mode
 from memory_service.chaos.model_server import ModelServer
 from memory_service.chaos.oracle import Oracle, Verdict
 from memory_service.chaos.process import SERVE, ServiceProcess
+from memory_service.chaos.reflections import listed, replayed, settled, undone
 
 TURNS = 30
 LONGEST_ANSWER_S = 1.0
 """Of a request that needs no model; the model has twice as long before it is given up."""
-SETTLED_S = 60
 ANSWER_S = 30
 SETTINGS = {
     "MODEL_TIMEOUT_SECONDS": "2",
@@ -117,19 +116,15 @@ async def _try(url: str, server: ModelServer, mode: Mode, name: str, chance: ran
     server.rule = lambda call: mode
     async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_S) as http:
         slowest_s = await _talk(http, oracle)
-        await _settled(http)
-        dead = await _reflections(http, "dead")
-        reasons = sorted({row["last_error"].partition(":")[0] for row in dead})
+        await settled(http)
         faults = [] if slowest_s < LONGEST_ANSWER_S else [f"a request took {slowest_s:.2f} s"]
         faults += await _kept(http, oracle) if name in USABLE else []
-        if name not in USABLE and await _reflections(http, "done"):
+        if name not in USABLE and await listed(http, "done"):
             faults.append("something was made of it")
         server.forget()
-        for row in dead:
-            await _post(http, "/reflections/replay", user_id=row["user_id"], session_id=row["session_id"])
-        await _settled(http)
+        reasons = sorted({row["last_error"].partition(":")[0] for row in await replayed(http)})
         faults += await _kept(http, oracle)
-        unreflected = len(await _reflections(http, "dead")) + len(await _reflections(http, "pending"))
+        unreflected = await undone(http)
     await oracle.settle(url)
     return _Trial(verdict=oracle.verdict, reasons=reasons, faults=faults, unreflected=unreflected, slowest_s=slowest_s)
 
@@ -157,13 +152,6 @@ async def _talk(http: httpx2.AsyncClient, oracle: Oracle) -> float:
     return slowest_s
 
 
-async def _settled(http: httpx2.AsyncClient) -> None:
-    """Wait until no reflection is pending: each is done, or given up with a reason."""
-    async with asyncio.timeout(SETTLED_S):
-        while await _reflections(http, "pending"):  # noqa: ASYNC110 (another process does it)
-            await asyncio.sleep(0.05)
-
-
 async def _kept(http: httpx2.AsyncClient, oracle: Oracle) -> list[str]:
     """Look at what was made of the sessions: one summary each, and no insight without turns that were stored."""
     faults = []
@@ -177,13 +165,6 @@ async def _kept(http: httpx2.AsyncClient, oracle: Oracle) -> list[str]:
             if not sources or not sources <= stored:
                 faults.append(f"{user_id}: an insight rests on {sorted(sources)}")
     return faults
-
-
-async def _reflections(http: httpx2.AsyncClient, state: str) -> list[dict[str, Any]]:
-    answer = await http.get("/reflections", params={"state": state})
-    answer.raise_for_status()
-    rows: list[dict[str, Any]] = answer.json()["reflections"]
-    return rows
 
 
 async def _post(http: httpx2.AsyncClient, path: str, **body: Any) -> Any:
