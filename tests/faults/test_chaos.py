@@ -101,14 +101,25 @@ async def test_when_it_is_stopped_it_leaves_no_service_and_no_folder(tmp_path: P
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
-    assert process.stderr is not None
-    assert b"of 50 kills" in await process.stderr.readline()
-    process.send_signal(number)
-    async with asyncio.timeout(30):
-        await process.communicate()
+    try:
+        assert process.stderr is not None
+        assert b"of 50 kills" in await process.stderr.readline()
+        process.send_signal(number)
+        async with asyncio.timeout(30):
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     assert left_in(tmp_path) == []
     assert processes_of(tmp_path) == []
+
+
+def heed_interrupts() -> None:
+    """What a shell runs in the background ignores them, and so would we."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def left_in(folder: Path) -> list[Path]:
