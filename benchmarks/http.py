@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx2
 import msgspec
 
 from benchmarks import wrk
@@ -28,15 +27,13 @@ from benchmarks.disk import fsync_times
 from benchmarks.figures import median, percentile, shown, table
 from benchmarks.ledger import Ledger, Verdict
 from benchmarks.load import Generator, Job, Outcome, Request, lanes
-from benchmarks.servers import Server, bare_application, cpu_seconds, real_service, work_folder
+from benchmarks.servers import Server, bare_application, cpu_seconds, real_service, wait_until_quiet, work_folder
 from benchmarks.workload import Workload, joined
-from client import SyncMemoryServiceClient
 
 KINDS = ("bare store", "store", "bare context", "context", "retrieve", "start")
 BARE_OF = {"store": "bare store", "context": "bare context", "retrieve": "bare context", "start": "bare context"}
 HEADS = ["what", "connections", "requests/s", "p50 ms", "p99 ms", "of bare", "CPU us", "answer bytes", "errors"]
 PREPARING_CONNECTIONS = 32
-QUIET_S = 90
 BUSY = 0.9
 SERIALS_OF_A_RUN = 10_000_000
 
@@ -135,7 +132,7 @@ class Bench:
             outcome = self._run("store", joined(of_sessions, PREPARING_CONNECTIONS), seconds=None)
             if outcome.errors:
                 raise click.ClickException(f"{outcome.errors} requests of the preparation were refused")
-            self._quiet()
+            wait_until_quiet(self._service)
 
     def _rounds(self) -> Iterator[Round]:
         for number in range(1, self._plan.rounds + 1):
@@ -192,7 +189,7 @@ class Bench:
         say(f"open loop: store at {rate:,.0f}/s, {connections} connections")
         synced = fsync_times(self._folder, self._plan.seconds / 2)
         outcome = self._run("store", lanes(self._requests["store"], connections), seconds=self._plan.seconds, rate=rate)
-        self._quiet()
+        wait_until_quiet(self._service)
         synced += fsync_times(self._folder, self._plan.seconds / 2)
         return OpenLoop(
             connections=connections,
@@ -204,7 +201,7 @@ class Bench:
 
     def _note_background(self, turns: int) -> None:
         began, before = time.monotonic(), cpu_seconds(self._service.pid)
-        self._quiet()
+        wait_until_quiet(self._service)
         after = cpu_seconds(self._service.pid)
         self.background.append(
             Background(
@@ -213,18 +210,6 @@ class Bench:
                 cpu_us_per_turn=(after - before) / turns * 1e6 if after is not None and before is not None else None,
             )
         )
-
-    def _quiet(self) -> None:
-        """Wait until the service has done its background work, so that no round pays for the one before it."""
-        deadline = time.monotonic() + QUIET_S
-        http = httpx2.Client(trust_env=False)
-        with http, SyncMemoryServiceClient(self._service.url, "benchmark", http=http) as client:
-            while time.monotonic() < deadline:
-                stats = client.stats()
-                if not stats["queues"]["waiting"] and not stats["queues"]["running"]:
-                    return
-                time.sleep(0.05)
-        say("the service is still busy in the background; what follows pays for it")
 
 
 def figures_of(outcome: Outcome) -> Figures:

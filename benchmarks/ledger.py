@@ -10,8 +10,6 @@ import msgspec
 from benchmarks.load import SERIAL_DIGITS, Answer, Generator, Job, Outcome, Request, lanes
 from benchmarks.workload import Session, Workload
 
-MOST_TOLD = 5
-
 
 class _Stored(msgspec.Struct):
     turn_number: int

@@ -24,11 +24,11 @@ from benchmarks.figures import median, shown, table
 from benchmarks.http import SERIALS_OF_A_RUN, Figures, figures_of, machine, say
 from benchmarks.ledger import Ledger, Verdict
 from benchmarks.load import Generator, Job, Outcome, Request, lanes
-from benchmarks.servers import Server, real_service, work_folder
+from benchmarks.servers import Server, real_service, wait_until_quiet, work_folder
 from benchmarks.workload import Workload, joined
 from memory_service.chaos.model_server import ModelServer
 
-QUIET_S = 120
+HELD_S = 60
 HANG_S = 3600
 MOST = 2.0
 NOTHING_ELSE = {"K_TURN_BUFFER": "1000", "REFLECTION_THRESHOLD_TURNS": "100000"}
@@ -81,10 +81,10 @@ class Outage:
 
     def report(self) -> Report:
         self._run(joined(self._workload.users(), self._plan.connections), seconds=None)
-        self._quiet()
+        wait_until_quiet(self._service)
         outcome = self._run(lanes(self._stores, self._plan.connections), seconds=self._plan.seconds)
         capacity = figures_of(outcome).requests_per_s
-        self._quiet()
+        wait_until_quiet(self._service)
         say(f"capacity {capacity:,.0f} stores/s with {self._plan.connections} connections")
         runs = []
         for number in range(1, self._plan.rounds + 1):
@@ -108,7 +108,7 @@ class Outage:
         outcome = self._run(lanes(self._stores, self._plan.connections), seconds=self._plan.seconds, rate=rate)
         in_flight = min(in_flight, self._model.waiting)
         self._model.hanging = False
-        self._quiet()
+        wait_until_quiet(self._service)
         if hanging:
             self._reflected += sum(self._is_reflected(user_id) for user_id in self._talkers(number))
         return Run(hanging=hanging, number=number, in_flight=in_flight, figures=figures_of(outcome))
@@ -124,7 +124,7 @@ class Outage:
             self._post("/sessions/start", session)
             self._post("/memory/store", {**session, "user_message": "I prefer tea.", "agent_message": "Noted."})
             self._post("/sessions/end", session)
-        deadline = time.monotonic() + QUIET_S
+        deadline = time.monotonic() + HELD_S
         while self._model.waiting < self._plan.in_flight and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -151,16 +151,6 @@ class Outage:
         outcome = self._generator.run(job)
         self._ledger.add(outcome.answers)
         return outcome
-
-    def _quiet(self) -> None:
-        """Wait until the background work is done, so that no run pays for the one before it."""
-        deadline = time.monotonic() + QUIET_S
-        while time.monotonic() < deadline:
-            queues = self._http.get("/stats").json()["queues"]
-            if not queues["waiting"] and not queues["running"]:
-                return
-            time.sleep(0.05)
-        say("the service is still busy in the background; what follows pays for it")
 
 
 def _named(hanging: bool) -> str:

@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
+import httpx2
 import msgspec
 
 from memory_service.settings import known_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S, STOP_S = 30, 20
+START_S, STOP_S, QUIET_S = 30, 20, 120
 _URL = re.compile(r"on (http://127\.0\.0\.1:\d+)")
 
 
@@ -86,6 +87,18 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1]
         time.sleep(0.02)
     raise RuntimeError(f"it did not start:\n{log.read_text()}")
+
+
+def wait_until_quiet(server: Server) -> None:
+    """Wait until a service has done its background work, so that no run pays for the one before it."""
+    deadline = time.monotonic() + QUIET_S
+    with httpx2.Client(base_url=server.url, trust_env=False) as http:
+        while time.monotonic() < deadline:
+            queues = http.get("/stats").json()["queues"]
+            if not queues["waiting"] and not queues["running"]:
+                return
+            time.sleep(0.05)
+    print("the service is still busy in the background; what follows pays for it", file=sys.stderr, flush=True)
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from memory_service.chaos.kills import run_kills
-from memory_service.chaos.modes import run_model_modes
+from memory_service.chaos.model_trials import run_model_modes
 from memory_service.chaos.power import run_io_faults, run_power_cuts
 from memory_service.chaos.stops import run_stops
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from memory_service.chaos import Plan, Report, run_plan, table
 from memory_service.chaos.kills import run_kills
-from memory_service.chaos.modes import MODES, run_model_modes
+from memory_service.chaos.model_trials import MODES, run_model_modes
 from memory_service.chaos.power import PowerCuts
 from memory_service.chaos.stops import run_stops
 from memory_service.cli import main

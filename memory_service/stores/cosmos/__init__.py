@@ -17,16 +17,15 @@ from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Store
+from memory_service.stores.bodies import MICROSECOND, micros
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names, create_missing
 from memory_service.stores.cosmos.documents import (
-    MICROSECOND,
     Document,
     effect_of,
     head_id,
     memory_of,
-    micros,
     owner_of,
     request_id,
     scope_of,

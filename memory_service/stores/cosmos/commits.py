@@ -20,6 +20,7 @@ import msgspec
 
 from memory_service.errors import ContentTooLarge, MemoryServiceError, StaleVersion
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
+from memory_service.stores.bodies import micros
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.client import MOST_BYTES, Client, Refused
 from memory_service.stores.cosmos.containers import Names
@@ -104,7 +105,7 @@ class Commits:
         if len(steps) > MOST_OPERATIONS:
             raise ContentTooLarge(MOST_BYTES)
         if commit.request is not None:
-            self.newest_request = max(self.newest_request, doc.micros(commit.request.made_at))
+            self.newest_request = max(self.newest_request, micros(commit.request.made_at))
         try:
             await self._send(self._names.interactions, [operation for operation, _ in steps], owner)
         except Refused as refused:
@@ -184,7 +185,7 @@ class Commits:
 
 
 def _is_kept(held: Document | None, request: Request) -> bool:
-    return held is not None and held["made"] >= doc.micros(request.made_at - REQUESTS_KEPT)
+    return held is not None and held["made"] >= micros(request.made_at - REQUESTS_KEPT)
 
 
 def _create(whole: Document) -> Operation:

@@ -10,52 +10,37 @@ import base64
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 
+from memory_service.stores import bodies
 from memory_service.stores.base import REQUESTS_KEPT
+from memory_service.stores.bodies import micros, text_of
 from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Vector, turn_item_id
 
 Document = dict[str, Any]
 T = TypeVar("T")
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+MISSING = ""
+"""What is read where a document has no body: nothing that could be one."""
 PLAIN = re.compile(r"[A-Za-z0-9._@:-]{1,200}")
 """Names that can stand in an id as they are: Cosmos DB takes 255 characters at most, and none of / \\ ? #."""
 
 _encoder = msgspec.json.Encoder()
 
 
-def _reader_of(kind: type[T]) -> Callable[[Document], T]:
-    decode = msgspec.json.Decoder(kind).decode
-
-    def read(document: Document) -> T:
-        try:
-            return decode(document["body"])
-        except (KeyError, TypeError) as exc:
-            raise msgspec.DecodeError("no body") from exc
-
-    return read
+def _in_document(read: Callable[[str], T]) -> Callable[[Document], T]:
+    return lambda document: read(document.get("body", MISSING))
 
 
-session_of = _reader_of(Session)
-turn_of = _reader_of(Turn)
-sitting_of = _reader_of(Sitting)
-memory_of = _reader_of(Memory)
-effect_of = _reader_of(Effect)
-
-
-def text_of(value: Session | Turn | Sitting | Memory | Effect) -> str:
-    return _encoder.encode(value).decode()
-
-
-def micros(moment: datetime) -> int:
-    return (moment - EPOCH) // MICROSECOND
+session_of = _in_document(bodies.session_of)
+turn_of = _in_document(bodies.turn_of)
+sitting_of = _in_document(bodies.sitting_of)
+memory_of = _in_document(bodies.memory_of)
+effect_of = _in_document(bodies.reader_of(Effect))
 
 
 # Owners

@@ -22,7 +22,7 @@ from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
-from memory_service.stores.sqlite.rows import memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (

@@ -26,7 +26,7 @@ from memory_service.errors import (
 )
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
-from memory_service.stores.sqlite.rows import micros, micros_or_none, text_of
+from memory_service.stores.bodies import micros, micros_or_none, text_of
 from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
 
 logger = logging.getLogger(__name__)

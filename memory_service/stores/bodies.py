@@ -1,4 +1,4 @@
-"""Values to rows: JSON through msgspec, times as microseconds since 1970."""
+"""Values as a store keeps them: JSON through msgspec, times as microseconds since 1970."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from memory_service.values import Memory, Session, Sitting, Turn
+from memory_service.values import Memory, Session, Sitting, Turn, Value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -17,7 +17,8 @@ T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 
 
-def _reader_of(kind: type[T]) -> Callable[[str], T]:
+def reader_of(kind: type[T]) -> Callable[[str], T]:
+    """Make what reads a body back. Raises msgspec.DecodeError for one that is damaged."""
     decode = msgspec.json.Decoder(kind).decode
 
     def read(body: str) -> T:
@@ -29,13 +30,13 @@ def _reader_of(kind: type[T]) -> Callable[[str], T]:
     return read
 
 
-session_of = _reader_of(Session)
-turn_of = _reader_of(Turn)
-sitting_of = _reader_of(Sitting)
-memory_of = _reader_of(Memory)
+session_of = reader_of(Session)
+turn_of = reader_of(Turn)
+sitting_of = reader_of(Sitting)
+memory_of = reader_of(Memory)
 
 
-def text_of(value: Session | Turn | Sitting | Memory) -> str:
+def text_of(value: Value) -> str:
     return _encoder.encode(value).decode()
 
 
