@@ -278,6 +278,11 @@ class Effect(Value, frozen=True, kw_only=True):
     turn_id: str
 
 
+def effect_of(request: Request, turn: Turn) -> Effect:
+    """What a request does that stores this turn."""
+    return Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
+
+
 class Unembedded(Value, frozen=True, kw_only=True):
     """An item that has no vector in the asked-for space yet; exactly one of `turn` and `memory` is set."""
 

@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "stores.bodies"],
+    ["context", "ranking", "extract", "stores.bodies", "stores.exports"],
     ["corpus"],
     ["stores.base", "llm.base"],
     ["consolidation"],

@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Durability,
     Effect,
@@ -36,6 +37,8 @@ from memory_service.values import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ALL = 1_000_000_000
 REQUESTS_KEPT = timedelta(days=3)
@@ -88,7 +91,7 @@ class Entries(Value, frozen=True, kw_only=True):
 
 
 class Store(ABC):
-    """A system of record. Every verb acts inside one scope; the `due_*` verbs alone look across users.
+    """A system of record. Every verb acts inside one scope; `users` and the `due_*` verbs alone look across them.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """
@@ -187,6 +190,33 @@ class Store(ABC):
         with self._translated():
             return await self._due_vectors(space, limit)
 
+    async def users(self, cursor: Any = None, limit: int = 1000) -> Users:
+        """Return users of whom anything is kept, each once, in no particular order."""
+        with self._translated():
+            return await self._users(cursor, limit)
+
+    async def export(self, scope: Scope, cursor: Any = None, limit: int = 1000) -> Exports:
+        """Return all that is kept of a user: sessions and sittings, names of requests, then turns and memories, each
+        kind in the order in which it was written.
+
+        What is written meanwhile may be in it or not: who needs one state keeps writers away.
+        """
+        with self._translated():
+            return await self._export(scope, cursor, limit)
+
+    async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        """Write exported things as they are, in this order, in place of what is there by the same names.
+
+        A session comes before its turns and sittings. No version is looked at: nobody else may be writing this user.
+        """
+        with self._translated():
+            await settled(self._restore(scope, things))
+
+    async def erase(self, scope: Scope) -> Erased:
+        """Delete all that is kept of a user. What is committed meanwhile may stay."""
+        with self._translated():
+            return await settled(self._erase(scope))
+
     def require_room(self) -> None:  # noqa: B027 (a store without a queue always has room)
         """Raise Overloaded or StoreFailed if a commit would be refused now."""
 
@@ -242,14 +272,22 @@ class Store(ABC):
     @abstractmethod
     async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]: ...
     @abstractmethod
+    async def _users(self, cursor: Any, limit: int) -> Users: ...
+    @abstractmethod
+    async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports: ...
+    @abstractmethod
+    def _restore(self, scope: Scope, things: Sequence[Exported]) -> Awaitable[None]: ...
+    @abstractmethod
+    def _erase(self, scope: Scope) -> Awaitable[Erased]: ...
+    @abstractmethod
     async def _ping(self) -> None: ...
 
 
-async def settled(awaitable: Awaitable[None]) -> None:
+async def settled(awaitable: Awaitable[T]) -> T:
     """Await to the end; a cancellation that comes meanwhile is raised only once the outcome stands."""
     future = asyncio.ensure_future(awaitable)
     try:
-        await asyncio.shield(future)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
         while not future.done():
             # a second cancellation must not let go of the write either

@@ -46,3 +46,7 @@ def micros(moment: datetime) -> int:
 
 def micros_or_none(moment: datetime | None) -> int | None:
     return None if moment is None else micros(moment)
+
+
+def moment(micros: int) -> datetime:
+    return EPOCH + micros * MICROSECOND

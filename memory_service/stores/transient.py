@@ -5,13 +5,14 @@ Not called "memory": that word is taken here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import count
 from typing import Any, Self
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
@@ -25,6 +26,7 @@ from memory_service.stores.base import (
     Entries,
     Store,
 )
+from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
 from memory_service.values import (
     Effect,
     Hot,
@@ -39,6 +41,7 @@ from memory_service.values import (
     Turn,
     Unembedded,
     Vector,
+    effect_of,
     turn_item_id,
 )
 
@@ -86,7 +89,7 @@ class TransientStore(Store):
             record.items[turn_item_id(turn.session_id, turn.seq)] = _Item(next(self._tokens), turn)
         if commit.request is not None:
             _forget_requests(record, commit.request.made_at - REQUESTS_KEPT)
-            effect = _effect(commit.request, commit.turns[0])
+            effect = effect_of(commit.request, commit.turns[0])
             record.effects[commit.request.key] = (commit.request.made_at, effect)
         for sitting in commit.sittings:
             record.sittings[sitting.session_id, sitting.first_seq] = sitting
@@ -201,8 +204,65 @@ class TransientStore(Store):
             for _, token, scope, value in sorted(due, key=lambda found: found[:2])[:limit]
         ]
 
+    async def _users(self, cursor: Any, limit: int) -> Users:
+        after = cursor or 0
+        scopes = list(self._records)[after : after + limit]
+        return Users(scopes=scopes, cursor=after + len(scopes), more=len(scopes) == limit)
+
+    async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
+        after = cursor or 0
+        things = list(_things(self._of(scope)))[after : after + limit]
+        return Exports(things=things, cursor=after + len(things), more=len(things) == limit)
+
+    async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        record = self._records.setdefault(scope, _Record())
+        for thing in things:
+            if thing.session is not None:
+                record.sessions[thing.session.session_id] = thing.session
+            elif thing.sitting is not None:
+                record.sittings[thing.sitting.session_id, thing.sitting.first_seq] = thing.sitting
+            elif thing.request is not None and thing.effect is not None:
+                record.effects[thing.request.key] = (thing.request.made_at, thing.effect)
+            else:
+                self._restore_item(record, thing)
+
+    def _restore_item(self, record: _Record, thing: Exported) -> None:
+        if thing.turn is not None:
+            record.turns.setdefault(thing.turn.session_id, {})[thing.turn.turn_id] = thing.turn
+        item_id, value = thing.item_id, thing.turn or thing.memory
+        assert value is not None
+        item = record.items[item_id] = _Item(next(self._tokens), value)
+        if thing.vector is not None:
+            item.space = thing.vector.space
+            record.vectors[item_id, item.space] = next(self._tokens), replace(thing.vector, token=item.token)
+
+    async def _erase(self, scope: Scope) -> Erased:
+        record = self._records.pop(scope, None) or _Record()
+        turns = sum(isinstance(item.value, Turn) for item in record.items.values())
+        return Erased(
+            sessions=len(record.sessions),
+            sittings=len(record.sittings),
+            requests=len(record.effects),
+            turns=turns,
+            memories=len(record.items) - turns,
+        )
+
     async def _ping(self) -> None:
         """Always there."""
+
+
+def _things(record: _Record) -> Iterator[Exported]:
+    for session in record.sessions.values():
+        yield Exported(session=session)
+    for sitting in record.sittings.values():
+        yield Exported(sitting=sitting)
+    for key, (made_at, effect) in record.effects.items():
+        yield Exported(request=Request(key=key, digest=effect.digest, made_at=made_at), effect=effect)
+    for kind in (Turn, Memory):
+        for item_id, item in sorted(record.items.items(), key=lambda named: named[1].token):
+            if isinstance(item.value, kind):
+                _, vector = record.vectors.get((item_id, item.space or ""), (0, None))
+                yield exported_item(item.value, item.space, vector.data if vector else None)
 
 
 def _check(record: _Record, commit: Commit) -> None:
@@ -230,10 +290,6 @@ def _check_version(then: Session | Sitting, held: Session | Sitting | None) -> N
 def _forget_requests(record: _Record, made_before: datetime) -> None:
     for key in [key for key, (made_at, _) in record.effects.items() if made_at < made_before]:
         del record.effects[key]
-
-
-def _effect(request: Request, turn: Turn) -> Effect:
-    return Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
 
 
 def _by_token(items: Iterable[_Item]) -> list[_Item]:

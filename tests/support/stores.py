@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -16,6 +16,7 @@ from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
+from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
     Effect,
@@ -112,6 +113,18 @@ class YieldingStore(Store):
 
     async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
         return await self._around("due_vectors", lambda: self.inner.due_vectors(space, limit))
+
+    async def _users(self, cursor: Any, limit: int) -> Users:
+        return await self._around("users", lambda: self.inner.users(cursor, limit))
+
+    async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
+        return await self._around("export", lambda: self.inner.export(scope, cursor, limit))
+
+    async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        await self._around("restore", lambda: self.inner.restore(scope, things))
+
+    async def _erase(self, scope: Scope) -> Erased:
+        return await self._around("erase", lambda: self.inner.erase(scope))
 
     async def _ping(self) -> None:
         await self._around("ping", self.inner.ping)

@@ -6,6 +6,7 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Self
@@ -34,7 +35,9 @@ from memory_service.stores.cosmos.documents import (
     turn_id,
     turn_of,
 )
+from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Effect,
     Hot,
@@ -58,6 +61,7 @@ class CosmosStore(Store):
         self._client = client
         self._names = names
         self._commits = Commits(client, names)
+        self._moving = Moving(client, names, self._commits)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -173,6 +177,20 @@ class CosmosStore(Store):
         found = [row for rows in await asyncio.gather(*asked) for row in rows]
         found.sort(key=lambda row: (row["space"], row["written"]))
         return [_unembedded(row) for row in found[:limit]]
+
+    # All that is kept of a user
+
+    async def _users(self, cursor: Any, limit: int) -> Users:
+        return await self._moving.users(cursor, limit)
+
+    async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
+        return await self._moving.export(scope, cursor, limit)
+
+    async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        await self._moving.restore(scope, things)
+
+    async def _erase(self, scope: Scope) -> Erased:
+        return await self._moving.erase(scope)
 
     async def _ping(self) -> None:
         await self._client.find("ping", self._names.interactions, "ping", "ping")

@@ -186,6 +186,21 @@ class Client:
 
         return await self.call(verb, container, asked, paged=True)
 
+    async def page(
+        self, verb: str, container: str, sql: str, values: Document, owner: str, token: str | None, limit: int
+    ) -> tuple[list[Document], str | None]:
+        """Ask one partition for so many, going on from a token (None: from the start); and the next token."""
+        parameters: list[dict[str, object]] = [{"name": f"@{name}", "value": v} for name, v in values.items()]
+
+        async def asked(items: ContainerProxy) -> tuple[list[Document], str | None]:
+            found = items.query_items(sql, parameters=parameters, max_item_count=limit, partition_key=owner)
+            pages: Any = found.by_page(token)
+            page = await anext(pages, None)
+            rows = [] if page is None else [document async for document in page]
+            return rows, pages.continuation_token
+
+        return await self.call(verb, container, asked)
+
     async def changes(self, verb: str, container: str, owner: str, after: str | None) -> tuple[list[Document], str]:
         """All that changed in a partition since a continuation (None: from the beginning), and the next one."""
         # The SDK's own continuation is None where nothing changed; the continuation holds the partition already.

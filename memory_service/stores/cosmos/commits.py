@@ -25,7 +25,7 @@ from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.client import MOST_BYTES, Client, Refused
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
-from memory_service.values import Memory, Request, Session, Sitting, Vector
+from memory_service.values import Memory, Request, Session, Sitting, Vector, effect_of
 
 MOST_OPERATIONS = 100
 PART_BYTES = 900_000
@@ -41,7 +41,7 @@ class Commits:
     def __init__(self, client: Client, names: Names) -> None:
         self._client = client
         self._names = names
-        self._stamps = doc.Stamps()
+        self.stamps = doc.Stamps()
         self.count = 0
         self.newest_request = 0
         """When the newest request of all that were committed here was made: older names end with time."""
@@ -82,11 +82,12 @@ class Commits:
     async def _write_memories(self, memories: Sequence[Memory], owner: str) -> None:
         by_container: dict[str, list[Operation]] = {}
         for memory in memories:
-            document = {"owner": owner, **doc.memory_document(memory, self._stamps.next())}
+            document = {"owner": owner, **doc.memory_document(memory, self.stamps.next())}
             by_container.setdefault(self._names.of_memory(memory.memory_id), []).append(("upsert", (document,)))
-        await asyncio.gather(*(self._in_parts(name, own, owner) for name, own in by_container.items()))
+        await asyncio.gather(*(self.send_in_parts(name, own, owner) for name, own in by_container.items()))
 
-    async def _in_parts(self, container: str, operations: list[Operation], owner: str) -> None:
+    async def send_in_parts(self, container: str, operations: list[Operation], owner: str) -> None:
+        """Write what need not be written together."""
         for part in _parts(operations):
             await self._send(container, part, owner)
 
@@ -124,7 +125,7 @@ class Commits:
         """In this order a refusal names the first of the reasons there are."""
         marked = {"owner": owner, "commit": mark}
         if commit.request is not None:
-            name = {**doc.request_document(commit.request, commit.turns[0]), **marked}
+            name = {**doc.request_document(commit.request, effect_of(commit.request, commit.turns[0])), **marked}
             yield _create(name) if former_name is None else _replace(name, former_name), DuplicateRequest
         if commit.session is not None:
             head = commit.session
@@ -134,7 +135,7 @@ class Commits:
             whole = {**doc.sitting_document(sitting, commit.scope.tenant_id), **marked}
             yield _versioned(sitting.version, whole, {**doc.sitting_columns(sitting), "commit": mark}), StaleVersion
         for turn in commit.turns:
-            yield _create({**doc.turn_document(turn, self._stamps.next()), **marked}), DuplicateTurn
+            yield _create({**doc.turn_document(turn, self.stamps.next()), **marked}), DuplicateTurn
 
     async def _stands(self, operation: Operation, mark: str, owner: str) -> bool:
         """Whether a batch that was refused had taken effect before, and its answer was lost.
@@ -158,8 +159,7 @@ class Commits:
                 patch = _patch(name, doc.vector_columns(vector), f"c.written = {vector.token}")
                 by_container.setdefault(self._names.of_item(vector.item_id), []).append(patch)
         for container, operations in by_container.items():
-            for part in _parts(operations):
-                await self._patch_all(container, part, owner)
+            await self.send_each(operations, container, owner)
 
     async def _turn_ids(self, vectors: Sequence[Vector], owner: str) -> dict[str, str]:
         """Ids of the documents of turns: a vector names its turn by its number, the document by its `turn_id`."""
@@ -172,16 +172,16 @@ class Commits:
         rows = await self._client.rows(VERB, self._names.interactions, sql, tokens, owner)
         return {doc.item_id_of(row): row["id"] for row in rows}
 
-    async def _patch_all(self, container: str, operations: list[Operation], owner: str) -> None:
-        """Write those vectors whose item is still as it was; the others are of words that are gone."""
-        left = list(operations)
-        while left:
-            try:
-                await self._send(container, left, owner)
-            except Refused as refused:
-                del left[refused.index]
-            else:
-                return
+    async def send_each(self, operations: list[Operation], container: str, owner: str) -> None:
+        """Do those that can be done: a vector's item is still as it was, a document to delete is still there."""
+        for part in _parts(operations):
+            while part:
+                try:
+                    await self._send(container, part, owner)
+                except Refused as refused:
+                    del part[refused.index]
+                else:
+                    break
 
 
 def _is_kept(held: Document | None, request: Request) -> bool:

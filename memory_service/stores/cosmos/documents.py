@@ -18,7 +18,7 @@ import msgspec
 
 from memory_service.stores import bodies
 from memory_service.stores.base import REQUESTS_KEPT
-from memory_service.stores.bodies import micros, text_of
+from memory_service.stores.bodies import micros, moment, text_of
 from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Vector, turn_item_id
 
 Document = dict[str, Any]
@@ -155,15 +155,20 @@ def turn_document(turn: Turn, stamp: int) -> Document:
     }
 
 
-def request_document(request: Request, turn: Turn) -> Document:
-    effect = Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
+def request_document(request: Request, effect: Effect) -> Document:
     return {
         "id": request_id(request.key),
         "type": "request",
+        "name": request.key,
         "made": micros(request.made_at),
         "ttl": int(REQUESTS_KEPT.total_seconds()),
         "body": text_of(effect),
     }
+
+
+def request_of(document: Document) -> Request:
+    digest = effect_of(document).digest
+    return Request(key=document["name"], digest=digest, made_at=moment(document["made"]))
 
 
 def memory_document(memory: Memory, stamp: int) -> Document:

@@ -12,27 +12,29 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import apsw
 
 from memory_service.errors import (
     MemoryServiceError,
     Overloaded,
-    StaleVersion,
     StorageFull,
     StoreFailed,
     StoreUnavailable,
 )
 from memory_service.points import Point, nowhere
-from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
-from memory_service.stores.bodies import micros, micros_or_none, text_of
-from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
+from memory_service.stores.base import Commit
+from memory_service.stores.sqlite.rows import apply
 
 logger = logging.getLogger(__name__)
 
-Waiting = tuple[Commit, "asyncio.Future[None]"]
-Settled = tuple["asyncio.Future[None]", Exception | None]
+Change = Callable[[apsw.Connection], Any]
+"""What is done inside the open transaction; what it returns is for who waits for it."""
+Waiting = tuple[Change, "asyncio.Future[Any]"]
+Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
 MAX_WAITING = 10_000
@@ -75,10 +77,14 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
+        return self.change(partial(apply, commit=commit))
+
+    def change(self, change: Change) -> asyncio.Future[Any]:
+        """Queue any change, in the same way."""
         self.require_room()
         self.waiting += 1
         future = self._loop.create_future()
-        self._queue.put((commit, future))
+        self._queue.put((change, future))
         return future
 
     def require_room(self) -> None:
@@ -134,7 +140,7 @@ class Writer:
     def _write(self, group: list[Waiting]) -> list[Settled]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            outcomes: list[Settled] = [(future, self._applied(commit)) for commit, future in group]
+            outcomes: list[Settled] = [(future, self._applied(change)) for change, future in group]
             self._point("before_commit")
             self._db.execute("COMMIT")
             self._require_in_place()
@@ -166,148 +172,22 @@ class Writer:
         error.__cause__ = exc
         return error
 
-    def _applied(self, commit: Commit) -> MemoryServiceError | None:
+    def _applied(self, change: Change) -> Any:
         self._db.execute("SAVEPOINT one")
         try:
-            apply(self._db, commit)
+            outcome = change(self._db)
         except MemoryServiceError as refusal:
             self._db.execute("ROLLBACK TO one; RELEASE one")
             return refusal
         self._db.execute("RELEASE one")
-        return None
+        return outcome
 
     def _wake(self, outcomes: list[Settled]) -> None:
         self.waiting -= len(outcomes)
-        for future, error in outcomes:
+        for future, outcome in outcomes:
             if future.done():
                 continue
-            if error is None:
-                future.set_result(None)
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
             else:
-                future.set_exception(error)
-
-
-def apply(db: apsw.Connection, commit: Commit) -> None:
-    """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
-    owner = _owner(db, commit.scope)
-    if commit.request is not None:
-        _put_request(db, owner, commit.request, commit.turns[0])
-    if commit.session is not None:
-        session = _put_session(db, owner, commit.session)
-        for turn in commit.turns:
-            _put_turn(db, owner, session, turn)
-    for sitting in commit.sittings:
-        _put_sitting(db, owner, sitting)
-    for memory in commit.memories:
-        _put_memory(db, owner, memory)
-    for vector in commit.vectors:
-        _put_vector(db, owner, vector)
-
-
-def _one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None:
-    for (found,) in db.execute(sql, values):
-        return int(found)
-    return None
-
-
-def _owner(db: apsw.Connection, scope: Scope) -> int:
-    named = (scope.tenant_id, scope.user_id)
-    found = _one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", named)
-    if found is None:
-        db.execute("INSERT INTO owners (tenant_id, user_id) VALUES (?, ?)", named)
-        return db.last_insert_rowid()
-    return found
-
-
-def _put_session(db: apsw.Connection, owner: int, head: Session) -> int:
-    state = (head.version, head.status, micros(head.touched_at), head.unreflected_turns, head.live_after, text_of(head))
-    if head.version == 1:
-        sql = (
-            "INSERT INTO sessions (version, status, touched_at, unreflected_turns, live_after, head, owner, session_id)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner, session_id) DO NOTHING RETURNING id"
-        )
-        row = _one(db, sql, (*state, owner, head.session_id))
-    else:
-        sql = (
-            "UPDATE sessions SET version = ?, status = ?, touched_at = ?, unreflected_turns = ?, live_after = ?,"
-            " head = ? WHERE owner = ? AND session_id = ? AND version = ? RETURNING id"
-        )
-        row = _one(db, sql, (*state, owner, head.session_id, head.version - 1))
-    if row is None:
-        raise StaleVersion
-    return row
-
-
-def _put_request(db: apsw.Connection, owner: int, request: Request, turn: Turn) -> None:
-    db.execute("DELETE FROM requests WHERE made_at < ?", (micros(request.made_at - REQUESTS_KEPT),))
-    sql = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
-    effect = (request.digest, turn.session_id, turn.turn_id, micros(request.made_at))
-    if _one(db, sql, (owner, request.key, *effect)) is None:
-        raise DuplicateRequest
-
-
-def _put_turn(db: apsw.Connection, owner: int, session: int, turn: Turn) -> None:
-    try:
-        db.execute(
-            "INSERT INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
-            (owner, session, turn.seq, turn.turn_id, text_of(turn)),
-        )
-    except apsw.ConstraintError as exc:
-        raise (DuplicateTurn if "turn_id" in str(exc) else StaleVersion) from exc
-
-
-def _put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
-    session = _one(db, "SELECT id FROM sessions WHERE owner = ? AND session_id = ?", (owner, sitting.session_id))
-    state = (
-        sitting.version,
-        sitting.reflection,
-        micros(sitting.due_at),
-        micros_or_none(sitting.lease_until),
-        text_of(sitting),
-    )
-    if sitting.version == 1:
-        sql = (
-            "INSERT INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
-        )
-        row = _one(db, sql, (*state, session, sitting.first_seq)) if session else None
-    else:
-        sql = (
-            "UPDATE sittings SET version = ?, reflection = ?, due_at = ?, lease_until = ?, body = ?"
-            " WHERE session = ? AND first_seq = ? AND version = ? RETURNING 1"
-        )
-        row = _one(db, sql, (*state, session, sitting.first_seq, sitting.version - 1))
-    if row is None:
-        raise StaleVersion
-
-
-def _put_memory(db: apsw.Connection, owner: int, memory: Memory) -> None:
-    # REPLACE gives the row a new id: readers that follow ids as a cursor see the memory again.
-    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory.memory_id))
-    db.execute(
-        "INSERT OR REPLACE INTO memories (owner, memory_id, kind, created_at, superseded, body)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            owner,
-            memory.memory_id,
-            memory.kind,
-            micros(memory.created_at),
-            memory.valid_to is not None,
-            text_of(memory),
-        ),
-    )
-
-
-ITEMS: dict[bool, str] = {
-    True: "UPDATE turns SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
-    False: "UPDATE memories SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
-}
-
-
-def _put_vector(db: apsw.Connection, owner: int, vector: Vector) -> None:
-    marked = _one(db, ITEMS["#" in vector.item_id], (vector.space, vector.token, owner))
-    if marked:  # otherwise the item was written anew since: its vector would be of other words
-        db.execute(
-            "INSERT OR REPLACE INTO vectors (owner, item_id, space, data) VALUES (?, ?, ?, ?)",
-            (owner, vector.item_id, vector.space, vector.data),
-        )
+                future.set_result(outcome)

@@ -1,0 +1,122 @@
+"""All that is kept of a user: out of the containers, into them, away from them; and who the users are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from memory_service.stores.cosmos import documents as doc
+from memory_service.stores.cosmos.client import Client
+from memory_service.stores.cosmos.commits import Commits, Operation
+from memory_service.stores.cosmos.containers import Names
+from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.values import Scope
+
+Cursor = tuple[int, str | None]
+"""Which of the queries, and where to go on in it."""
+
+OF_TYPE = "SELECT * FROM c WHERE c.type = @type"
+AS_WRITTEN = f"{OF_TYPE} ORDER BY c.written"
+
+
+ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "turn": "turns", "memory": "memories"}
+
+
+def _of_head(document: Document) -> Exported:
+    return Exported(session=doc.session_of(document))
+
+
+def _of_sitting(document: Document) -> Exported:
+    return Exported(sitting=doc.sitting_of(document))
+
+
+def _of_request(document: Document) -> Exported:
+    return Exported(request=doc.request_of(document), effect=doc.effect_of(document))
+
+
+def _of_item(document: Document) -> Exported:
+    value = doc.turn_of(document) if document["type"] == "turn" else doc.memory_of(document)
+    vector = doc.vector_of(document, document["space"])
+    return exported_item(value, document["space"], vector.data if vector else None)
+
+
+class Moving:
+    def __init__(self, client: Client, names: Names, commits: Commits) -> None:
+        self._client, self._names, self._commits = client, names, commits
+        self._queries: Sequence[tuple[str, str, str, Callable[[Document], Exported]]] = (
+            (names.interactions, OF_TYPE, "head", _of_head),
+            (names.interactions, OF_TYPE, "sitting", _of_sitting),
+            (names.interactions, OF_TYPE, "request", _of_request),
+            (names.interactions, AS_WRITTEN, "turn", _of_item),
+            (names.summaries, AS_WRITTEN, "memory", _of_item),
+            (names.insights, AS_WRITTEN, "memory", _of_item),
+        )
+
+    async def users(self, cursor: tuple[int, str] | None, limit: int) -> Users:
+        """Owners container by container; those of an earlier container were given there."""
+        number, after = cursor or (0, "")
+        sql = f"SELECT TOP {int(limit)} c.owner FROM c WHERE c.owner > @after ORDER BY c.owner"
+        rows = await self._client.rows("users", self._names.all[number], sql, {"after": after})
+        owners = list(dict.fromkeys(row["owner"] for row in rows))
+        given = await self._in_earlier(number, owners)
+        scopes = [doc.scope_of({"owner": owner}) for owner in owners if owner not in given]
+        if owners:
+            return Users(scopes=scopes, cursor=(number, owners[-1]), more=True)
+        more = number + 1 < len(self._names.all)
+        return Users(scopes=scopes, cursor=(number + 1, "") if more else (number, after), more=more)
+
+    async def _in_earlier(self, number: int, owners: list[str]) -> set[str]:
+        sql = "SELECT DISTINCT VALUE c.owner FROM c WHERE ARRAY_CONTAINS(@owners, c.owner)"
+        found: set[Any] = set()
+        for container in self._names.all[:number] if owners else ():
+            found.update(await self._client.rows("users", container, sql, {"owners": owners}))
+        return found
+
+    async def export(self, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
+        owner = doc.owner_of(scope)
+        number, token = cursor or (0, None)
+        things: list[Exported] = []
+        while number < len(self._queries) and len(things) < limit:
+            container, sql, kind, made_of = self._queries[number]
+            size = limit - len(things)
+            rows, token = await self._client.page("export", container, sql, {"type": kind}, owner, token, size)
+            things += map(made_of, rows)
+            number += token is None
+        return Exports(things=things, cursor=(number, token), more=number < len(self._queries))
+
+    async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        by_container: dict[str, list[Operation]] = {}
+        owner = doc.owner_of(scope)
+        for thing in things:
+            container, document = self._placed(thing, scope)
+            by_container.setdefault(container, []).append(("upsert", ({"owner": owner, **document},)))
+        for container, operations in by_container.items():
+            await self._commits.send_in_parts(container, operations, owner)
+
+    def _placed(self, thing: Exported, scope: Scope) -> tuple[str, Document]:
+        """The container it belongs to, and its document."""
+        if thing.session is not None:
+            return self._names.interactions, doc.head_document(thing.session)
+        if thing.sitting is not None:
+            return self._names.interactions, doc.sitting_document(thing.sitting, scope.tenant_id)
+        if thing.request is not None and thing.effect is not None:
+            return self._names.interactions, doc.request_document(thing.request, thing.effect)
+        stamp = self._commits.stamps.next()
+        vector = doc.vector_columns(thing.vector) if thing.vector else {}
+        if thing.turn is not None:
+            return self._names.interactions, {**doc.turn_document(thing.turn, stamp), **vector}
+        assert thing.memory is not None
+        container = self._names.of_memory(thing.memory.memory_id)
+        return container, {**doc.memory_document(thing.memory, stamp), **vector}
+
+    async def erase(self, scope: Scope) -> Erased:
+        owner, gone = doc.owner_of(scope), Counter[str]()
+        for container in self._names.all:
+            while found := await self._client.rows(
+                "erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner
+            ):
+                await self._commits.send_each([("delete", (row["id"],)) for row in found], container, owner)
+                gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
+        return Erased(**gone)

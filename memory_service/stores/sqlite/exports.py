@@ -1,0 +1,163 @@
+"""All that is kept of a user: out of the tables, into them, away from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+
+from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, text_of, turn_of
+from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.sqlite.rows import one, owner_of, put_memory, put_vector, session_state, sitting_state
+from memory_service.values import Effect, Request, Scope, Session, Sitting, Turn, turn_item_id
+
+FIRST_USERS = ("", "")
+Cursor = tuple[int, Any]
+"""Which of the queries, and the key of the last row it gave."""
+
+
+def _request(_: Any, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:
+    effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
+    return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
+
+
+QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
+    (
+        "SELECT id, head FROM sessions WHERE owner = ? AND id > ? ORDER BY id LIMIT ?",
+        0,
+        lambda _, head: Exported(session=session_of(head)),
+    ),
+    (
+        "SELECT sittings.rowid, body FROM sittings JOIN sessions ON sessions.id = session"
+        " WHERE owner = ? AND sittings.rowid > ? ORDER BY sittings.rowid LIMIT ?",
+        0,
+        lambda _, body: Exported(sitting=sitting_of(body)),
+    ),
+    (
+        "SELECT request_key, request_key, made_at, digest, session_id, turn_id FROM requests"
+        " WHERE owner = ? AND request_key > ? ORDER BY request_key LIMIT ?",
+        "",
+        _request,
+    ),
+    (
+        "SELECT turns.id, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
+        " LEFT JOIN vectors ON vectors.owner = turns.owner AND item_id = session_id || '#' || seq"
+        " AND vectors.space = turns.space WHERE turns.owner = ? AND turns.id > ? ORDER BY turns.id LIMIT ?",
+        0,
+        lambda _, body, space, data: exported_item(turn_of(body), space, data),
+    ),
+    (
+        "SELECT memories.id, body, memories.space, data FROM memories"
+        " LEFT JOIN vectors ON vectors.owner = memories.owner AND item_id = memory_id"
+        " AND vectors.space = memories.space WHERE memories.owner = ? AND memories.id > ? ORDER BY memories.id LIMIT ?",
+        0,
+        lambda _, body, space, data: exported_item(memory_of(body), space, data),
+    ),
+)
+ERASED_IN_ORDER = (
+    ("vectors", "DELETE FROM vectors WHERE owner = ?"),
+    ("memories", "DELETE FROM memories WHERE owner = ?"),
+    ("requests", "DELETE FROM requests WHERE owner = ?"),
+    ("turns", "DELETE FROM turns WHERE owner = ?"),
+    ("sittings", "DELETE FROM sittings WHERE session IN (SELECT id FROM sessions WHERE owner = ?)"),
+    ("sessions", "DELETE FROM sessions WHERE owner = ?"),
+    ("owners", "DELETE FROM owners WHERE id = ?"),
+)
+
+
+def users(db: apsw.Connection, cursor: tuple[str, str] | None, limit: int) -> Users:
+    sql = (
+        "SELECT tenant_id, user_id FROM owners WHERE (tenant_id, user_id) > (?, ?) ORDER BY tenant_id, user_id LIMIT ?"
+    )
+    found: list[Any] = db.execute(sql, (*(cursor or FIRST_USERS), limit)).fetchall()
+    scopes = [Scope(tenant_id=tenant_id, user_id=user_id) for tenant_id, user_id in found]
+    return Users(scopes=scopes, cursor=found[-1] if found else cursor, more=len(found) == limit)
+
+
+def export(db: apsw.Connection, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
+    owner = _owner(db, scope)
+    if owner is None:
+        return Exports(things=[], cursor=cursor, more=False)
+    things: list[Exported] = []
+    number, after = cursor or (0, QUERIES[0][1])
+    while len(things) < limit:
+        sql, _, made_of = QUERIES[number]
+        rows = db.execute(sql, (owner, after, limit - len(things))).fetchall()
+        things += [made_of(*row) for row in rows]
+        if rows:
+            after = rows[-1][0]
+        elif number + 1 < len(QUERIES):
+            number, after = number + 1, QUERIES[number + 1][1]
+        else:
+            return Exports(things=things, cursor=(number, after), more=False)
+    return Exports(things=things, cursor=(number, after), more=True)
+
+
+def restore(db: apsw.Connection, scope: Scope, things: Sequence[Exported]) -> None:
+    owner = owner_of(db, scope)
+    for thing in things:
+        if thing.session is not None:
+            _restore_session(db, owner, thing.session)
+        elif thing.sitting is not None:
+            _restore_sitting(db, owner, thing.sitting)
+        elif thing.request is not None and thing.effect is not None:
+            _restore_request(db, owner, thing.request, thing.effect)
+        elif thing.turn is not None:
+            _restore_turn(db, owner, thing.turn)
+        elif thing.memory is not None:
+            put_memory(db, owner, thing.memory)
+        if thing.vector is not None:
+            put_vector(db, owner, thing.vector, db.last_insert_rowid())
+
+
+def erase(db: apsw.Connection, scope: Scope) -> Erased:
+    owner = _owner(db, scope)
+    if owner is None:
+        return Erased()
+    gone = {}
+    for table, sql in ERASED_IN_ORDER:
+        db.execute(sql, (owner,))
+        gone[table] = db.changes()
+    return Erased(**{name: count for name, count in gone.items() if name not in ("vectors", "owners")})
+
+
+def _owner(db: apsw.Connection, scope: Scope) -> int | None:
+    return one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", (scope.tenant_id, scope.user_id))
+
+
+def _restore_session(db: apsw.Connection, owner: int, head: Session) -> None:
+    db.execute(
+        "INSERT INTO sessions (version, status, touched_at, unreflected_turns, live_after, head, owner, session_id)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner, session_id) DO UPDATE SET version = excluded.version,"
+        " status = excluded.status, touched_at = excluded.touched_at, unreflected_turns = excluded.unreflected_turns,"
+        " live_after = excluded.live_after, head = excluded.head",
+        (*session_state(head), owner, head.session_id),
+    )
+
+
+def _session(db: apsw.Connection, owner: int, session_id: str) -> int | None:
+    return one(db, "SELECT id FROM sessions WHERE owner = ? AND session_id = ?", (owner, session_id))
+
+
+def _restore_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*sitting_state(sitting), _session(db, owner, sitting.session_id), sitting.first_seq),
+    )
+
+
+def _restore_request(db: apsw.Connection, owner: int, request: Request, effect: Effect) -> None:
+    did = (effect.digest, effect.session_id, effect.turn_id, micros(request.made_at))
+    db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?)", (owner, request.key, *did))
+
+
+def _restore_turn(db: apsw.Connection, owner: int, turn: Turn) -> None:
+    session = _session(db, owner, turn.session_id)
+    item_id = turn_item_id(turn.session_id, turn.seq)
+    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
+    db.execute(
+        "INSERT OR REPLACE INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
+        (owner, session, turn.seq, turn.turn_id, text_of(turn)),
+    )

@@ -1,0 +1,141 @@
+"""Rows: how each value is written, inside a transaction that somebody else opens and ends."""
+
+from __future__ import annotations
+
+import apsw
+
+from memory_service.errors import StaleVersion
+from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
+from memory_service.stores.bodies import micros, micros_or_none, text_of
+from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
+
+
+def apply(db: apsw.Connection, commit: Commit) -> None:
+    """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
+    owner = owner_of(db, commit.scope)
+    if commit.request is not None:
+        put_request(db, owner, commit.request, commit.turns[0])
+    if commit.session is not None:
+        session = put_session(db, owner, commit.session)
+        for turn in commit.turns:
+            put_turn(db, owner, session, turn)
+    for sitting in commit.sittings:
+        put_sitting(db, owner, sitting)
+    for memory in commit.memories:
+        put_memory(db, owner, memory)
+    for vector in commit.vectors:
+        put_vector(db, owner, vector, vector.token)
+
+
+def one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None:
+    for (found,) in db.execute(sql, values):
+        return int(found)
+    return None
+
+
+def owner_of(db: apsw.Connection, scope: Scope) -> int:
+    named = (scope.tenant_id, scope.user_id)
+    found = one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", named)
+    if found is None:
+        db.execute("INSERT INTO owners (tenant_id, user_id) VALUES (?, ?)", named)
+        return db.last_insert_rowid()
+    return found
+
+
+def session_state(head: Session) -> tuple[object, ...]:
+    touched_at = micros(head.touched_at)
+    return head.version, head.status, touched_at, head.unreflected_turns, head.live_after, text_of(head)
+
+
+def put_session(db: apsw.Connection, owner: int, head: Session) -> int:
+    state = session_state(head)
+    if head.version == 1:
+        sql = (
+            "INSERT INTO sessions (version, status, touched_at, unreflected_turns, live_after, head, owner, session_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (owner, session_id) DO NOTHING RETURNING id"
+        )
+        row = one(db, sql, (*state, owner, head.session_id))
+    else:
+        sql = (
+            "UPDATE sessions SET version = ?, status = ?, touched_at = ?, unreflected_turns = ?, live_after = ?,"
+            " head = ? WHERE owner = ? AND session_id = ? AND version = ? RETURNING id"
+        )
+        row = one(db, sql, (*state, owner, head.session_id, head.version - 1))
+    if row is None:
+        raise StaleVersion
+    return row
+
+
+def put_request(db: apsw.Connection, owner: int, request: Request, turn: Turn) -> None:
+    db.execute("DELETE FROM requests WHERE made_at < ?", (micros(request.made_at - REQUESTS_KEPT),))
+    sql = "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+    effect = (request.digest, turn.session_id, turn.turn_id, micros(request.made_at))
+    if one(db, sql, (owner, request.key, *effect)) is None:
+        raise DuplicateRequest
+
+
+def put_turn(db: apsw.Connection, owner: int, session: int, turn: Turn) -> None:
+    try:
+        db.execute(
+            "INSERT INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
+            (owner, session, turn.seq, turn.turn_id, text_of(turn)),
+        )
+    except apsw.ConstraintError as exc:
+        raise (DuplicateTurn if "turn_id" in str(exc) else StaleVersion) from exc
+
+
+def sitting_state(sitting: Sitting) -> tuple[object, ...]:
+    due_at, lease_until = micros(sitting.due_at), micros_or_none(sitting.lease_until)
+    return sitting.version, sitting.reflection, due_at, lease_until, text_of(sitting)
+
+
+def put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
+    session = one(db, "SELECT id FROM sessions WHERE owner = ? AND session_id = ?", (owner, sitting.session_id))
+    state = sitting_state(sitting)
+    if sitting.version == 1:
+        sql = (
+            "INSERT INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+        )
+        row = one(db, sql, (*state, session, sitting.first_seq)) if session else None
+    else:
+        sql = (
+            "UPDATE sittings SET version = ?, reflection = ?, due_at = ?, lease_until = ?, body = ?"
+            " WHERE session = ? AND first_seq = ? AND version = ? RETURNING 1"
+        )
+        row = one(db, sql, (*state, session, sitting.first_seq, sitting.version - 1))
+    if row is None:
+        raise StaleVersion
+
+
+def put_memory(db: apsw.Connection, owner: int, memory: Memory) -> None:
+    # REPLACE gives the row a new id: readers that follow ids as a cursor see the memory again.
+    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory.memory_id))
+    db.execute(
+        "INSERT OR REPLACE INTO memories (owner, memory_id, kind, created_at, superseded, body)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            owner,
+            memory.memory_id,
+            memory.kind,
+            micros(memory.created_at),
+            memory.valid_to is not None,
+            text_of(memory),
+        ),
+    )
+
+
+ITEMS: dict[bool, str] = {
+    True: "UPDATE turns SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
+    False: "UPDATE memories SET space = ? WHERE id = ? AND owner = ? RETURNING 1",
+}
+
+
+def put_vector(db: apsw.Connection, owner: int, vector: Vector, token: int) -> None:
+    """`token`: the row that the item must still be in."""
+    marked = one(db, ITEMS["#" in vector.item_id], (vector.space, token, owner))
+    if marked:  # otherwise the item was written anew since: its vector would be of other words
+        db.execute(
+            "INSERT OR REPLACE INTO vectors (owner, item_id, space, data) VALUES (?, ?, ?, ?)",
+            (owner, vector.item_id, vector.space, vector.data),
+        )
