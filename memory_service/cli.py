@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,11 @@ import uvicorn
 from pydantic import ValidationError
 
 from memory_service import __version__
-from memory_service.errors import UnsafeStart
+from memory_service.errors import MemoryServiceError, UnsafeStart
 from memory_service.logs import configure_logging
+from memory_service.migration import Migration, Report
 from memory_service.settings import Settings
+from memory_service.stores import make_store
 
 T = TypeVar("T")
 
@@ -55,6 +58,58 @@ def serve(host: str | None, port: int | None) -> None:
             click.echo(f"Agent memory service {__version__} on {url} (AUTH_MODE={settings.auth_mode})", err=True)
 
         sys.exit(run(run_until_stopped(settings, announce)))
+
+
+@main.command()
+@click.option("--from", "source", metavar="URL", help="Copy everything out of this store (as STORE_URL) ...")
+@click.option("--to", "target", metavar="URL", help="... into this one. Run again, it goes on where it was.")
+@click.option("--check", is_flag=True, help="Write nothing; say whether everything is there.")
+def migrate(source: str | None, target: str | None, check: bool) -> None:
+    """Prepare the store of the settings (tables, containers), or copy everything from one store to another.
+
+    Stop the services that write to either of them first.
+    """
+    if (source is None) != (target is None) or (check and source is None):
+        raise click.UsageError("--from and --to belong together")
+    configure_logging("WARNING")
+    if source is None or target is None:
+        settings = read_settings()
+        run(prepare(settings))
+        click.echo(f"{settings.chosen_store_url.partition(':')[0]}: ready")
+        return
+    if source == target:
+        raise click.UsageError("--from and --to name the same store")
+    path = source.removeprefix("sqlite:///")
+    if path != source and not Path(path).exists():
+        raise click.UsageError(f"--from: there is no file {path}")
+    report = run(copy(read_settings(store_url=source), read_settings(store_url=target), check))
+    for conflict in report.conflicts:
+        owner = f"user {conflict.scope.user_id!r} of tenant {conflict.scope.tenant_id!r}"
+        click.echo(f"{owner} was left out: {conflict.session_id!r} went on differently in the target", err=True)
+    missing = "missing" if check else "copied"
+    click.echo(f"users {report.users}, {missing} {report.written}, there already {report.same}")
+    sys.exit(1 if report.conflicts or (check and report.written) else 0)
+
+
+async def prepare(settings: Settings) -> None:
+    """Open a store once: what it needs is made."""
+    async with AsyncExitStack() as stack:
+        await make_store(settings).start(stack)
+
+
+async def copy(source: Settings, target: Settings, check: bool) -> Report:
+    def tell(report: Report) -> None:
+        if report.users % 100 == 0:
+            click.echo(f"users {report.users}, copied {report.written}, there already {report.same}", err=True)
+
+    async with AsyncExitStack() as stack:
+        stores = make_store(source), make_store(target)
+        for store in stores:
+            await store.start(stack)
+        try:
+            return await Migration(*stores, check=check, tell=tell).run()
+        except MemoryServiceError as exc:
+            raise click.ClickException(f"stopped ({exc}); run it again, it goes on where it was") from exc
 
 
 @main.command()

@@ -30,6 +30,7 @@ FLOORS = [
         "llm",
         "llm.offline",
         "llm.openai",
+        "migration",
     ],
     ["llm.openai_embedder", "recall", "sessions"],
     ["reflection"],

@@ -157,10 +157,11 @@ async def test_a_damaged_database_is_refused(path: Path, url: str) -> None:
 
 async def test_a_start_that_was_refused_leaves_nothing_open_even_while_its_error_is_held(path: Path, url: str) -> None:
     overwrite(path, DIARY)
+    before = set(apsw.connections())  # a tokenizer of another test may still be about
     with pytest.raises(UnsafeStart) as held:
         async with opened(url):
             pass
-    assert apsw.connections() == []
+    assert set(apsw.connections()) <= before
     overwrite(path, b"")
     async with opened(url) as store:
         await store.ping()

@@ -1,0 +1,153 @@
+"""Copy everything from one store to another.
+
+Both sides of a user are read and only what differs is written: a copy that was cut off goes on when it is begun again,
+and one that finds nothing to write has compared everything. While it runs, nobody else may write either store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from hashlib import blake2b
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from memory_service.errors import MemoryServiceError, StoreThrottled
+from memory_service.stores.base import Store
+from memory_service.stores.exports import Exported
+from memory_service.values import Scope, Session, Sitting, Value
+
+T = TypeVar("T")
+
+AT_ONCE = 8
+"""Users copied at the same time: a store far away is waited for, not worked for."""
+PAGE = 500
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Conflict(Value, frozen=True, kw_only=True):
+    """A user of whom the target has a session that went another way than the source's: nothing of them was written."""
+
+    scope: Scope
+    session_id: str
+
+
+class Report(Value, frozen=True, kw_only=True):
+    """Users looked at, and how many of their things were written or found as they should be."""
+
+    users: int = 0
+    written: int = 0
+    same: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+
+
+class Held(Value, frozen=True, kw_only=True):
+    """What is remembered of a thing in the target: enough to tell it from the source's."""
+
+    value: bytes
+    vector: bytes
+    versioned: Session | Sitting | None
+
+
+class Migration:
+    """`check`: write nothing, and count as written what would be. `tell` hears of each user that is done."""
+
+    def __init__(
+        self, source: Store, target: Store, *, check: bool = False, tell: Callable[[Report], None] = lambda _: None
+    ) -> None:
+        self._source, self._target = source, target
+        self._check, self._tell = check, tell
+        self.report = Report()
+
+    async def run(self) -> Report:
+        """Copy every user. What the stores raise ends it; what was copied by then stays."""
+        free = asyncio.Semaphore(AT_ONCE)
+        cursor, more = None, True
+        while more:
+            page = await _patiently(partial(self._source.users, cursor, PAGE))
+            try:
+                async with asyncio.TaskGroup() as copying:
+                    for scope in page.scopes:
+                        copying.create_task(self._copy(scope, free))
+            except* MemoryServiceError as failed:
+                raise failed.exceptions[0] from None
+            cursor, more = page.cursor, page.more
+        return self.report
+
+    async def _copy(self, scope: Scope, free: asyncio.Semaphore) -> None:
+        async with free:
+            held = {thing.name: _remembered(thing) async for page in _pages(self._target, scope) for thing in page}
+            differing: list[Exported] = []
+            async for page in _pages(self._source, scope):
+                new = [thing for thing in page if not _is_there(thing, held.get(thing.name))]
+                for thing in new:
+                    if _went_another_way(thing, held.get(thing.name)):
+                        self._count(users=1, conflict=Conflict(scope=scope, session_id=str(thing.name[1])))
+                        return
+                self._count(same=len(page) - len(new))
+                differing += new
+                if page and page[-1].versioned is None:  # they come first: nothing is written before all were looked at
+                    await self._write(scope, differing)
+                    differing = []
+            await self._write(scope, differing)
+            self._count(users=1)
+            self._tell(self.report)
+
+    async def _write(self, scope: Scope, things: list[Exported]) -> None:
+        if things and not self._check:
+            await _patiently(partial(self._target.restore, scope, things))
+        self._count(written=len(things))
+
+    def _count(self, *, users: int = 0, written: int = 0, same: int = 0, conflict: Conflict | None = None) -> None:
+        self.report = Report(
+            users=self.report.users + users,
+            written=self.report.written + written,
+            same=self.report.same + same,
+            conflicts=(*self.report.conflicts, conflict) if conflict else self.report.conflicts,
+        )
+
+
+async def _pages(store: Store, scope: Scope) -> AsyncIterator[list[Exported]]:
+    cursor, more = None, True
+    while more:
+        page = await _patiently(partial(store.export, scope, cursor, PAGE))
+        yield page.things
+        cursor, more = page.cursor, page.more
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Come again whenever a store that is asked for too much says when."""
+    while True:
+        try:
+            return await call()
+        except StoreThrottled as exc:
+            await asyncio.sleep(exc.retry_after_s)
+
+
+def _digest(value: object) -> bytes:
+    return blake2b(_encode(value), digest_size=16).digest()
+
+
+def _remembered(thing: Exported) -> Held:
+    vector = _digest((thing.vector.space, thing.vector.data)) if thing.vector else b""
+    return Held(value=_digest(replace(thing, vector=None)), vector=vector, versioned=thing.versioned)
+
+
+def _is_there(thing: Exported, held: Held | None) -> bool:
+    """A vector that only the target has is its own good work."""
+    if held is None:
+        return False
+    wanted = _remembered(thing)
+    return wanted.value == held.value and wanted.vector in (b"", held.vector)
+
+
+def _went_another_way(thing: Exported, held: Held | None) -> bool:
+    """Tell whether the target has of this what the source never was."""
+    if held is None or thing.versioned is None or held.versioned is None:
+        return False
+    one, other = thing.versioned, held.versioned
+    anew = isinstance(one, Session) and isinstance(other, Session) and one.incarnation != other.incarnation
+    return anew or other.version >= one.version
