@@ -24,7 +24,7 @@ from tests.api.talking import PATIENCE_S
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract_moving import NAMES, a_life, all_of, all_users, by_name
 from tests.support.stores import FaultyStore, YieldingStore, opened
-from tests.support.values import NOON, a_key, a_memory, a_scope, a_turn, embed_all
+from tests.support.values import NOON, a_key, a_memory, a_scope, a_turn, embed_all, minutes
 
 T = TypeVar("T")
 
@@ -164,6 +164,40 @@ async def test_a_session_that_went_on_in_the_target_is_never_overwritten(two_liv
     assert await all_of(target, ANA) == before
     assert report.written == 1
     assert by_name(await all_of(target, BEN)) == by_name(await all_of(two_lives, BEN))
+
+
+async def test_two_that_went_on_by_as_much_are_a_conflict(two_lives: FaultyStore) -> None:
+    target = FaultyStore()
+    await copied(two_lives, target)
+    for store, at in ((two_lives, minutes(1)), (target, minutes(2))):
+        hot = await store.load(a_key())
+        assert hot is not None
+        await store.commit(Commit(scope=ANA, session=hot.session.touched(at)))
+    assert [conflict.scope for conflict in (await copied(two_lives, target)).conflicts] == [ANA]
+
+
+async def test_of_a_user_with_a_conflict_nothing_is_written_however_many_pages_it_takes_to_see(
+    two_lives: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = FaultyStore()
+    await copied(two_lives, target)
+    monkeypatch.setattr("memory_service.migration.PAGE", 1)
+    for store, name in ((two_lives, NAMES[0]), (target, NAMES[2])):
+        hot = await store.load(a_key(name))
+        assert hot is not None
+        await store.commit(Commit(scope=ANA, session=hot.session.touched(NOON)))
+    before = await all_of(target, ANA)
+    report = await copied(two_lives, target)
+    assert ([conflict.session_id for conflict in report.conflicts], report.written) == ([NAMES[2]], 0)
+    assert await all_of(target, ANA) == before
+
+
+async def test_vectors_that_the_source_was_given_since_are_copied(two_lives: FaultyStore) -> None:
+    target = FaultyStore()
+    await copied(two_lives, target)
+    await embed_all(two_lives)
+    assert (await copied(two_lives, target)).written == 2
+    assert await everything(target) == await everything(two_lives)
 
 
 async def test_a_session_begun_anew_in_the_target_is_a_conflict_too(two_lives: FaultyStore) -> None:

@@ -143,6 +143,14 @@ class MovingContract:
         await store.restore(ANA, things)
         assert by_name(await all_of(store)) == by_name(things)
 
+    async def test_an_item_has_the_vector_of_the_space_it_was_given_one_in_last(self, store: Store) -> None:
+        await a_life(store)
+        for item in await store.due_vectors("another", 100):
+            await store.commit(Commit(scope=ANA, vectors=(a_vector(item, "another"),)))
+        things = by_name(await all_of(store))
+        assert {thing.vector.space for thing in things.values() if thing.vector} == {"another"}
+        assert len(things) == 22
+
     async def test_restoring_puts_back_what_changed_since(self, store: Store) -> None:
         await a_life(store)
         things = await all_of(store)
