@@ -15,6 +15,7 @@ from memory_service.server import running
 from memory_service.settings import Settings, known_settings
 from tests.cosmos.launcher import CosmosServer
 from tests.cosmos.node import INSTALL_S
+from tests.postgres.launcher import PostgresServer
 
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
@@ -99,6 +100,21 @@ def cosmos_server(cosmos_process: CosmosServer) -> CosmosServer:
     """A running Cosmos DB server with nothing in it: `url`, and `KEY` of tests.cosmos.launcher."""
     cosmos_process.reset()
     return cosmos_process
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The one PostgreSQL server of a test run; ask for `postgres_url`."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of an empty database of the test's own on a running PostgreSQL server."""
+    url = postgres_server.new_database()
+    yield url
+    postgres_server.drop_database(url)
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ FLOORS = [
         "stores",
         "stores.transient",
         "stores.cosmos",
+        "stores.postgres",
         "stores.sqlite",
         "llm",
         "llm.offline",
@@ -43,11 +44,13 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-FOLDERS = ("api", "stores.cosmos", "stores.sqlite", "chaos", "demo")
+FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
     "azure": ["stores.cosmos"],
     "apsw": ["stores.sqlite", "text", "chaos"],
+    "psycopg": ["stores.postgres"],
+    "psycopg_pool": ["stores.postgres"],
     "openai": ["llm.openai", "llm.openai_embedder"],
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],

@@ -11,10 +11,12 @@ from memory_service.stores.base import Store
 
 STORES = {
     "cosmos": "memory_service.stores.cosmos:CosmosStore",
+    "postgres": "memory_service.stores.postgres:PostgresStore",
+    "postgresql": "memory_service.stores.postgres:PostgresStore",
     "sqlite": "memory_service.stores.sqlite:SQLiteStore",
     "transient": "memory_service.stores.transient:TransientStore",
 }
-EXTRAS = {"cosmos": "azure"}
+EXTRAS = {"cosmos": "azure", "postgres": "postgres", "postgresql": "postgres"}
 """What must be installed for a store beyond the service itself."""
 
 

@@ -1,0 +1,224 @@
+"""The store in PostgreSQL, which many processes may share.
+
+Each verb is one statement. What one commit writes is written by a function of the database (`commit_change`), which
+locks the user's row first: of one user one commit is made after the other, of many as many as there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+import psycopg
+
+from memory_service.errors import UnsafeStart
+from memory_service.points import Point, nowhere
+from memory_service.settings import Settings
+from memory_service.stores.base import Capabilities, Commit, Entries, Store
+from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.postgres.client import Client, Row
+from memory_service.stores.postgres.commits import Commits
+from memory_service.stores.postgres.exports import Moving
+from memory_service.stores.postgres.schema import migrate
+from memory_service.values import (
+    Effect,
+    Hot,
+    Kind,
+    Memory,
+    ReflectionState,
+    Scope,
+    SessionKey,
+    Sitting,
+    Turn,
+    Unembedded,
+    Vector,
+)
+
+OWNER = "(SELECT id FROM owners WHERE tenant_id = %s AND user_id = %s)"
+SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = %s)"
+
+LOAD = f"""
+SELECT head, body FROM sessions LEFT JOIN turns ON turns.session = sessions.id AND seq > live_after
+WHERE sessions.owner = {OWNER} AND session_id = %s ORDER BY seq
+"""
+ENTRIES = """
+WITH mine AS (SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)
+SELECT * FROM (
+    (SELECT written, 'turn' AS kind, '' AS item_id, body, NULL::bytea AS data FROM turns
+     WHERE owner = (SELECT id FROM mine) AND written > %(after)s ORDER BY written LIMIT %(limit)s)
+    UNION ALL
+    (SELECT written, 'memory', '', body, NULL FROM memories
+     WHERE owner = (SELECT id FROM mine) AND written > %(after)s ORDER BY written LIMIT %(limit)s)
+    UNION ALL
+    (SELECT written, 'vector', item_id, '', data FROM vectors
+     WHERE owner = (SELECT id FROM mine) AND written > %(after)s AND space = %(space)s ORDER BY written LIMIT %(limit)s)
+) AS entries ORDER BY written LIMIT %(limit)s
+"""
+SITTINGS = """
+SELECT tenant_id, user_id, body FROM sittings JOIN owners ON owners.id = owner
+WHERE {where} ORDER BY due_at LIMIT %s
+"""
+DUE_VECTORS = """
+SELECT tenant_id, user_id, kind, due.written, body FROM (
+    (SELECT owner, id, 'turn' AS kind, written, space, body FROM turns WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
+    UNION ALL
+    (SELECT owner, id, 'memory', written, space, body FROM memories WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
+    UNION ALL
+    (SELECT owner, id, 'turn', written, space, body FROM turns
+     WHERE space < %(space)s OR space > %(space)s ORDER BY space, id LIMIT %(limit)s)
+    UNION ALL
+    (SELECT owner, id, 'memory', written, space, body FROM memories
+     WHERE space < %(space)s OR space > %(space)s ORDER BY space, id LIMIT %(limit)s)
+) AS due JOIN owners ON owners.id = owner ORDER BY space NULLS FIRST, kind DESC, due.id LIMIT %(limit)s
+"""
+
+
+class PostgresStore(Store):
+    capabilities = Capabilities(durability="fsync", exclusive=False)
+    native_errors = (OSError, psycopg.Error)
+    damage_errors = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted, msgspec.DecodeError)
+
+    def __init__(self, url: str, point: Point = nowhere) -> None:
+        self._client = Client(url)
+        self._commits = Commits(self._client, point)
+        self._moving = Moving(self._client)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
+        """`postgresql://USER:PASSWORD@HOST/DATABASE`, as every client of PostgreSQL takes it."""
+        try:
+            psycopg.conninfo.conninfo_to_dict(settings.store_url)
+        except psycopg.ProgrammingError as exc:
+            raise UnsafeStart("STORE_URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE") from exc
+        return cls(settings.store_url, point)
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await self._client.start(stack, migrate)
+
+    def usage(self) -> dict[str, Any]:
+        return {"commits": self._commits.count, **self._client.usage()}
+
+    async def _commit(self, commit: Commit) -> None:
+        await self._commits.write(commit)
+
+    # One session
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        rows = await self._client.rows("load", LOAD, _names(key))
+        if not rows:
+            return None
+        return Hot(session=session_of(rows[0][0]), turns=tuple(turn_of(body) for _, body in rows if body is not None))
+
+    async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
+        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND seq > %s ORDER BY seq LIMIT %s"
+        return [turn_of(body) for (body,) in await self._client.rows("turns", sql, (*_names(key), after, limit))]
+
+    async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
+        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND turn_id = %s"
+        rows = await self._client.rows("find_turn", sql, (*_names(key), turn_id))
+        return turn_of(rows[0][0]) if rows else None
+
+    async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
+        sql = f"SELECT digest, session_id, turn_id FROM requests WHERE owner = {OWNER} AND request_key = %s"
+        for digest, session_id, turn_id in await self._client.rows("find_effect", sql, (*_owner(scope), request_key)):
+            return Effect(digest=digest, session_id=session_id, turn_id=turn_id)
+        return None
+
+    async def _sittings(self, key: SessionKey) -> list[Sitting]:
+        sql = f"SELECT body FROM sittings WHERE session = {SESSION} ORDER BY first_seq"
+        return [sitting_of(body) for (body,) in await self._client.rows("sittings", sql, _names(key))]
+
+    # One user
+
+    async def _memories(
+        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+    ) -> list[Memory]:
+        sql = (
+            f"SELECT body FROM memories WHERE owner = {OWNER} AND kind = ANY(%s) AND created_at >= %s"
+            " AND superseded <= %s ORDER BY created_at DESC, memory_id LIMIT %s"
+        )
+        values = (*_owner(scope), list(kinds), micros(since) if since else -(1 << 62), superseded, limit)
+        return [memory_of(body) for (body,) in await self._client.rows("memories", sql, values)]
+
+    async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
+        after = cursor or 0
+        values = {"tenant": scope.tenant_id, "user": scope.user_id, "after": after, "space": space, "limit": limit}
+        rows = await self._client.rows("entries", ENTRIES, values)
+        return Entries(
+            turns=[turn_of(body) for _, kind, _, body, _ in rows if kind == "turn"],
+            memories=[memory_of(body) for _, kind, _, body, _ in rows if kind == "memory"],
+            vectors=[
+                Vector(item_id=item_id, token=0, space=space, data=data)
+                for _, kind, item_id, _, data in rows
+                if kind == "vector"
+            ],
+            cursor=rows[-1][0] if rows else after,
+            more=len(rows) == limit,
+        )
+
+    # All users
+
+    async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
+        where = "reflection = 'pending' AND due_at <= %s AND (lease_until IS NULL OR lease_until <= %s)"
+        values: tuple[Any, ...] = (micros(now), micros(now))
+        if scope is not None:
+            where, values = f"{where} AND owner = {OWNER}", (*values, *_owner(scope))
+        rows = await self._client.rows("due_reflections", SITTINGS.format(where=where), (*values, limit))
+        return [(_scope(row), sitting_of(row[2])) for row in rows]
+
+    async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
+        sql = SITTINGS.format(where="reflection = %s AND tenant_id = %s")
+        rows = await self._client.rows("reflections", sql, (state, tenant_id, limit))
+        return [(_scope(row), sitting_of(row[2])) for row in rows]
+
+    async def _due_sessions(self, untouched_since: datetime, unreflected_turns: int, limit: int) -> list[SessionKey]:
+        sql = (
+            "SELECT tenant_id, user_id, session_id FROM sessions JOIN owners ON owners.id = owner"
+            " WHERE status = 'active' AND touched_at <= %s AND unreflected_turns >= %s ORDER BY touched_at LIMIT %s"
+        )
+        rows = await self._client.rows("due_sessions", sql, (micros(untouched_since), unreflected_turns, limit))
+        return [SessionKey(scope=_scope(row), session_id=row[2]) for row in rows]
+
+    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+        rows = await self._client.rows("due_vectors", DUE_VECTORS, {"space": space, "limit": limit})
+        return [_unembedded(row) for row in rows]
+
+    # All that is kept of a user
+
+    async def _users(self, cursor: Any, limit: int) -> Users:
+        return await self._moving.users(cursor, limit)
+
+    async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
+        return await self._moving.export(scope, cursor, limit)
+
+    async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        await self._moving.restore(scope, things)
+
+    async def _erase(self, scope: Scope) -> Erased:
+        return await self._moving.erase(scope)
+
+    async def _ping(self) -> None:
+        await self._client.rows("ping", "SELECT 1")
+
+
+def _owner(scope: Scope) -> tuple[str, str]:
+    return scope.tenant_id, scope.user_id
+
+
+def _names(key: SessionKey) -> tuple[str, str, str]:
+    return *_owner(key.scope), key.session_id
+
+
+def _scope(row: Row) -> Scope:
+    return Scope(tenant_id=row[0], user_id=row[1])
+
+
+def _unembedded(row: Row) -> Unembedded:
+    _, _, kind, token, body = row
+    if kind == "turn":
+        return Unembedded(scope=_scope(row), token=token, turn=turn_of(body))
+    return Unembedded(scope=_scope(row), token=token, memory=memory_of(body))

@@ -1,0 +1,118 @@
+"""One commit in PostgreSQL: what `commit_change` of the database is given, and what its refusals mean."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import AsyncConnection
+
+from memory_service.errors import MemoryServiceError, StaleVersion
+from memory_service.points import Point
+from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
+from memory_service.stores.bodies import micros, micros_or_none, text_of
+from memory_service.stores.postgres.client import Client
+from memory_service.values import Memory, Request, Session, Sitting, Turn, Vector, effect_of
+
+STALE = "AM001"
+CONFLICT = "23505"
+REFUSALS: dict[str, type[MemoryServiceError]] = {
+    "turns_session_turn_id_key": DuplicateTurn,
+    "requests_pkey": DuplicateRequest,
+}
+"""By the constraint that refuses it; any other means that a version moved."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Commits:
+    def __init__(self, client: Client, point: Point) -> None:
+        self._client, self._point = client, point
+        self.count = 0
+
+    async def write(self, commit: Commit) -> None:
+        change = _encode(change_of(commit)).decode()
+
+        async def work(db: AsyncConnection[Any], again: bool) -> None:
+            self._client.round_trips["commit"] += 1
+            values = (commit.scope.tenant_id, commit.scope.user_id, change, again)
+            await db.execute("SELECT commit_change(%s, %s, %s, %s)", values)
+
+        self._point("before_commit")
+        try:
+            await self._client.call(work)
+        except psycopg.Error as exc:
+            if exc.sqlstate not in (STALE, CONFLICT):
+                raise
+            raise REFUSALS.get(exc.diag.constraint_name or "", StaleVersion) from exc
+        self._point("after_commit")
+        self.count += 1
+
+
+def change_of(commit: Commit) -> dict[str, Any]:
+    """The parts of a commit that are there, as columns."""
+    change: dict[str, Any] = {}
+    if commit.request is not None:
+        change["request"] = _request(commit.request, commit.turns[0])
+    if commit.session is not None:
+        change["session"] = session_columns(commit.session)
+    parts = {
+        "turns": [turn_columns(turn) for turn in commit.turns],
+        "sittings": [sitting_columns(sitting) for sitting in commit.sittings],
+        "memories": [memory_columns(memory) for memory in commit.memories],
+        "vectors": [_vector(vector) for vector in commit.vectors],
+    }
+    change |= {name: columns for name, columns in parts.items() if columns}
+    return change
+
+
+def _request(request: Request, turn: Turn) -> dict[str, Any]:
+    effect = effect_of(request, turn)
+    forget_before = micros(request.made_at - REQUESTS_KEPT)
+    did = {"digest": effect.digest, "session_id": effect.session_id, "turn_id": effect.turn_id}
+    return {"key": request.key, **did, "made_at": micros(request.made_at), "forget_before": forget_before}
+
+
+def session_columns(head: Session) -> dict[str, Any]:
+    return {
+        "session_id": head.session_id,
+        "version": head.version,
+        "status": head.status,
+        "touched_at": micros(head.touched_at),
+        "unreflected_turns": head.unreflected_turns,
+        "live_after": head.live_after,
+        "body": text_of(head),
+    }
+
+
+def turn_columns(turn: Turn) -> dict[str, Any]:
+    return {"seq": turn.seq, "turn_id": turn.turn_id, "body": text_of(turn)}
+
+
+def sitting_columns(sitting: Sitting) -> dict[str, Any]:
+    return {
+        "session_id": sitting.session_id,
+        "first_seq": sitting.first_seq,
+        "version": sitting.version,
+        "reflection": sitting.reflection,
+        "due_at": micros(sitting.due_at),
+        "lease_until": micros_or_none(sitting.lease_until),
+        "body": text_of(sitting),
+    }
+
+
+def memory_columns(memory: Memory) -> dict[str, Any]:
+    return {
+        "memory_id": memory.memory_id,
+        "kind": memory.kind,
+        "created_at": micros(memory.created_at),
+        "superseded": memory.valid_to is not None,
+        "body": text_of(memory),
+    }
+
+
+def _vector(vector: Vector) -> dict[str, Any]:
+    data = base64.b64encode(vector.data).decode()
+    return {"item_id": vector.item_id, "token": vector.token, "space": vector.space, "data": data}

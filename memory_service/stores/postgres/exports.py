@@ -1,0 +1,216 @@
+"""All that is kept of a user: out of the tables, into them, away from them; and who the users are."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
+from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.postgres.client import Client
+from memory_service.stores.postgres.commits import memory_columns, session_columns, sitting_columns, turn_columns
+from memory_service.values import Effect, Request, Scope
+
+OWNER = "(SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)"
+USERS = (
+    "SELECT tenant_id, user_id FROM owners WHERE (tenant_id, user_id) > (%s, %s) ORDER BY tenant_id, user_id LIMIT %s"
+)
+
+Cursor = tuple[int, Any]
+"""Which of the queries, and the key of the last row it gave."""
+
+
+def _request(_: Any, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:
+    effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
+    return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
+
+
+QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
+    (
+        f"SELECT id, head FROM sessions WHERE owner = {OWNER} AND id > %(after)s ORDER BY id LIMIT %(limit)s",
+        0,
+        lambda _, head: Exported(session=session_of(head)),
+    ),
+    (
+        f"SELECT id, body FROM sittings WHERE owner = {OWNER} AND id > %(after)s ORDER BY id LIMIT %(limit)s",
+        0,
+        lambda _, body: Exported(sitting=sitting_of(body)),
+    ),
+    (
+        "SELECT request_key, request_key, made_at, digest, session_id, turn_id FROM requests"
+        f" WHERE owner = {OWNER} AND request_key > %(after)s ORDER BY request_key LIMIT %(limit)s",
+        "",
+        _request,
+    ),
+    (
+        "SELECT turns.written, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
+        " LEFT JOIN vectors ON vectors.owner = turns.owner AND item_id = session_id || '#' || seq"
+        f" AND vectors.space = turns.space WHERE turns.owner = {OWNER} AND turns.written > %(after)s"
+        " ORDER BY turns.written LIMIT %(limit)s",
+        0,
+        lambda _, body, space, data: exported_item(turn_of(body), space, data),
+    ),
+    (
+        "SELECT memories.written, body, memories.space, data FROM memories"
+        " LEFT JOIN vectors ON vectors.owner = memories.owner AND item_id = memory_id"
+        f" AND vectors.space = memories.space WHERE memories.owner = {OWNER} AND memories.written > %(after)s"
+        " ORDER BY memories.written LIMIT %(limit)s",
+        0,
+        lambda _, body, space, data: exported_item(memory_of(body), space, data),
+    ),
+)
+
+# Each is given the same things; `n` is the place of one among them, which becomes its place in the order of writing.
+GIVEN = "json_to_recordset(%(things)s::json) AS given(n bigint, kind text, columns json, space text, data text)"
+LOCK = [
+    "INSERT INTO owners (tenant_id, user_id) VALUES (%(tenant)s, %(user)s) ON CONFLICT DO NOTHING",
+    f"SELECT id FROM owners WHERE id = {OWNER} FOR UPDATE",
+]
+RESTORE = [
+    f"""
+    INSERT INTO sessions (owner, session_id, version, status, touched_at, unreflected_turns, live_after, head)
+    SELECT {OWNER}, session_id, version, status, touched_at, unreflected_turns, live_after, body FROM {GIVEN},
+        json_to_record(columns) AS of_it(session_id text, version bigint, status text, touched_at bigint,
+            unreflected_turns bigint, live_after bigint, body text)
+    WHERE kind = 'session' ORDER BY n
+    ON CONFLICT (owner, session_id) DO UPDATE SET version = excluded.version, status = excluded.status,
+        touched_at = excluded.touched_at, unreflected_turns = excluded.unreflected_turns,
+        live_after = excluded.live_after, head = excluded.head
+    """,
+    f"""
+    INSERT INTO sittings (owner, session, first_seq, version, reflection, due_at, lease_until, body)
+    SELECT owner, id, first_seq, of_it.version, reflection, due_at, lease_until, body FROM {GIVEN},
+        json_to_record(columns) AS of_it(session_id text, first_seq bigint, version bigint, reflection text,
+            due_at bigint, lease_until bigint, body text)
+        JOIN sessions ON sessions.owner = {OWNER} AND sessions.session_id = of_it.session_id
+    WHERE kind = 'sitting' ORDER BY n
+    ON CONFLICT (session, first_seq) DO UPDATE SET version = excluded.version, reflection = excluded.reflection,
+        due_at = excluded.due_at, lease_until = excluded.lease_until, body = excluded.body
+    """,
+    f"""
+    INSERT INTO requests
+    SELECT {OWNER}, key, digest, session_id, turn_id, made_at FROM {GIVEN},
+        json_to_record(columns) AS of_it(key text, digest text, session_id text, turn_id text, made_at bigint)
+    WHERE kind = 'request'
+    ON CONFLICT (owner, request_key) DO UPDATE SET digest = excluded.digest, session_id = excluded.session_id,
+        turn_id = excluded.turn_id, made_at = excluded.made_at
+    """,
+    f"""
+    INSERT INTO turns (owner, session, seq, turn_id, written, body)
+    SELECT owner, id, seq, turn_id, n + (SELECT written FROM owners WHERE id = owner), body FROM {GIVEN},
+        json_to_record(columns) AS of_it(session_id text, seq bigint, turn_id text, body text)
+        JOIN sessions ON sessions.owner = {OWNER} AND sessions.session_id = of_it.session_id
+    WHERE kind = 'turn' ORDER BY n
+    ON CONFLICT (session, seq) DO UPDATE
+        SET turn_id = excluded.turn_id, written = excluded.written, space = NULL, body = excluded.body
+    """,
+    f"""
+    INSERT INTO memories (owner, memory_id, kind, created_at, superseded, written, body)
+    SELECT {OWNER}, memory_id, of_it.kind, created_at, superseded,
+        n + (SELECT written FROM owners WHERE id = {OWNER}), body FROM {GIVEN},
+        json_to_record(columns) AS of_it(memory_id text, kind text, created_at bigint, superseded boolean, body text)
+    WHERE given.kind = 'memory' ORDER BY n
+    ON CONFLICT (owner, memory_id) DO UPDATE SET kind = excluded.kind, created_at = excluded.created_at,
+        superseded = excluded.superseded, written = excluded.written, space = NULL, body = excluded.body
+    """,
+    f"""
+    DELETE FROM vectors USING {GIVEN} WHERE owner = {OWNER} AND kind IN ('turn', 'memory')
+        AND item_id = columns ->> 'item_id'
+    """,
+    f"""
+    WITH marked AS (
+        UPDATE turns SET space = given.space FROM {GIVEN}
+        WHERE owner = {OWNER} AND given.kind = 'turn' AND given.space IS NOT NULL
+            AND written = n + (SELECT written FROM owners WHERE id = {OWNER})
+    ), too AS (
+        UPDATE memories SET space = given.space FROM {GIVEN}
+        WHERE owner = {OWNER} AND given.kind = 'memory' AND given.space IS NOT NULL
+            AND memories.written = n + (SELECT written FROM owners WHERE id = {OWNER})
+    )
+    INSERT INTO vectors (owner, item_id, space, written, data)
+    SELECT {OWNER}, columns ->> 'item_id', space, %(count)s + n + (SELECT written FROM owners WHERE id = {OWNER}),
+        decode(data, 'base64') FROM {GIVEN} WHERE space IS NOT NULL
+    """,
+    f"UPDATE owners SET written = written + 2 * %(count)s WHERE id = {OWNER}",
+]
+ERASED_IN_ORDER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
+
+
+class Moving:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def users(self, cursor: tuple[str, str] | None, limit: int) -> Users:
+        rows = await self._client.rows("users", USERS, (*(cursor or ("", "")), limit))
+        scopes = [Scope(tenant_id=tenant_id, user_id=user_id) for tenant_id, user_id in rows]
+        return Users(scopes=scopes, cursor=rows[-1] if rows else cursor, more=len(rows) == limit)
+
+    async def export(self, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
+        things: list[Exported] = []
+        number, after = cursor or (0, QUERIES[0][1])
+        while len(things) < limit:
+            sql, _, made_of = QUERIES[number]
+            rows = await self._client.rows(
+                "export", sql, {**_named(scope), "after": after, "limit": limit - len(things)}
+            )
+            things += [made_of(*row) for row in rows]
+            if rows:
+                after = rows[-1][0]
+            elif number + 1 < len(QUERIES):
+                number, after = number + 1, QUERIES[number + 1][1]
+            else:
+                return Exports(things=things, cursor=(number, after), more=False)
+        return Exports(things=things, cursor=(number, after), more=True)
+
+    async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        given = msgspec.json.encode([_given(n, thing) for n, thing in enumerate(things, 1)]).decode()
+        values = {**_named(scope), "things": given, "count": len(things)}
+
+        async def work(db: AsyncConnection[Any], _: bool) -> None:
+            async with db.transaction():
+                for sql in (*LOCK, *RESTORE):
+                    self._client.round_trips["restore"] += 1
+                    await db.execute(sql.encode(), values)
+
+        await self._client.call(work)
+
+    async def erase(self, scope: Scope) -> Erased:
+        async def work(db: AsyncConnection[Any], _: bool) -> Erased:
+            async with db.transaction():
+                await db.execute(LOCK[1].encode(), _named(scope))
+                gone = {}
+                for table in ERASED_IN_ORDER:
+                    deleted = await db.execute(f"DELETE FROM {table} WHERE owner = {OWNER}".encode(), _named(scope))
+                    gone[table] = deleted.rowcount
+                await db.execute(f"DELETE FROM owners WHERE id = {OWNER}".encode(), _named(scope))
+            return Erased(**{table: count for table, count in gone.items() if table != "vectors"})
+
+        return await self._client.call(work)
+
+
+def _named(scope: Scope) -> dict[str, Any]:
+    return {"tenant": scope.tenant_id, "user": scope.user_id}
+
+
+def _given(n: int, thing: Exported) -> dict[str, Any]:
+    """One thing as the statements of `RESTORE` read it."""
+    if thing.session is not None:
+        return {"n": n, "kind": "session", "columns": session_columns(thing.session)}
+    if thing.sitting is not None:
+        return {"n": n, "kind": "sitting", "columns": sitting_columns(thing.sitting)}
+    if thing.request is not None and thing.effect is not None:
+        columns = {**msgspec.to_builtins(thing.effect), "key": thing.request.key}
+        return {"n": n, "kind": "request", "columns": {**columns, "made_at": micros(thing.request.made_at)}}
+    given: dict[str, Any] = {"n": n}
+    if thing.turn is not None:
+        given |= {"kind": "turn", "columns": {"session_id": thing.turn.session_id, **turn_columns(thing.turn)}}
+    elif thing.memory is not None:
+        given |= {"kind": "memory", "columns": memory_columns(thing.memory)}
+    given["columns"]["item_id"] = thing.item_id
+    if thing.vector is not None:
+        given |= {"space": thing.vector.space, "data": base64.b64encode(thing.vector.data).decode()}
+    return given

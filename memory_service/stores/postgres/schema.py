@@ -1,0 +1,54 @@
+"""The schema this code expects: numbered migrations, applied by whichever process comes first."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from memory_service.errors import UnsafeStart
+
+OURS = 0x6D656D6F7279
+"""Names our lock among all advisory locks of the database."""
+OLDEST = 140000
+
+
+async def migrate(db: AsyncConnection[Any]) -> None:
+    """Bring the schema up to date, one process at a time, all or nothing. Raises UnsafeStart."""
+    await _require_usable(db)
+    async with db.transaction():
+        # Held until the transaction ends, and by nothing longer: it must work through a proxy that shares connections.
+        await db.execute("SELECT pg_advisory_xact_lock(%s)", (OURS,))
+        await db.execute(
+            "CREATE TABLE IF NOT EXISTS memory_migrations (number integer PRIMARY KEY, sha256 text NOT NULL)"
+        )
+        rows = await (await db.execute("SELECT number, sha256 FROM memory_migrations")).fetchall()
+        applied, ours = dict(rows), _ours()
+        newer = applied.keys() - {number for number, _ in ours}
+        if newer:
+            raise UnsafeStart(f"the database was written by a newer version of this service (schema {max(newer)})")
+        for number, script in ours:
+            digest = hashlib.sha256(script.encode()).hexdigest()
+            if number not in applied:
+                await db.execute(script.encode())
+                await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
+
+
+async def _require_usable(db: AsyncConnection[Any]) -> None:
+    if db.info.server_version < OLDEST:
+        raise UnsafeStart(f"PostgreSQL 14 or later is needed; this is {db.info.server_version // 10000}")
+    found = await (await db.execute("SELECT current_setting('server_encoding'), pg_is_in_recovery()")).fetchone()
+    if found and found[0] != "UTF8":
+        raise UnsafeStart(f"the database must be in UTF8; this one is in {found[0]}")
+    if found and found[1]:
+        raise UnsafeStart("this PostgreSQL server is a standby, which takes no writes")
+
+
+def _ours() -> list[tuple[int, str]]:
+    return sorted(
+        (int(file.name[:4]), file.read_text("utf-8"))
+        for file in resources.files(__package__).joinpath("migrations").iterdir()
+        if file.name.endswith(".sql")
+    )

