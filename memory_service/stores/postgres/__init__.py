@@ -63,15 +63,15 @@ SELECT tenant_id, user_id, body FROM sittings JOIN owners ON owners.id = owner
 WHERE {where} ORDER BY due_at LIMIT %s
 """
 DUE_VECTORS = """
-SELECT tenant_id, user_id, kind, due.written, body FROM (
-    (SELECT owner, id, 'turn' AS kind, written, space, body FROM turns WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
+SELECT tenant_id, user_id, kind, due.id, body FROM (
+    (SELECT owner, id, 'turn' AS kind, space, body FROM turns WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
     UNION ALL
-    (SELECT owner, id, 'memory', written, space, body FROM memories WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
+    (SELECT owner, id, 'memory', space, body FROM memories WHERE space IS NULL ORDER BY id LIMIT %(limit)s)
     UNION ALL
-    (SELECT owner, id, 'turn', written, space, body FROM turns
+    (SELECT owner, id, 'turn', space, body FROM turns
      WHERE space < %(space)s OR space > %(space)s ORDER BY space, id LIMIT %(limit)s)
     UNION ALL
-    (SELECT owner, id, 'memory', written, space, body FROM memories
+    (SELECT owner, id, 'memory', space, body FROM memories
      WHERE space < %(space)s OR space > %(space)s ORDER BY space, id LIMIT %(limit)s)
 ) AS due JOIN owners ON owners.id = owner ORDER BY space NULLS FIRST, kind DESC, due.id LIMIT %(limit)s
 """

@@ -72,6 +72,17 @@ LOCK = [
 ]
 RESTORE = [
     f"""
+    DELETE FROM vectors USING {GIVEN} WHERE owner = {OWNER} AND item_id = columns ->> 'item_id'
+    """,
+    f"""
+    DELETE FROM turns USING {GIVEN}, sessions WHERE turns.owner = {OWNER} AND kind = 'turn' AND sessions.id = session
+        AND session_id = columns ->> 'session_id' AND turns.seq = (columns ->> 'seq')::bigint
+    """,
+    f"""
+    DELETE FROM memories USING {GIVEN} WHERE owner = {OWNER} AND given.kind = 'memory'
+        AND memory_id = columns ->> 'item_id'
+    """,
+    f"""
     INSERT INTO sessions (owner, session_id, version, status, touched_at, unreflected_turns, live_after, head)
     SELECT {OWNER}, session_id, version, status, touched_at, unreflected_turns, live_after, body FROM {GIVEN},
         json_to_record(columns) AS of_it(session_id text, version bigint, status text, touched_at bigint,
@@ -105,8 +116,6 @@ RESTORE = [
         json_to_record(columns) AS of_it(session_id text, seq bigint, turn_id text, body text)
         JOIN sessions ON sessions.owner = {OWNER} AND sessions.session_id = of_it.session_id
     WHERE kind = 'turn' ORDER BY n
-    ON CONFLICT (session, seq) DO UPDATE
-        SET turn_id = excluded.turn_id, written = excluded.written, space = NULL, body = excluded.body
     """,
     f"""
     INSERT INTO memories (owner, memory_id, kind, created_at, superseded, written, body)
@@ -114,12 +123,6 @@ RESTORE = [
         n + (SELECT written FROM owners WHERE id = {OWNER}), body FROM {GIVEN},
         json_to_record(columns) AS of_it(memory_id text, kind text, created_at bigint, superseded boolean, body text)
     WHERE given.kind = 'memory' ORDER BY n
-    ON CONFLICT (owner, memory_id) DO UPDATE SET kind = excluded.kind, created_at = excluded.created_at,
-        superseded = excluded.superseded, written = excluded.written, space = NULL, body = excluded.body
-    """,
-    f"""
-    DELETE FROM vectors USING {GIVEN} WHERE owner = {OWNER} AND kind IN ('turn', 'memory')
-        AND item_id = columns ->> 'item_id'
     """,
     f"""
     WITH marked AS (

@@ -1,3 +1,4 @@
+-- An `id` names one revision of a row's words: what is written anew is a new row.
 -- Each table keeps its value as JSON text (`head`, `body`), and beside it only what is queried. Text, not jsonb: it comes
 -- back as it was written. Times are microseconds since 1970, UTC.
 
@@ -197,10 +198,9 @@ BEGIN
     LOOP
         v_written := v_written + 1;
         DELETE FROM vectors WHERE owner = v_owner AND item_id = v_item.memory_id;
-        INSERT INTO memories AS m (owner, memory_id, kind, created_at, superseded, written, body)
-            VALUES (v_owner, v_item.memory_id, v_item.kind, v_item.created_at, v_item.superseded, v_written, v_item.body)
-            ON CONFLICT (owner, memory_id) DO UPDATE SET kind = excluded.kind, created_at = excluded.created_at,
-                superseded = excluded.superseded, written = excluded.written, space = NULL, body = excluded.body;
+        DELETE FROM memories WHERE owner = v_owner AND memory_id = v_item.memory_id;
+        INSERT INTO memories (owner, memory_id, kind, created_at, superseded, written, body)
+            VALUES (v_owner, v_item.memory_id, v_item.kind, v_item.created_at, v_item.superseded, v_written, v_item.body);
     END LOOP;
 
     -- A vector is kept only if its item is still the one it was computed of.
@@ -208,12 +208,9 @@ BEGIN
         item_id text, token bigint, space text, data text)
     LOOP
         IF v_item.item_id LIKE '%#%' THEN
-            UPDATE turns SET space = v_item.space FROM sessions
-                WHERE turns.owner = v_owner AND written = v_item.token AND sessions.id = session
-                    AND v_item.item_id = session_id || '#' || seq;
+            UPDATE turns SET space = v_item.space WHERE id = v_item.token AND owner = v_owner;
         ELSE
-            UPDATE memories SET space = v_item.space
-                WHERE owner = v_owner AND written = v_item.token AND memory_id = v_item.item_id;
+            UPDATE memories SET space = v_item.space WHERE id = v_item.token AND owner = v_owner;
         END IF;
         IF FOUND THEN
             v_written := v_written + 1;
