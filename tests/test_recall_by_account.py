@@ -110,6 +110,14 @@ async def test_narrowed_to_a_part_the_best_are_still_found(recalls: tuple[Recall
         assert (await hits(account, question))[0][0] == (await hits(process, question))[0][0]
 
 
+async def test_as_many_hits_are_given_as_are_asked_for(recalls: tuple[Recall, Recall, Store]) -> None:
+    account, _, store = recalls
+    await say(store, ANA, *(f"remark {number}" for number in range(99)))
+    await say(store, ANA, *(f"remark {number}" for number in range(99, 120)), session_id="other")
+    await Embedding(store, LocalEmbedder(), Breaker()).embed_due()
+    assert len((await account.retrieve(ANA, "remark", 100)).hits) == 100
+
+
 async def test_while_the_embedder_is_down_words_answer(cosmos_server: CosmosServer) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(settings_for(cosmos_server)))

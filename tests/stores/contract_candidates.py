@@ -202,10 +202,15 @@ class CandidatesContract:
         assert {"m", "s#1"} <= set(names(await asked(store, text[:2000])))
         assert names(await asked(store, "walnuts")) == ["m", "s#1"]
 
-    async def test_a_question_of_very_many_words_is_answered(self, store: Store) -> None:
+    async def test_a_question_of_very_many_words_is_asked_by_those_that_tell_most(self, store: Store) -> None:
         await said(store, "the extraordinarily rare word", "cake")
-        question = " ".join(["extraordinarily", *(f"w{number}" for number in range(600))])
+        question = " ".join([*(f"w{number}" for number in range(600)), "extraordinarily"])
         assert names(await asked(store, question)) == ["s#1"]
+
+    async def test_each_word_of_a_question_counts(self, store: Store) -> None:
+        fruits = "apple mango lemon grape peach melon guava olive papaya cherry orange banana".split()
+        await said(store, *fruits, "cake")
+        assert len(names(await asked(store, " ".join(fruits)))) == len(fruits)
 
     async def test_words_that_only_look_alike_are_not_found(self, store: Store) -> None:
         await said(store, "nut", "walnut", "nuts2", "2nut")
@@ -241,11 +246,11 @@ class CandidatesContract:
 
     async def test_what_has_zeros_for_a_vector_is_found_by_its_words_alone(self, store: Store) -> None:
         """A text the model refuses gets zeros: also one that had a vector of another model before."""
-        await learned(store, a_memory("m", text="walnuts"), a_memory("n", text="cake"))
-        await point(store, {"m": row(1), "n": row(1)}, "old")
-        await point(store, {"m": np.zeros(256), "n": row(0, 1)}, "new")
+        await learned(store, a_memory("m", text="walnuts"), a_memory("n", text="cake"), a_memory("o", text="tea"))
+        await point(store, {"m": row(1), "n": row(1), "o": row(1)}, "old")
+        await point(store, {"m": np.zeros(256), "n": row(0, 1), "o": np.zeros((1, 0))}, "new")
         assert names(await asked(store, "", row(1), space="new")) == ["n"]
-        assert names(await asked(store, "walnuts", space="new")) == ["m"]
+        assert names(await asked(store, "walnuts tea", space="new")) == ["m", "o"]
 
     async def test_turns_come_in_the_order_of_their_session(self, store: Store) -> None:
         await said(store, *["walnuts"] * 12, session_id="b")
