@@ -208,9 +208,9 @@ class CandidatesContract:
         assert names(await asked(store, question)) == ["s#1"]
 
     async def test_each_word_of_a_question_counts(self, store: Store) -> None:
-        fruits = "apple mango lemon grape peach melon guava olive papaya cherry orange banana".split()
-        await said(store, *fruits, "cake")
-        assert len(names(await asked(store, " ".join(fruits)))) == len(fruits)
+        question = "apple mango lemon grape peach melon guava olive papaya cherry orange banana"
+        await said(store, *question.split(), "cake")
+        assert len(names(await asked(store, question))) == 12
 
     async def test_words_that_only_look_alike_are_not_found(self, store: Store) -> None:
         await said(store, "nut", "walnut", "nuts2", "2nut")
