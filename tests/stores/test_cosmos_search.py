@@ -14,7 +14,7 @@ from azure.cosmos import CosmosClient
 from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.stores.base import Store
 from memory_service.stores.cosmos import search
-from memory_service.stores.cosmos.search import DIMENSIONS, direction_of, word_of, words_of
+from memory_service.stores.cosmos.search import DIMENSIONS, MOST_TERMS, direction_of, word_of, words_of
 from memory_service.text import Tokenizer
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract_candidates import ANA, CandidatesContract, asked, learned, names, point, row, said
@@ -127,7 +127,7 @@ async def test_what_was_stored_while_the_process_searched_is_found_when_the_acco
     assert names(await asked(store, "", row(0, 1), limit=1)) == ["s#2"]
 
 
-@pytest.mark.parametrize("arm", ["FullTextScore", "VectorDistance"])
+@pytest.mark.parametrize("arm", ["FullTextScore", "VectorDistance", f"FullTextScore.*(, '[a-z0-9]+'){{{MOST_TERMS}}}"])
 async def test_an_account_that_does_not_answer_such_questions_leaves_them_to_the_process(
     store: Store, cosmos_server: CosmosServer, arm: str
 ) -> None:

@@ -44,7 +44,9 @@ Floats = NDArray[np.float32]
 MOST_WORDS = 20_000
 """Different words of an item that are indexed: some 200 KB. An item has 2 MB at most, with its text and vectors."""
 MOST_TERMS = 30
-"""Words of a question that are asked for: each is a search of its own in the account."""
+"""Words of a question that are asked for. Each makes it dearer. How many an account takes we found nowhere documented:
+a start asks for as many.
+"""
 LONGEST_PLAIN = 24
 STEPS = 1000
 """Directions are written as whole numbers, of this length in all: three digits are enough to narrow by."""
@@ -141,8 +143,9 @@ class Search:
         self._names = names
 
     async def refusal(self) -> str:
-        """Ask of nobody's memory what a search asks; returns why the account would not answer it, if so."""
-        nobody = Sought(stems=("nothing",), vector=np.ones(DIMENSIONS, np.float32), space="", kinds=KINDS)
+        """Ask of nobody's memory as much as a search may ask; returns why the account would not answer it, if so."""
+        stems = tuple(f"word{number}" for number in range(MOST_TERMS))
+        nobody = Sought(stems=stems, vector=np.ones(DIMENSIONS, np.float32), space="", kinds=KINDS)
         try:
             await self.candidates(Scope(user_id="", tenant_id=""), nobody, 1)
         except StoreUnavailable as exc:
