@@ -52,6 +52,26 @@ async def embedded(http: httpx2.AsyncClient) -> bool:
     return bool(recall["embedded"])
 
 
+@pytest.mark.parametrize(
+    ("wish", "searched_by", "why"),
+    [("auto", "account", ""), ("account", "account", ""), ("process", "process", "vector and full-text indexes")],
+)
+async def test_the_counters_say_who_searches(
+    connect: Connect, cosmos_server: CosmosServer, wish: str, searched_by: str, why: str
+) -> None:
+    http = await connect(**ON_COSMOS, cosmos_endpoint=cosmos_server.url, cosmos_search=wish)
+    await told(http, "/sessions/start", user_id="ana", session_id="s")
+    turn = {"user_message": "I'm allergic to walnuts.", "agent_message": "Noted: no walnuts."}
+    await told(http, STORE, user_id="ana", session_id="s", **turn)
+    found = await told(http, RETRIEVE, user_id="ana", query="walnuts")
+    assert "walnuts" in found["results"][0]["text"]
+    recall = (await settled(http))["recall"]
+    assert recall["searched_by"] == searched_by
+    assert why in recall["searched_why"]
+    assert bool(recall["searched_why"]) == bool(why)
+    assert bool(recall["cached_users"]) == (searched_by == "process")
+
+
 async def test_everything_is_there_after_a_restart(
     make_settings: Callable[..., Settings], cosmos_server: CosmosServer
 ) -> None:

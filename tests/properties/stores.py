@@ -102,7 +102,8 @@ class CosmosGround(Ground):
         return f"{self.name}-{self.crashes}"
 
     def store(self) -> Store:
-        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database))
+        # What a search goes through is looked at, and compared with other stores: so it is all of a user's memory here.
+        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database, cosmos_search="process"))
 
     def crash(self) -> None:
         before = self.database

@@ -13,15 +13,16 @@ from typing import Any, Self
 
 import msgspec
 from azure.core.exceptions import AzureError
+from azure.cosmos.aio import DatabaseProxy
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
-from memory_service.settings import Settings
-from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Store
+from memory_service.settings import SearchedBy, Settings
+from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import MICROSECOND, micros
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
-from memory_service.stores.cosmos.containers import Names, create_missing
+from memory_service.stores.cosmos.containers import LACKING, Names, create_missing
 from memory_service.stores.cosmos.documents import (
     Document,
     effect_of,
@@ -37,6 +38,7 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.search import Index, Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Effect,
@@ -57,21 +59,40 @@ class CosmosStore(Store):
     native_errors = (OSError, AzureError, Refused)
     damage_errors = (msgspec.DecodeError,)
 
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, client: Client, names: Names, searched: SearchedBy = "auto") -> None:
         self._client = client
         self._names = names
-        self._commits = Commits(client, names)
-        self._moving = Moving(client, names, self._commits)
+        self._index = Index()
+        self._search = Search(client, names)
+        self._wanted = searched
+        self._commits = Commits(client, names, self._index)
+        self._moving = Moving(client, names, self._commits, self._index)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         if not settings.cosmos_endpoint:
             raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
         key = settings.cosmos_key.get_secret_value()
-        return cls(Client(settings.cosmos_endpoint, key, settings.cosmos_database_name), Names.of(settings))
+        client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
+        return cls(client, Names.of(settings), settings.cosmos_search)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        await self._client.start(stack, lambda database: create_missing(database, self._names))
+        self._index.start(stack)  # before the client, so ended after it: nothing is written that is not indexed
+        await self._client.start(stack, self._prepare)
+
+    async def _prepare(self, database: DatabaseProxy) -> None:
+        without = await create_missing(database, self._names, self._wanted)
+        self._index.kept = not without
+        if without:
+            self.searched_why = f"without {LACKING}: {', '.join(without)}"
+        elif self._wanted == "process":
+            self.searched_why = "COSMOS_SEARCH=process"
+        elif refusal := await self._search.refusal():
+            self.searched_why = refusal
+        else:
+            self.searched_by, self.searched_why = "account", ""
+        if self._wanted == "account" != self.searched_by:
+            raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.usage()}
@@ -144,6 +165,9 @@ class CosmosStore(Store):
             read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
         return page_of(here, space, limit)
+
+    async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
+        return await self._search.candidates(scope, sought, limit)
 
     # All users
 

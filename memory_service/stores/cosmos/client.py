@@ -174,14 +174,20 @@ class Client:
             raise
 
     async def rows(
-        self, verb: str, container: str, sql: str, values: Document | None = None, owner: str | None = None
+        self,
+        verb: str,
+        container: str,
+        sql: str,
+        values: Document | None = None,
+        owner: str | None = None,
+        **options: Any,
     ) -> list[Document]:
-        """Ask one partition; without `owner` all of them."""
-        parameters: list[dict[str, object]] = [{"name": f"@{name}", "value": v} for name, v in (values or {}).items()]
+        """Ask one partition; without `owner` all of them. `options` are the SDK's."""
+        parameters = [{"name": f"@{name}", "value": value} for name, value in (values or {}).items()] or None
 
         async def asked(items: ContainerProxy) -> list[Document]:
             where: dict[str, Any] = {} if owner is None else {"partition_key": owner}
-            found = items.query_items(sql, parameters=parameters, max_item_count=PAGE_ITEMS, **where)
+            found = items.query_items(sql, parameters=parameters, max_item_count=PAGE_ITEMS, **where, **options)
             return await _all_pages(found.by_page())
 
         return await self.call(verb, container, asked, paged=True)

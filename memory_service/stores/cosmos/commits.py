@@ -25,7 +25,8 @@ from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.client import MOST_BYTES, Client, Refused
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
-from memory_service.values import Memory, Request, Session, Sitting, Vector, effect_of
+from memory_service.stores.cosmos.search import Index
+from memory_service.values import Memory, Request, Session, Sitting, Vector, effect_of, turn_item_id
 
 MOST_OPERATIONS = 100
 PART_BYTES = 900_000
@@ -38,9 +39,10 @@ Step = tuple[Operation, type[MemoryServiceError]]
 
 
 class Commits:
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, client: Client, names: Names, index: Index) -> None:
         self._client = client
         self._names = names
+        self._index = index
         self.stamps = doc.Stamps()
         self.count = 0
         self.newest_request = 0
@@ -48,12 +50,13 @@ class Commits:
 
     async def write(self, commit: Commit) -> None:
         owner = doc.owner_of(commit.scope)
+        indexed = await self._index.columns(commit)
         if commit.memories:
             if commit.session is not None or commit.sittings:
                 await self._look_before(commit, owner)
-            await self._write_memories(commit.memories, owner)
+            await self._write_memories(commit.memories, owner, indexed)
         if commit.session is not None or commit.sittings:
-            await self._write_together(commit, owner)
+            await self._write_together(commit, owner, indexed)
         if commit.vectors:
             await self._write_vectors(commit.vectors, owner)
         self.count += 1
@@ -79,10 +82,11 @@ class Commits:
         if any(doc.turn_id(turn.session_id, turn.turn_id) in held for turn in commit.turns):
             raise DuplicateTurn
 
-    async def _write_memories(self, memories: Sequence[Memory], owner: str) -> None:
+    async def _write_memories(self, memories: Sequence[Memory], owner: str, indexed: dict[str, Document]) -> None:
         by_container: dict[str, list[Operation]] = {}
         for memory in memories:
-            document = {"owner": owner, **doc.memory_document(memory, self.stamps.next())}
+            columns = indexed.get(memory.memory_id, {})
+            document = {"owner": owner, **doc.memory_document(memory, self.stamps.next()), **columns}
             by_container.setdefault(self._names.of_memory(memory.memory_id), []).append(("upsert", (document,)))
         await asyncio.gather(*(self.send_in_parts(name, own, owner) for name, own in by_container.items()))
 
@@ -99,10 +103,12 @@ class Commits:
 
     # The batch
 
-    async def _write_together(self, commit: Commit, owner: str, former_name: Document | None = None) -> None:
-        """`former_name`: of a request so long ago that its name is free again."""
+    async def _write_together(
+        self, commit: Commit, owner: str, indexed: dict[str, Document], former_name: Document | None = None
+    ) -> None:
+        """`indexed`: columns to find turns by. `former_name`: of a request so long ago that its name is free again."""
         mark = uuid4().hex
-        steps = list(self._steps(commit, owner, mark, former_name))
+        steps = list(self._steps(commit, owner, mark, indexed, former_name))
         if len(steps) > MOST_OPERATIONS:
             raise ContentTooLarge(MOST_BYTES)
         if commit.request is not None:
@@ -117,11 +123,13 @@ class Commits:
                 name = doc.request_id(commit.request.key)
                 held = await self._client.find(VERB, self._names.interactions, name, owner)
                 if held is not None and not _is_kept(held, commit.request):
-                    await self._write_together(commit, owner, held)
+                    await self._write_together(commit, owner, indexed, held)
                     return
             raise meaning from refused
 
-    def _steps(self, commit: Commit, owner: str, mark: str, former_name: Document | None) -> Iterator[Step]:
+    def _steps(
+        self, commit: Commit, owner: str, mark: str, indexed: dict[str, Document], former_name: Document | None
+    ) -> Iterator[Step]:
         """In this order a refusal names the first of the reasons there are."""
         marked = {"owner": owner, "commit": mark}
         if commit.request is not None:
@@ -135,7 +143,8 @@ class Commits:
             whole = {**doc.sitting_document(sitting, commit.scope.tenant_id), **marked}
             yield _versioned(sitting.version, whole, {**doc.sitting_columns(sitting), "commit": mark}), StaleVersion
         for turn in commit.turns:
-            yield _create({**doc.turn_document(turn, self.stamps.next()), **marked}), DuplicateTurn
+            columns = indexed.get(turn_item_id(turn.session_id, turn.seq), {})
+            yield _create({**doc.turn_document(turn, self.stamps.next()), **columns, **marked}), DuplicateTurn
 
     async def _stands(self, operation: Operation, mark: str, owner: str) -> bool:
         """Whether a batch that was refused had taken effect before, and its answer was lost.
@@ -151,26 +160,27 @@ class Commits:
     # Vectors
 
     async def _write_vectors(self, vectors: Sequence[Vector], owner: str) -> None:
-        turns = await self._turn_ids([vector for vector in vectors if "#" in vector.item_id], owner)
+        turns = await self._turns_of([vector for vector in vectors if "#" in vector.item_id], owner)
         by_container: dict[str, list[Operation]] = {}
         for vector in vectors:
-            name = turns.get(vector.item_id) if "#" in vector.item_id else doc.memory_id(vector.item_id)
-            if name is not None:
-                patch = _patch(name, doc.vector_columns(vector), f"c.written = {vector.token}")
+            memory: Document = {"id": doc.memory_id(vector.item_id)}
+            item = turns.get(vector.item_id) if "#" in vector.item_id else memory
+            if item is not None:
+                columns = {**doc.vector_columns(vector), **self._index.direction(vector, item.get("texts", 1))}
+                patch = _patch(item["id"], columns, f"c.written = {vector.token}")
                 by_container.setdefault(self._names.of_item(vector.item_id), []).append(patch)
         for container, operations in by_container.items():
             await self.send_each(operations, container, owner)
 
-    async def _turn_ids(self, vectors: Sequence[Vector], owner: str) -> dict[str, str]:
-        """Ids of the documents of turns: a vector names its turn by its number, the document by its `turn_id`."""
+    async def _turns_of(self, vectors: Sequence[Vector], owner: str) -> dict[str, Document]:
+        """Documents of turns, without bodies: a vector names its turn by its number, they are by its `turn_id`."""
         if not vectors:
             return {}
-        sql = (
-            "SELECT c.id, c.type, c.session, c.seq FROM c WHERE c.type = 'turn' AND ARRAY_CONTAINS(@tokens, c.written)"
-        )
+        columns = "c.id, c.type, c.session, c.seq, c.texts"
+        sql = f"SELECT {columns} FROM c WHERE c.type = 'turn' AND ARRAY_CONTAINS(@tokens, c.written)"
         tokens = {"tokens": [vector.token for vector in vectors]}
         rows = await self._client.rows(VERB, self._names.interactions, sql, tokens, owner)
-        return {doc.item_id_of(row): row["id"] for row in rows}
+        return {doc.item_id_of(row): row for row in rows}
 
     async def send_each(self, operations: list[Operation], container: str, owner: str) -> None:
         """Do those that can be done: a vector's item is still as it was, a document to delete is still there."""

@@ -1,8 +1,8 @@
 "use strict";
 /* What tests tell the server and ask of it: faults to come, calls that were, a clean slate.
 
-   A fault: { op, path, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }. `op` and `path`
-   (a regular expression) choose requests, all if neither is given; of those the first `skip` pass, then `times`
+   A fault: { op, path, body, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }. `op`, `path` and
+   `body` (regular expressions) choose requests, all if none is given; of those the first `skip` pass, then `times`
    are hit (for ever if absent or negative). `drop: "before"` hangs up without doing it, `drop: "after"` does it
    and hangs up, `status` answers with it without doing it, `delay_ms` comes first. */
 
@@ -27,9 +27,13 @@ class Control {
   }
 
   /** The fault that hits this request; it counts as used. */
-  hit({ operation, url }) {
+  hit({ operation, url, body: sent }) {
     const meant = this.faults.filter(
-      ({ op, path, times }) => times !== 0 && (!op || op === operation) && (!path || new RegExp(path).test(url))
+      ({ op, path, body, times }) =>
+        times !== 0 &&
+        (!op || op === operation) &&
+        (!path || new RegExp(path).test(url)) &&
+        (!body || new RegExp(body).test(sent))
     );
     const [fault] = meant;
     if (!fault) return {};
