@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from benchmarks import outage, retrieval
+from benchmarks import cosmos, outage, retrieval
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
 from benchmarks.http import Report
@@ -28,6 +28,7 @@ from benchmarks.load import run as run_load
 from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
+from tests.cosmos.node import INSTALL_S
 
 ROOT = Path(__file__).parents[1]
 ASKED = b"GET /%b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
@@ -112,6 +113,31 @@ def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_do
     assert not replace(in_time, p99_ratio=2.1).sound
     assert not replace(in_time, reflected=4).sound
     assert not replace(in_time, runs=[replace(report.runs[0], hanging=True, in_flight=4)]).sound
+
+
+@pytest.mark.timeout(INSTALL_S + 60)
+def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_of_it(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    ran = run("cosmos", "--repeat", 2, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert cosmos.ORIGIN_SERVER[1:] in ran.stdout
+    report = msgspec.json.decode(numbers.read_bytes(), type=cosmos.Report)
+    actions = {row.name: row for row in report.actions}
+    verbs = {row.name: row for row in report.verbs}
+    assert (actions["store"].round_trips, actions["store"].requests) == (1, 1)
+    assert (actions["store, Idempotency-Key"].round_trips, actions["store, Idempotency-Key"].requests) == (1, 1)
+    assert actions[cosmos.COLD_RESTORE].round_trips == 3
+    assert (actions["context, hot"].round_trips, actions["context, hot"].requests) == (0, 0)
+    assert actions["retrieve, hot"].round_trips == 1
+    assert verbs["commit: turn"].requests == verbs["ping"].requests == 1
+    assert verbs["entries: nothing new"].requests == 3
+    assert verbs["commit: turn"].request_units > 10
+    assert verbs["load: 7 live turns"].bytes_received > 7 * 500
+    assert not report.problems
+    slower = replace(actions[cosmos.COLD_RESTORE], round_trips=4)
+    assert replace(report, actions=[slower]).problems
 
 
 def test_the_retrieval_benchmark_asks_what_has_evidence_and_can_be_compared_with_itself(
