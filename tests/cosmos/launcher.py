@@ -113,9 +113,12 @@ class CosmosServer:
         answer = {"status": status} if substatus is None else {"status": status, "substatus": substatus}
         self._ask("POST", "access", {**answer, **good})
 
-    def moves(self, write: str, *, gone: tuple[str, ...] = ()) -> None:
-        """From now on this region takes the writes; those that are gone hang up on everybody."""
-        self._ask("POST", "regions", {"write": write, "gone": list(gone)})
+    def moves(self, write: str, *, gone: tuple[str, ...] = (), **account: Any) -> None:
+        """From now on this region takes the writes; those that are gone hang up on everybody.
+
+        Of the `account` may be said: `several=True` (regions take writes), `consistency="Eventual"`.
+        """
+        self._ask("POST", "regions", {"write": write, "gone": list(gone), **account})
 
     def calls(self) -> list[dict[str, Any]]:
         """The requests since the last call of this: op, path, key, status, ru, rows; `fault` if one was injected."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from memory_service.errors import UnsafeStart
 from memory_service.stores.base import Store
 from memory_service.stores.cosmos import client
 from memory_service.values import Hot
@@ -128,3 +129,17 @@ async def test_an_account_that_is_away_altogether_is_found_again(store: Store, s
     server.moves("East", gone=("West",))
     assert await loading == before
     await is_served(store, 3)
+
+
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [({"several": True}, "several regions"), ({"consistency": "Eventual"}, "Session or stronger")],
+    ids=str,
+)
+async def test_an_account_on_which_conditions_do_not_hold_is_refused(
+    server: CosmosServer, account: dict[str, object], said: str
+) -> None:
+    server.moves("West", **account)
+    with pytest.raises(UnsafeStart, match=said):
+        async with opened(settings_for(server)):
+            pass

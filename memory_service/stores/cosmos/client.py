@@ -20,7 +20,7 @@ from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpRespons
 
 from memory_service.errors import ContentTooLarge, StoreThrottled, StoreUnavailable, UnsafeStart
 from memory_service.stores.cosmos import usage
-from memory_service.stores.cosmos.connection import Connection, SignIn, with_entra_id
+from memory_service.stores.cosmos.connection import Connection, SignIn, require_sound, with_entra_id
 from memory_service.stores.cosmos.containers import creating
 from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.usage import Meter
@@ -79,6 +79,7 @@ class Client:
                 self._connection = await self._opened()
                 stack.push_async_callback(self._close)
                 async with self._connection.used() as cosmos:
+                    await require_sound(cosmos)
                     database = cosmos.get_database_client(self._database)
                     with creating(f"the database {self._database!r} with its containers"):
                         await cosmos.create_database_if_not_exists(self._database)

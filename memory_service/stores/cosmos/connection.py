@@ -8,6 +8,10 @@ from typing import Any, Self
 
 from azure.cosmos.aio import CosmosClient
 
+from memory_service.errors import UnsafeStart
+
+TOO_WEAK = ("Eventual", "ConsistentPrefix")
+
 Told = Callable[[Any], None]
 """Is told of each answer there is, also of those the SDK does not pass on."""
 SignIn = Callable[[], Any]
@@ -19,6 +23,18 @@ def with_entra_id() -> Any:
     from azure.identity.aio import DefaultAzureCredential
 
     return DefaultAzureCredential()
+
+
+async def require_sound(cosmos: CosmosClient) -> None:
+    """Raises UnsafeStart if the account does not keep what our commits rest on: conditions, and reading one's own."""
+    account = await cosmos.client_connection.GetDatabaseAccount()
+    if len(account.WritableLocations) > 1:
+        raise UnsafeStart(
+            "the Cosmos DB account takes writes in several regions: two of them could take the same turn; let it be one"
+        )
+    level = (account.ConsistencyPolicy or {}).get("defaultConsistencyLevel", "Session")
+    if level in TOO_WEAK:
+        raise UnsafeStart(f"the Cosmos DB account has consistency {level}: it must be Session or stronger")
 
 
 class Connection:

@@ -19,15 +19,17 @@ class Regions {
     this.change({});
   }
 
-  /** { write, gone }: the region that takes writes, the first if none is named, and those that do not answer. */
-  change({ write = Object.keys(this.urls)[0], gone = [] }) {
+  /** { write, gone, several, consistency }: the region that takes writes, the first if none is named, and those that do
+      not answer; what the document says of writes everywhere, and of consistency. */
+  change({ write = Object.keys(this.urls)[0], gone = [], several = false, consistency = "Session" }) {
     Object.assign(this, { write, gone });
+    this.account.userConsistencyPolicy = { defaultConsistencyLevel: consistency };
     const { writableLocations, readableLocations } = this.account;
     const [{ name }] = [...readableLocations, { name: "here" }];
     const there = Object.keys(this.urls).length ? this.urls : { [name]: this.global };
     const inOrder = Object.keys(there).sort((a, b) => (b === this.write) - (a === this.write));
     const location = (region) => ({ name: region, databaseAccountEndpoint: there[region] });
-    writableLocations.splice(0, Infinity, location(inOrder[0]));
+    writableLocations.splice(0, Infinity, ...inOrder.slice(0, several ? inOrder.length : 1).map(location));
     readableLocations.splice(0, Infinity, ...inOrder.map(location));
   }
 
