@@ -28,6 +28,7 @@ from benchmarks.load import run as run_load
 from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
+from tests import test_azure_how_to as azure_how_to
 from tests.cosmos.node import INSTALL_S
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +136,9 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert verbs["entries: nothing new"].requests == 3
     assert verbs["commit: turn"].request_units > 10
     assert verbs["load: 7 live turns"].bytes_received > 7 * 500
+    for name, told in azure_how_to.CHARGES.items():  # a run of two calls, and the page tells of ten
+        row = actions.get(name) or verbs[name]
+        assert row.request_units == pytest.approx(told[0], rel=0.1), f"docs/how-to/azure-cosmos.md: {name}"
     assert not report.problems
     slower = replace(actions[cosmos.COLD_RESTORE], round_trips=4)
     assert replace(report, actions=[slower]).problems
