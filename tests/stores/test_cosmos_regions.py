@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from memory_service.errors import UnsafeStart
+from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.stores.base import Store
 from memory_service.stores.cosmos import client
 from memory_service.values import Hot
@@ -129,6 +129,22 @@ async def test_an_account_that_is_away_altogether_is_found_again(store: Store, s
     server.moves("East", gone=("West",))
     assert await loading == before
     await is_served(store, 3)
+
+
+async def test_an_account_that_is_away_is_looked_for_now_and_then_however_many_wait_for_it(
+    store: Store, server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "VERB_S", 4.0)
+    commit, then = next_turn(await held(store), KEY)
+    server.moves("West", gone=("West",))
+    server.calls()
+    outcomes = await asyncio.gather(*(store.commit(commit) for _ in range(20)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    looks = [call["op"] for call in server.calls()].count("GET account")
+    assert 1 <= looks <= 5 * 3, "it is asked once a second, and a new connection asks each region for its health"
+    server.moves("West")
+    await store.commit(commit)
+    assert await held(store) == then
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class Client:
 
     async def _reopened(self) -> bool:
         try:
-            async with asyncio.timeout(CALL_S):
+            async with asyncio.timeout(2 * CALL_S):  # signing in may have to ask around
                 former, self._connection = self._connection, await self._opened()
         except (AzureError, TimeoutError, OSError) as exc:
             logger.warning("no new connection to Cosmos DB", extra={"reason": _reason(exc)})
