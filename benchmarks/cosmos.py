@@ -108,6 +108,7 @@ class Watch:
 
     async def _waits(self, work: Callable[[], Awaitable[object]]) -> int | None:
         if self._server is None:
+            await work()  # what is measured next may need it
             return None
         self._server.fails({"delay_ms": HELD_MS, "path": "/docs"})
         began = time.perf_counter()

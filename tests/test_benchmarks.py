@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
 from benchmarks import cosmos, outage, retrieval
@@ -29,6 +30,7 @@ from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
 from tests import test_azure_how_to as azure_how_to
+from tests.cosmos.launcher import KEY, CosmosServer
 from tests.cosmos.node import INSTALL_S
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +144,25 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert not report.problems
     slower = replace(actions[cosmos.COLD_RESTORE], round_trips=4)
     assert replace(report, actions=[slower]).problems
+
+
+def test_the_benchmark_of_cosmos_db_leaves_an_account_as_it_was(
+    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSMOS_ENDPOINT", cosmos_server.url)
+    monkeypatch.setenv("COSMOS_KEY", KEY)
+    with CosmosClient(cosmos_server.url, KEY) as around:
+        around.create_database("agent_memory").create_container("interactions", PartitionKey("/owner"))
+
+        ran = run("cosmos", "--repeat", 1)
+
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert cosmos.ORIGIN_ACCOUNT[1:] in ran.stdout
+        assert [database["id"] for database in around.list_databases()] == ["agent_memory"]
+        kept = around.get_database_client("agent_memory").list_containers()
+        assert [container["id"] for container in kept] == ["interactions"]
+        monkeypatch.setenv("COSMOS_KEY", "")
+        assert "COSMOS_KEY" in run("cosmos").stderr
 
 
 def test_the_retrieval_benchmark_asks_what_has_evidence_and_can_be_compared_with_itself(
