@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
@@ -80,6 +81,7 @@ class MemoryService:
         Raises SessionEnded if the client ended it and `restore` is asked for.
         """
         key = SessionKey(scope=scope, session_id=session_id or self._new_id())
+        self._long_term.begin(scope)  # beside the session: where the store is far away each wait counts
         restored = await self._sessions.start(key, restore=restore, agent_id=agent_id)
         if not restore:
             self._background.reflect_soon(scope)
@@ -207,8 +209,10 @@ class MemoryService:
 
 async def load_long_term(store: Store, summaries: int, insights: int, scope: Scope) -> LongTerm:
     """Ask the store for what a context tells of a user: so many of each, the rest left out."""
-    known = await store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED)
+    known, recent = await asyncio.gather(
+        store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED),
+        # one more than is told: the summary of the present sitting may be among them, and is left out
+        store.memories(scope, ["summary"], limit=summaries + 1),
+    )
     known.sort(key=lambda memory: memory.importance, reverse=True)  # stable: the newest first among equals
-    # one more than is told: the summary of the present sitting may be among them, and is left out
-    recent = await store.memories(scope, ["summary"], limit=summaries + 1)
     return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

@@ -117,5 +117,5 @@ async def test_a_throttled_database_is_503_with_when_to_come_again(
     await told(http, STORE, user_id="ana", session_id="s", **turn)
     store = (await http.get(STATS)).json()["store"]
     assert store["throttled"] >= 1
-    assert store["request_units_of_commit"] > 10
+    assert store["verbs"]["commit"]["request_units"] > 10
     assert store["commits"] >= 2

@@ -36,6 +36,14 @@ def everything(server: CosmosServer) -> Any:
     return {container: documents(server, container) for container in CONTAINERS}
 
 
+def create_database(server: CosmosServer, containers: dict[str, tuple[dict[str, Any], int]]) -> None:
+    """Make a database as an operator might: containers with their policy and time to live."""
+    with CosmosClient(server.url, KEY) as client:
+        database = client.create_database("agent_memory")
+        for name, (policy, lives) in containers.items():
+            database.create_container(name, PartitionKey("/owner"), indexing_policy=policy, default_ttl=lives)
+
+
 def copy_database(
     server: CosmosServer, before: str, after: str, changed: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -138,16 +139,36 @@ async def test_no_question_about_one_user_leaves_that_user_s_partition(
 
 
 async def test_requests_and_charges_are_counted_by_verb(store: Store, cosmos_server: CosmosServer) -> None:
-    before = store.usage()
+    before = store.usage()["verbs"]["commit"]
     key = a_key()
     await begin(store, key, turns=4)
     cosmos_server.fails({"op": "read", "status": 449, "times": 1})
     await store.load(key)
+    calls = cosmos_server.calls()
     usage = store.usage()
-    assert usage["requests_of_commit"] - before["requests_of_commit"] == 5
-    assert usage["request_units_of_commit"] - before["request_units_of_commit"] >= 5 + 4 * 10
-    assert usage["requests_of_load"] == 3
+    commit, load = usage["verbs"]["commit"], usage["verbs"]["load"]
+    assert commit["requests"] - before["requests"] == 5
+    spent = sum(call["ru"] for call in calls if call["op"] == "batch")
+    assert commit["request_units"] - before["request_units"] == pytest.approx(spent, abs=0.11)
+    assert commit["bytes_sent"] - before["bytes_sent"] > 5 * 500
+    assert load["requests"] == 3
+    spent = sum(call["ru"] for call in calls if call["op"] in ("read", "query"))
+    assert spent % 1 > 0.1
+    assert load["request_units"] == pytest.approx(spent, abs=0.06)
+    assert load["bytes_received"] > 4 * 100
     assert usage["throttled"] == 0
+
+
+async def test_what_the_sdk_asks_of_itself_is_not_counted_for_the_verb(cosmos_server: CosmosServer) -> None:
+    async with opened(settings_for(cosmos_server)) as store:
+        await begin(store, a_key(), turns=1)
+        await store.entries(a_scope(), None, "space")  # before the first change feed it asks for the container's ranges
+        calls = Counter(call["op"] for call in cosmos_server.calls())
+        verbs = store.usage()["verbs"]
+    assert calls["GET dbs/colls/pkranges"]
+    assert verbs["commit"]["requests"] == calls["batch"] == 2
+    assert verbs["entries"]["requests"] == calls["change_feed"]
+    assert verbs["metadata"]["requests"] == calls.total() - calls["batch"] - calls["change_feed"]
 
 
 async def test_only_what_is_queried_is_indexed_and_names_of_requests_go_by_themselves(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from azure.cosmos import PartitionKey
@@ -14,6 +16,10 @@ from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.cosmos.documents import Document
 from memory_service.values import Value
 
+logger = logging.getLogger(__name__)
+
+PAGE = "docs/how-to/azure-cosmos.md"
+FORBIDDEN = 403
 OWNER = "/owner"
 EVERY_ITEM_ITS_OWN = -1
 """Time to live of a container: none, but for items that say how long they live."""
@@ -119,17 +125,26 @@ async def create_missing(database: DatabaseProxy, names: Names, search: Searched
                 raise UnsafeStart(f"COSMOS_SEARCH=account: the account makes no container {name!r} with {LACKING}")
             await _made(database, name, indexing_policy=policy)
         held: dict[str, Any] = await database.get_container_client(name).read()
-        if held["partitionKey"]["paths"] != [OWNER]:
-            raise UnsafeStart(f"the Cosmos DB container {name!r} is not of this service: it is not parted by {OWNER}")
+        _require_fit(name, held, policy)
         if not _is_searched(held):
             without.append(name)
     return without
 
 
+def _require_fit(name: str, held: dict[str, Any], policy: Document) -> None:
+    """Raises UnsafeStart for a container that others made and that will not do."""
+    if held["partitionKey"]["paths"] != [OWNER]:
+        raise UnsafeStart(f"the Cosmos DB container {name!r} is not of this service: it is not parted by {OWNER}")
+    if unfit := _unfit(held, policy):
+        raise UnsafeStart(f"the Cosmos DB container {name!r} {unfit}: {PAGE} has how it must be made")
+    if held.get("defaultTtl") is None:
+        logger.warning("names of requests stay for ever: the container has no time to live", extra={"container": name})
+
+
 async def _made(database: DatabaseProxy, name: str, **policies: Any) -> bool:
     """Make a container if it is not there; returns False if the account has not what its indexes need."""
     try:
-        with suppress(CosmosResourceExistsError):  # another process that starts may be first
+        with creating(f"the container {name!r}"):
             key = PartitionKey(OWNER)
             await database.create_container_if_not_exists(name, key, default_ttl=EVERY_ITEM_ITS_OWN, **policies)
     except CosmosHttpResponseError as exc:
@@ -149,3 +164,34 @@ def _is_searched(held: Document) -> bool:
         and WORDS["path"] in [text["path"] for text in texts]
         and WORDS["path"] in [index["path"] for index in indexing.get("fullTextIndexes") or []]
     )
+
+
+@contextmanager
+def creating(what: str) -> Iterator[None]:
+    """Who starts together with us may be first. Raises UnsafeStart if we may not create anything."""
+    try:
+        yield
+    except CosmosResourceExistsError:
+        pass
+    except CosmosHttpResponseError as exc:
+        if exc.status_code != FORBIDDEN:
+            raise
+        raise UnsafeStart(
+            f"Cosmos DB: {what} could not be read or made (status 403, {exc.sub_status or 0}). With Entra ID it must "
+            f"be there before, as {PAGE} has it, and the identity needs the role 'Cosmos DB Built-in Data Contributor'"
+        ) from exc
+
+
+def _unfit(held: dict[str, Any], policy: Document) -> str:
+    """What a container that others made would not do for us; nothing if it will do."""
+    if (held.get("defaultTtl") or EVERY_ITEM_ITS_OWN) > 0:
+        return "lets what it holds expire (its time to live must be -1)"
+    indexing = held.get("indexingPolicy") or {}
+    included = {path["path"] for path in indexing.get("includedPaths") or []}
+    missing = [path["path"] for path in policy["includedPaths"] if path["path"] not in included]
+    if missing and "/*" not in included:
+        return f"has no index of {', '.join(missing)}"
+    orders = indexing.get("compositeIndexes") or []
+    if any(order not in orders for order in policy["compositeIndexes"]):
+        return "lacks a composite index"
+    return ""

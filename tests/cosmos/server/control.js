@@ -6,20 +6,27 @@
    are hit (for ever if absent or negative). `drop: "before"` hangs up without doing it, `drop: "after"` does it
    and hangs up, `status` answers with it without doing it, `delay_ms` comes first. */
 
+const { Access } = require("./access");
+
 const MOST_CALLS = 20000;
 
 class Control {
   constructor() {
     this.faults = [];
     this.calls = [];
+    this.access = new Access();
   }
 
   /** The answer to a request of /_test/. */
   answer(method, what, body, metadata) {
     if (what === "faults" && method === "POST") this.faults = JSON.parse(body || "[]");
+    else if (what === "access" && method === "POST") this.access.allow(JSON.parse(body));
+    else if (what === "regions" && method === "POST") metadata.regions.change(JSON.parse(body));
     else if (what === "reset" && method === "POST") {
       this.faults = [];
       this.calls = [];
+      this.access.allow(null);
+      metadata.regions.change({});
       metadata.reset();
     } else if (what === "log" && method === "GET") return { status: 200, body: this.calls.splice(0) };
     else if (what !== "faults") return { status: 404, body: {} };
