@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -212,10 +212,13 @@ class Store(ABC):
         with self._translated():
             return await self._due_sessions(untouched_since, unreflected_turns, limit)
 
-    async def due_vectors(self, space: str, limit: int) -> list[Unembedded]:
-        """Return items that have no vector in `space`, oldest first."""
+    async def due_vectors(self, space: str, limit: int, users: Collection[Scope] | None = None) -> list[Unembedded]:
+        """Return items that have no vector in `space`, oldest first: of all users, or of these at least.
+
+        To look through everybody's is dear in some stores; one to which it is not may do so in any case.
+        """
         with self._translated():
-            return await self._due_vectors(space, limit)
+            return await self._due_vectors(space, limit, users)
 
     async def users(self, cursor: Any = None, limit: int = 1000) -> Users:
         """Return users of whom anything is kept, each once, in no particular order."""
@@ -300,7 +303,7 @@ class Store(ABC):
         self, untouched_since: datetime, unreflected_turns: int, limit: int
     ) -> list[SessionKey]: ...
     @abstractmethod
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]: ...
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]: ...
     @abstractmethod
     async def _users(self, cursor: Any, limit: int) -> Users: ...
     @abstractmethod

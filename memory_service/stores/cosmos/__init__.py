@@ -6,9 +6,10 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from itertools import islice
 from typing import Any, Self
 
 import msgspec
@@ -52,6 +53,9 @@ from memory_service.values import (
     Turn,
     Unembedded,
 )
+
+USERS_AT_ONCE = 8
+"""Whose partitions are looked through at the same time."""
 
 
 class CosmosStore(Store):
@@ -193,12 +197,19 @@ class CosmosStore(Store):
         rows = await self._rows("due_sessions", self._names.interactions, sql, values) if limit else []
         return [SessionKey(scope=scope_of(row), session_id=row["session"]) for row in rows]
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
         # no space at all sorts before any
         columns = "c.owner, c.type, c.space, c.written, c.body"
         sql = _first(limit, columns, "c.space != @space", "c.space, c.written")
-        asked = (self._rows("due_vectors", name, sql, {"space": space}) for name in self._names.all if limit)
-        found = [row for rows in await asyncio.gather(*asked) for row in rows]
+        found: list[Document] = []
+        whose = iter((None,) if users is None else users)
+        while len(found) < limit and (some := list(islice(whose, USERS_AT_ONCE))):
+            asked = (
+                self._rows("due_vectors", name, sql, {"space": space}, scope)
+                for scope in some
+                for name in self._names.all
+            )
+            found += [row for rows in await asyncio.gather(*asked) for row in rows]
         found.sort(key=lambda row: (row["space"], row["written"]))
         return [_unembedded(row) for row in found[:limit]]
 
