@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from memory_service.errors import ContentTooLarge, StoreUnavailable, UnsafeStart
 from memory_service.settings import Settings
 from memory_service.stores.base import REQUESTS_KEPT, Commit, Store
+from memory_service.stores.cosmos.documents import RECEIPTS_KEPT_S
 from memory_service.values import Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract import DurableStoreContract
@@ -105,10 +106,10 @@ async def test_a_session_is_loaded_by_a_point_read_and_one_query_if_it_has_live_
 
 
 async def test_a_reflection_is_kept_in_three_steps(store: Store, cosmos_server: CosmosServer) -> None:
-    """A look whether it is still the worker's to write, memories, and then what says that it is done."""
+    """A look whether it is still the worker's to write and what is there, memories, and what says that it is done."""
     memories = (a_memory("m1"), a_memory("m2"), a_memory("summary_1", kind="summary"))
     await store.commit(Commit(scope=a_scope(), sittings=(a_sitting(),), memories=memories))
-    assert ops(cosmos_server) == ["query", "batch", "batch", "batch"]
+    assert ops(cosmos_server) == ["query"] * 3 + ["batch"] * 3
 
 
 async def test_what_has_not_changed_costs_one_question_a_feed(store: Store, cosmos_server: CosmosServer) -> None:
@@ -150,7 +151,7 @@ async def test_requests_and_charges_are_counted_by_verb(store: Store, cosmos_ser
     assert usage["throttled"] == 0
 
 
-async def test_only_what_is_queried_is_indexed_and_names_of_requests_go_by_themselves(
+async def test_only_what_is_queried_is_indexed_and_names_of_requests_and_receipts_go_by_themselves(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
     commit, _ = next_turn(Hot(session=await begin(store, a_key())), a_key())
@@ -162,7 +163,8 @@ async def test_only_what_is_queried_is_indexed_and_names_of_requests_go_by_thems
         assert properties["defaultTtl"] == -1
     lives = {document["id"]: document.get("ttl") for document in documents(cosmos_server, "interactions")}
     assert lives["request:k"] == REQUESTS_KEPT.total_seconds()
-    assert {ttl for name, ttl in lives.items() if name != "request:k"} == {None}
+    assert {ttl for name, ttl in lives.items() if name.startswith("receipt:")} == {RECEIPTS_KEPT_S}
+    assert {ttl for name, ttl in lives.items() if not name.startswith(("request:", "receipt:"))} == {None}
 
 
 # Sizes
@@ -180,12 +182,15 @@ async def test_a_turn_too_large_for_the_database_is_refused_as_too_large_and_not
     assert everything(cosmos_server) == before
 
 
-async def test_more_turns_than_a_batch_holds_are_refused_as_too_large(store: Store) -> None:
-    key = a_key()
+async def test_more_turns_than_a_batch_holds_are_refused_as_too_large_with_the_limit_and_no_memory_is_written(
+    store: Store, cosmos_server: CosmosServer
+) -> None:
+    before = everything(cosmos_server)
     turns = tuple(a_turn(seq) for seq in range(1, 101))
-    with pytest.raises(ContentTooLarge):
-        await store.commit(Commit(scope=key.scope, session=a_session(turn_count=100), turns=turns))
-    assert await store.load(key) is None
+    commit = Commit(scope=a_scope(), session=a_session(turn_count=100), turns=turns, memories=(a_memory("m"),))
+    with pytest.raises(ContentTooLarge, match="101 documents in one commit: the limit is 100"):
+        await store.commit(commit)
+    assert everything(cosmos_server) == before
 
 
 async def test_any_number_and_size_of_memories_and_vectors_are_written_in_parts(store: Store) -> None:

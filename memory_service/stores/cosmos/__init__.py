@@ -54,17 +54,18 @@ class CosmosStore(Store):
     native_errors = (OSError, AzureError, Refused)
     damage_errors = (msgspec.DecodeError,)
 
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, client: Client, names: Names, point: Point = nowhere) -> None:
         self._client = client
         self._names = names
-        self._commits = Commits(client, names)
+        self._commits = Commits(client, names, point)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         if not settings.cosmos_endpoint:
             raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
         key = settings.cosmos_key.get_secret_value()
-        return cls(Client(settings.cosmos_endpoint, key, settings.cosmos_database_name), Names.of(settings))
+        client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
+        return cls(client, Names.of(settings), point)
 
     async def start(self, stack: AsyncExitStack) -> None:
         await self._client.start(stack, lambda database: create_missing(database, self._names))
