@@ -105,9 +105,7 @@ async def died(process: ServiceProcess) -> None:
     process.process = None
 
 
-@pytest.mark.parametrize(
-    ("point", "stored"), [("before_commit", False), ("after_commit", True), ("before_reply", True)]
-)
+@pytest.mark.parametrize(("point", "stored"), [("before_commit", False), ("after_commit", True)])
 async def test_who_heard_nothing_because_the_process_died_asks_again_by_name_and_the_turn_is_there_once(
     make_process: MakeProcess, cosmos_server: CosmosServer, point: str, stored: bool
 ) -> None:

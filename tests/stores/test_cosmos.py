@@ -182,6 +182,19 @@ async def test_a_turn_too_large_for_the_database_is_refused_as_too_large_and_not
     assert everything(cosmos_server) == before
 
 
+@pytest.mark.parametrize("fault", [{}, {"drop": "after"}, {"status": 429, "retry_after_ms": 5}, {"status": 503}])
+async def test_a_turn_that_is_nearly_too_large_is_stored_without_a_warning(
+    store: Store, cosmos_server: CosmosServer, fault: dict[str, Any]
+) -> None:
+    """aiohttp warns of a megabyte in one piece; a warning is an error here. It can be sent again like any other."""
+    key = a_key()
+    head = await begin(store, key, turns=1)
+    turn = a_turn(2, text="é" * 300_000, metadata={"more": "x" * 600_000})
+    cosmos_server.fails({"op": "batch", "times": 1, **fault} if fault else {"op": "none"})
+    await store.commit(Commit(scope=key.scope, session=head.with_turn(turn), turns=(turn,)))
+    assert await store.find_turn(key, "t2") == turn
+
+
 async def test_more_turns_than_a_batch_holds_are_refused_as_too_large_with_the_limit_and_no_memory_is_written(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
@@ -312,9 +325,10 @@ async def test_a_container_of_somebody_else_is_left_alone(cosmos_server: CosmosS
             pass
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them() -> None:
+@pytest.mark.parametrize("missing", ["azure", "aiohttp"])
+def test_missing_packages_are_named_with_the_line_that_installs_them(missing: str) -> None:
     program = (
-        "import sys; sys.modules['azure'] = None\n"
+        f"import sys; sys.modules['{missing}'] = None\n"
         "from memory_service.errors import UnsafeStart; from memory_service.settings import Settings\n"
         "from memory_service.stores import make_store\n"
         "try: make_store(Settings(_env_file=None, cosmos_endpoint='http://127.0.0.1:9/'))\n"
@@ -323,4 +337,5 @@ def test_missing_packages_are_named_with_the_line_that_installs_them() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
+    assert f"needs {missing}" in ran.stdout
     assert "pip install 'agent-memory-service[azure]'" in ran.stdout

@@ -22,6 +22,7 @@ from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpRespons
 
 from memory_service.errors import ContentTooLarge, StoreThrottled, StoreUnavailable, UnsafeStart
 from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.cosmos.transport import PiecewiseTransport
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Client:
             no_response_on_write=True,
             enable_compact_utf8_item_writes=True,
             raw_response_hook=self._count,
+            transport=PiecewiseTransport(),
         )
         self._stack.push_async_exit(client)  # before it is entered: it must be closed even if that fails
         return await client.__aenter__()
