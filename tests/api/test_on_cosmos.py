@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx2
 import pytest
@@ -10,7 +11,19 @@ import pytest
 from client import MemoryServiceClient
 from memory_service.stores.cosmos import client as calls
 from tests.api.conftest import Connect
-from tests.api.talking import CONTEXT, RETRIEVE, STATS, STORE, problem, settled, told
+from tests.api.talking import (
+    CONTEXT,
+    END,
+    PATIENCE_S,
+    RETRIEVE,
+    START,
+    STATS,
+    STORE,
+    SUMMARIES,
+    problem,
+    settled,
+    told,
+)
 from tests.cosmos.launcher import CosmosServer
 
 pytestmark = pytest.mark.only_on("cosmos", "it is about this store")
@@ -64,3 +77,31 @@ async def test_livez_answers_while_the_database_answers_nobody(
         problem(await waiting["/readyz"], 503, "store_unavailable")
         assert (await waiting["/health"]).status_code == 503
     assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_each_verb_is_done_once_and_says_so_though_the_first_answer_of_the_database_is_lost(
+    http: httpx2.AsyncClient, cosmos_server: CosmosServer
+) -> None:
+    await settled(http)
+    name = {"user_id": "ana", "session_id": "s"}
+    turn = {**name, "user_message": "I prefer tea.", "agent_message": "Noted."}
+
+    async def answered(path: str, headers: dict[str, str] | None = None, **body: object) -> dict[str, Any]:
+        cosmos_server.fails({"op": "batch", "path": "interactions", "drop": "after", "times": 1})
+        answer = await http.post(path, json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    assert not (await answered(START, **name, restore=True))["restored"]
+    stored = await answered(STORE, **turn)
+    assert (stored["turn_number"], stored["replayed"]) == (1, False)
+    stored = await answered(STORE, {"Idempotency-Key": "k"}, **turn)
+    assert (stored["turn_number"], stored["replayed"]) == (2, False)
+    assert (await answered(STORE, {"Idempotency-Key": "k"}, **turn)) == {**stored, "replayed": True}
+    assert not (await answered(START, **name, restore=False))["restored"]
+    stored = await answered(STORE, **turn)
+    assert stored["turn_number"] == 3
+    ended = await answered(END, **name, wait_s=PATIENCE_S)
+    assert (ended["turns_count"], ended["reflection"]) == (1, "done")
+    summaries = (await told(http, SUMMARIES, user_id="ana"))["summaries"]
+    assert sorted(summary["turn_count"] for summary in summaries) == [1, 2]
