@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
+from memory_service.stores import make_store
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.stores.cosmos import client
 from memory_service.values import Memory, Request, Session, Sitting
@@ -32,8 +35,6 @@ from tests.support.values import (
 KEY = a_key()
 SCOPE = KEY.scope
 LOST = {"op": "batch", "drop": "after", "times": 1}
-LONG_MS = 1500
-"""For a batch to be held up, while another process writes."""
 KINDS = ("insight", "summary", "chunk")
 TAUGHT = (
     a_memory("new", text="likes tea"),
@@ -43,9 +44,39 @@ TAUGHT = (
 """What a reflection brings: one that is new, one written over, and one of another container."""
 
 
+Work = Callable[[Store], Awaitable[None]]
+
+
+class Meanwhile:
+    """What another process does to the end at a named point of a commit, before that goes on."""
+
+    def __init__(self, server: CosmosServer) -> None:
+        self._server = server
+        self._work: dict[str, Work] = {}
+
+    def at(self, name: str, work: Work) -> None:
+        self._work[name] = work
+
+    def __call__(self, name: str) -> None:
+        if work := self._work.pop(name, None):
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, self._elsewhere(work)).result()
+
+    async def _elsewhere(self, work: Work) -> None:
+        async with opened(settings_for(self._server)) as store:
+            await work(store)
+
+
 @pytest.fixture
-async def store(cosmos_server: CosmosServer) -> AsyncIterator[Store]:
-    async with opened(settings_for(cosmos_server)) as store:
+def meanwhile(cosmos_server: CosmosServer) -> Meanwhile:
+    return Meanwhile(cosmos_server)
+
+
+@pytest.fixture
+async def store(cosmos_server: CosmosServer, meanwhile: Meanwhile) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        store = make_store(settings_for(cosmos_server), meanwhile)
+        await store.start(stack)
         yield store
 
 
@@ -54,6 +85,25 @@ async def other(store: Store, cosmos_server: CosmosServer) -> AsyncIterator[Stor
     """Another process on the same record."""
     async with opened(settings_for(cosmos_server)) as other:
         yield other
+
+
+@pytest.fixture
+def after_reading(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
+    """What the other process does once the next commit has read which memories there are."""
+
+    def does(work: Work) -> None:
+        memories = store._commits._memories  # type: ignore[attr-defined]
+        held = memories.held
+
+        async def slow(*asked: Any) -> Any:
+            found = await held(*asked)
+            monkeypatch.undo()
+            await work(other)
+            return found
+
+        monkeypatch.setattr(memories, "held", slow)
+
+    return does
 
 
 @pytest.fixture
@@ -94,44 +144,43 @@ def held(server: CosmosServer) -> Any:
     return [{name: value for name, value in document.items() if name not in changing} for document in kept]
 
 
-async def written(server: CosmosServer) -> None:
-    """Wait until all of `TAUGHT` is there."""
-    ids = {f"memory:{memory.memory_id}" for memory in TAUGHT}
-    await until(lambda: ids <= {document["id"] for document in held(server)})
-
-
 # Refused after its memories were written
 
 
 async def test_memories_of_a_commit_that_is_overtaken_on_its_way_are_taken_back(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
+    store: Store, meanwhile: Meanwhile, claimed: Sitting, cosmos_server: CosmosServer
 ) -> None:
     before = held(cosmos_server)
     assert [document["space"] for document in before] == ["space"]
-    cosmos_server.fails({"op": "batch", "path": "interactions", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(reflected(claimed)))
-    await written(cosmos_server)
-    await other.commit(extended(claimed))
+
+    async def extend(other: Store) -> None:
+        assert len(await memories(other)) == len(TAUGHT)
+        await other.commit(extended(claimed))
+
+    meanwhile.at("after_memories", extend)
     with pytest.raises(StaleVersion):
-        await late
+        await store.commit(reflected(claimed))
     assert held(cosmos_server) == before
     assert await memories(store) == [a_memory("held", text="likes drinks")]
 
 
 async def test_what_was_taken_back_is_found_as_it_was_by_whoever_had_seen_the_other(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
+    store: Store, other: Store, meanwhile: Meanwhile, claimed: Sitting
 ) -> None:
     start = await other.entries(SCOPE, None, "space")
-    cosmos_server.fails({"op": "batch", "path": "interactions", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(reflected(claimed, a_memory("held", text="likes green tea"))))
-    await until(lambda: any("green" in document["body"] for document in held(cosmos_server)))
-    seen = await other.entries(SCOPE, start.cursor, "space")
-    assert [memory.text for memory in seen.memories] == ["likes green tea"]
-    await embed_all(other)
-    await other.commit(extended(claimed))
+    seen = []
+
+    async def look_and_extend(third: Store) -> None:
+        page = await third.entries(SCOPE, start.cursor, "space")
+        assert [memory.text for memory in page.memories] == ["likes green tea"]
+        await embed_all(third)
+        await third.commit(extended(claimed))
+        seen.append(page.cursor)
+
+    meanwhile.at("after_memories", look_and_extend)
     with pytest.raises(StaleVersion):
-        await late
-    again = await other.entries(SCOPE, seen.cursor, "space")
+        await store.commit(reflected(claimed, a_memory("held", text="likes green tea")))
+    again = await other.entries(SCOPE, seen[0], "space")
     assert [memory.text for memory in again.memories] == ["likes drinks"]
     assert [vector.item_id for vector in again.vectors] == ["held"]
     assert await embed_all(other) == 0
@@ -142,68 +191,87 @@ async def test_what_was_taken_back_is_found_as_it_was_by_whoever_had_seen_the_ot
     [("turn", DuplicateTurn), ("request", DuplicateRequest), ("head", StaleVersion)],
 )
 async def test_whatever_refuses_a_commit_on_its_way_its_memories_are_taken_back(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer, blocked: str, error: type[Exception]
+    store: Store,
+    meanwhile: Meanwhile,
+    claimed: Sitting,
+    cosmos_server: CosmosServer,
+    blocked: str,
+    error: type[Exception],
 ) -> None:
     hot = await store.load(KEY)
     assert hot is not None
     before = held(cosmos_server)
     name = Request(key="k", digest="d", made_at=NOON)
     commit, _ = next_turn(hot, KEY, turn_id="mine")
-    cosmos_server.fails({"op": "batch", "path": "interactions", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(replace(commit, request=name, memories=TAUGHT)))
-    await written(cosmos_server)
-    if blocked == "head":
-        await other.commit(next_turn(hot, KEY, turn_id="theirs")[0])
-    else:  # by a commit of another kind than any that is made, so that the head stays as it is
-        another = await begin(other, a_key("another"))
-        turn = a_turn(1, "another")
-        added = Commit(scope=SCOPE, session=another.with_turn(turn), turns=(turn,), request=name)
-        if blocked == "turn":
-            added = Commit(scope=SCOPE, session=another.with_turn(turn), turns=(a_turn(1, "s", turn_id="mine"),))
-        await other.commit(added)
+
+    async def block(other: Store) -> None:
+        if blocked == "head":
+            await other.commit(next_turn(hot, KEY, turn_id="theirs")[0])
+            return
+        another = await begin(other, a_key("another"))  # so that the head stays as it is
+        turn = a_turn(1, "s", turn_id="mine") if blocked == "turn" else a_turn(1, "another")
+        request = name if blocked == "request" else None
+        await other.commit(Commit(scope=SCOPE, session=another.with_turn(turn), turns=(turn,), request=request))
+
+    meanwhile.at("after_memories", block)
     with pytest.raises(error):
-        await late
+        await store.commit(replace(commit, request=name, memories=TAUGHT))
     assert held(cosmos_server) == before
 
 
+THEIRS = tuple(replace(memory, text=f"{memory.text}, they say") for memory in TAUGHT)
+
+
+def texts(memories: Iterable[Memory]) -> list[str]:
+    return sorted(memory.text for memory in memories)
+
+
 async def test_of_two_workers_of_whom_one_is_late_only_what_the_other_brought_is_there(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
+    store: Store, meanwhile: Meanwhile, claimed: Sitting
 ) -> None:
     """The late one has written its memories, under the same ids and one more, when the other writes all of its own."""
-    cosmos_server.fails({"op": "batch", "path": "interactions", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(reflected(claimed, *TAUGHT, a_memory("too many"))))
-    await written(cosmos_server)
-    theirs = tuple(replace(memory, text=f"{memory.text}, they say") for memory in TAUGHT)
-    await other.commit(reflected(claimed, *theirs))
+    meanwhile.at("after_memories", lambda other: other.commit(reflected(claimed, *THEIRS)))
     with pytest.raises(StaleVersion):
-        await late
-    assert sorted(memory.text for memory in await memories(store)) == sorted(memory.text for memory in theirs)
+        await store.commit(reflected(claimed, *TAUGHT, a_memory("too many")))
+    assert texts(await memories(store)) == texts(THEIRS)
 
 
 async def test_a_worker_that_looked_before_another_wrote_writes_over_nothing(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
+    store: Store, claimed: Sitting, after_reading: Callable[[Work], None]
 ) -> None:
-    cosmos_server.fails({"op": "batch", "path": "insights", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(reflected(claimed, *TAUGHT, a_memory("too many"))))
-    await asyncio.sleep(0.3)
-    theirs = tuple(replace(memory, text=f"{memory.text}, they say") for memory in TAUGHT)
-    await other.commit(reflected(claimed, *theirs))
+    after_reading(lambda other: other.commit(reflected(claimed, *THEIRS)))
     with pytest.raises(StaleVersion):
-        await late
-    assert sorted(memory.text for memory in await memories(store)) == sorted(memory.text for memory in theirs)
+        await store.commit(reflected(claimed, *TAUGHT, a_memory("too many")))
+    assert texts(await memories(store)) == texts(THEIRS)
 
 
 async def test_a_memory_that_is_given_its_vector_between_look_and_write_is_written_all_the_same(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
+    store: Store, claimed: Sitting, after_reading: Callable[[Work], None]
 ) -> None:
     await store.commit(Commit(scope=SCOPE, memories=(a_memory("held", text="likes water"),)))
-    cosmos_server.fails({"op": "batch", "path": "insights", "delay_ms": LONG_MS, "times": 1})
-    working = asyncio.create_task(store.commit(reflected(claimed)))
-    await asyncio.sleep(0.3)
-    assert await embed_all(other)
-    await working
-    assert sorted(memory.text for memory in await memories(store)) == sorted(memory.text for memory in TAUGHT)
+
+    async def embed(other: Store) -> None:
+        assert await embed_all(other) == 1
+
+    after_reading(embed)
+    await store.commit(reflected(claimed))
+    assert texts(await memories(store)) == texts(TAUGHT)
     assert (await store.sittings(KEY))[0].reflection == "done"
+
+
+async def test_memories_are_taken_back_though_the_answer_to_that_is_lost(
+    store: Store, meanwhile: Meanwhile, claimed: Sitting, cosmos_server: CosmosServer
+) -> None:
+    before = held(cosmos_server)
+
+    async def extend(other: Store) -> None:
+        await other.commit(extended(claimed))
+        cosmos_server.fails({**LOST, "path": "insights"}, {**LOST, "path": "session_summaries"})
+
+    meanwhile.at("after_memories", extend)
+    with pytest.raises(StaleVersion):
+        await store.commit(reflected(claimed))
+    assert held(cosmos_server) == before
 
 
 # Taken effect, and not told
@@ -276,28 +344,13 @@ async def test_a_reflection_is_kept_once_whichever_of_its_answers_is_lost(
 ) -> None:
     cosmos_server.fails({**LOST, "path": path})
     await store.commit(reflected(claimed))
-    assert sorted(memory.text for memory in await memories(store)) == sorted(memory.text for memory in TAUGHT)
+    assert texts(await memories(store)) == texts(TAUGHT)
     assert (await store.sittings(KEY))[0].reflection == "done"
 
 
-async def test_memories_are_taken_back_though_the_answer_to_that_is_lost(
-    store: Store, other: Store, claimed: Sitting, cosmos_server: CosmosServer
-) -> None:
-    before = held(cosmos_server)
-    cosmos_server.fails({"op": "batch", "path": "interactions", "delay_ms": LONG_MS, "times": 1})
-    late = asyncio.create_task(store.commit(reflected(claimed)))
-    await written(cosmos_server)
-    await other.commit(extended(claimed))
-    cosmos_server.fails({**LOST, "path": "insights"}, {**LOST, "path": "session_summaries"})
-    with pytest.raises(StaleVersion):
-        await late
-    assert held(cosmos_server) == before
-
-
-async def test_a_turn_and_what_is_known_are_as_they_were_after_a_refusal(
+async def test_a_refusal_that_the_look_before_finds_writes_nothing_at_all(
     store: Store, claimed: Sitting, cosmos_server: CosmosServer
 ) -> None:
-    """A refusal that the look before finds writes nothing at all."""
     await store.commit(extended(claimed))
     before = everything(cosmos_server)
     with pytest.raises(StaleVersion):
