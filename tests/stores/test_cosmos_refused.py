@@ -140,7 +140,7 @@ async def memories(store: Store) -> list[Memory]:
 def held(server: CosmosServer) -> Any:
     """What is held of memories, but for what any write changes."""
     kept = [document for name in ("insights", "session_summaries") for document in documents(server, name)]
-    changing = ("_etag", "_ts", "_self", "_rid", "written")
+    changing = ("_etag", "_ts", "_self", "_rid")
     return [{name: value for name, value in document.items() if name not in changing} for document in kept]
 
 

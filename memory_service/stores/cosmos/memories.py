@@ -79,8 +79,7 @@ class Memories:
             if before is None:
                 return batches.delete(ours)
             own = {name: value for name, value in before.items() if not name.startswith("_")}
-            # a new revision: who reads the feed has seen the one that is taken back
-            return batches.replace({**own, "written": self._stamps.next()}, ours)
+            return batches.replace(own, ours)
 
         ours = [memory for memory in memories if held.get(_id(memory), {}).get("commit") == mark]
         await self._write(ours, owner, operation)
