@@ -37,6 +37,7 @@ from memory_service.watchdog import Watchdog
 
 RECENT = timedelta(days=30)
 INSIGHTS_WEIGHED = 1000
+REPLAYED_AT_ONCE = 50
 
 
 class Stored(Value, frozen=True, kw_only=True):
@@ -144,8 +145,9 @@ class MemoryService:
         dead = [sitting for sitting in await self._store.sittings(key) if sitting.reflection == "dead"]
         if not dead:
             return ended
-        again = tuple(sitting.replayed(self._now()) for sitting in dead)
-        await self._store.commit(Commit(scope=key.scope, sittings=again))
+        for start in range(0, len(dead), REPLAYED_AT_ONCE):  # each stands for itself: they need not go together
+            again = tuple(sitting.replayed(self._now()) for sitting in dead[start : start + REPLAYED_AT_ONCE])
+            await self._store.commit(Commit(scope=key.scope, sittings=again))
         self._background.reflect_soon(key.scope)
         return await self.reflection(key)
 

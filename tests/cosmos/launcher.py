@@ -45,6 +45,11 @@ class CosmosServer:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """With which a service in a process of its own keeps its record here."""
+        return {"STORE_URL": "cosmos:", "COSMOS_ENDPOINT": self.url, "COSMOS_KEY": KEY}
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -170,7 +170,7 @@ async def test_a_search_asks_one_partition_twice_a_container(store: Store, cosmo
     assert {call["key"] for call in calls} == {'["default|ana"]'}
     await asked(store, "walnuts", row(1), kinds=["message"])
     assert len(cosmos_server.calls()) == 2
-    assert store.usage()["requests_of_candidates"] == 6 + 6 + 2, "those of the start too"
+    assert store.usage()["verbs"]["candidates"]["requests"] == 6 + 6 + 2, "those of the start too"
     await asked(store, "walnuts", None, kinds=["message"])
     assert len(cosmos_server.calls()) == 2, "the neighbours"
 

@@ -63,13 +63,13 @@ class CosmosStore(Store):
     native_errors = (OSError, AzureError, Refused)
     damage_errors = (msgspec.DecodeError,)
 
-    def __init__(self, client: Client, names: Names, searched: SearchedBy = "auto") -> None:
+    def __init__(self, client: Client, names: Names, searched: SearchedBy = "auto", point: Point = nowhere) -> None:
         self._client = client
         self._names = names
         self._index = Index()
         self._search = Search(client, names)
         self._wanted = searched
-        self._commits = Commits(client, names, self._index)
+        self._commits = Commits(client, names, self._index, point)
         self._moving = Moving(client, names, self._commits, self._index)
 
     @classmethod
@@ -78,7 +78,7 @@ class CosmosStore(Store):
             raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
         key = settings.cosmos_key.get_secret_value()
         client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
-        return cls(client, Names.of(settings), settings.cosmos_search)
+        return cls(client, Names.of(settings), settings.cosmos_search, point)
 
     async def start(self, stack: AsyncExitStack) -> None:
         self._index.start(stack)  # before the client, so ended after it: nothing is written that is not indexed

@@ -9,6 +9,7 @@ from typing import Any, Self
 from azure.cosmos.aio import CosmosClient
 
 from memory_service.errors import UnsafeStart
+from memory_service.stores.cosmos.transport import PiecewiseTransport
 
 TOO_WEAK = ("Eventual", "ConsistentPrefix")
 
@@ -63,6 +64,7 @@ class Connection:
                 no_response_on_write=True,
                 enable_compact_utf8_item_writes=True,
                 raw_response_hook=told,
+                transport=PiecewiseTransport(),
             )
             stack.push_async_exit(client)  # before it is entered: it must be closed even if that fails
             return cls(await client.__aenter__(), stack.pop_all())

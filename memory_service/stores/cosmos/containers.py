@@ -32,7 +32,7 @@ NEWEST_FIRST = [{"path": "/created", "order": "descending"}, {"path": "/name", "
 class Names(Value, frozen=True, kw_only=True):
     """Names of the containers.
 
-    `interactions`: heads, turns, sittings, names of requests: all that one commit must write together.
+    `interactions`: heads, turns, sittings, names of requests, receipts: all that one commit must write together.
     `summaries`: memories whose id says that they are summaries or chunks. `insights`: all other memories.
     """
 

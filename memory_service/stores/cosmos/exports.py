@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from memory_service.stores.base import Commit
+from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
+from memory_service.stores.cosmos.batches import Operation
 from memory_service.stores.cosmos.client import Client
-from memory_service.stores.cosmos.commits import Commits, Operation
+from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.search import Index
@@ -98,7 +100,7 @@ class Moving:
             whole = {"owner": doc.owner_of(scope), **document, **indexed.get(thing.item_id, {})}
             by_container.setdefault(container, []).append(("upsert", (whole,)))
         for container, operations in by_container.items():
-            await self._commits.send_in_parts(container, operations, doc.owner_of(scope))
+            await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
 
     def _placed(self, thing: Exported, scope: Scope) -> tuple[str, Document]:
         """The container it belongs to, and its document."""
@@ -127,6 +129,7 @@ class Moving:
             while found := await self._client.rows(
                 "erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner
             ):
-                await self._commits.send_each([("delete", (row["id"],)) for row in found], container, owner)
+                deletions: list[Operation] = [("delete", (row["id"],)) for row in found]
+                await batches.send_each(self._client, container, deletions, owner)
                 gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
         return Erased(**gone)
