@@ -1,6 +1,8 @@
 # Two stages: what is needed to install stays behind.
 FROM python:3.12-slim AS build
 WORKDIR /src
+# What every store of production needs, so with the extra `azure`. To make it anew:
+#   uv pip compile --universal --generate-hashes --no-header --extra azure -o requirements.lock pyproject.toml
 COPY requirements.lock ./
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -11,9 +13,11 @@ RUN /opt/venv/bin/pip install --no-cache-dir --no-deps .
 FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 memory && install -d -o memory -g memory /data
 COPY --from=build /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 STORE_URL=sqlite:////data/memory.db
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER memory
-WORKDIR /home/memory
+# From here the default record, ./data/memory.db, is in the volume. STORE_URL is not set: it would keep COSMOS_ENDPOINT
+# from choosing the store.
+WORKDIR /
 VOLUME /data
 EXPOSE 8000
 # Only callers inside the container are served until AUTH_MODE says otherwise (see README).

@@ -70,15 +70,16 @@ class Background:
 
     def after_turn(self, key: SessionKey, session: Session) -> None:
         """Ring for the work a new turn may have made."""
-        self.embed_soon()
+        self.embed_soon(key.scope)
         if self._reflector.needs_compaction(session):
             self._scheduler.soon(f"compact {_name(key.scope)}/{key.session_id}", lambda: self._reflector.compact(key))
         if session.unreflected_turns >= GROWTH * self._threshold_turns:
             self._scheduler.soon(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
 
-    def embed_soon(self) -> None:
+    def embed_soon(self, scope: Scope) -> None:
+        self._embedding.ring(scope)
         # No slot: what is local and fast must not queue behind reflections that wait for a model.
-        self._scheduler.soon("embed", self._embedding.embed_due, slotted=False)
+        self._scheduler.soon("embed", self._embedding.embed_rung, slotted=False)
 
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""
@@ -86,7 +87,7 @@ class Background:
 
         async def job() -> None:
             again = await self._reflector.reflect_due(scope)
-            self.embed_soon()
+            self.embed_soon(scope)
             if again is not None:
                 self._scheduler.at(again, name, job)
 
@@ -104,7 +105,7 @@ class Background:
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
             self.reflect_soon(scope)
-        self.embed_soon()
+        self._scheduler.soon("embed everybody's", self._embedding.embed_due, slotted=False)
 
     async def _hand_over(self, key: SessionKey) -> None:
         await self._sessions.hand_over(key)

@@ -56,6 +56,7 @@ def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Seque
     `new[i]` is finding i as a memory, its sources already limited to real turns; one without sources is dropped.
     """
     held = {memory.memory_id: memory for memory in known}
+    ours = {memory.memory_id for memory in new}
     statements = {memory.memory_id: _statement(memory.text) for memory in (*known, *new)}
     changed: dict[str, Memory] = {}
     added = dropped = 0
@@ -65,6 +66,8 @@ def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Seque
             continue
         same = _same(memory, held.values(), statements)
         if same is not None:
+            # one of our own ids, held before we wrote it: an attempt that was cut off left it, and counted nothing
+            added += same.memory_id in ours and same.memory_id not in changed
             changed[same.memory_id] = held[same.memory_id] = _with_sources(same, memory.sources)
             continue
         old = _replaced(finding, known, held)

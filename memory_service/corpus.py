@@ -72,7 +72,7 @@ class Corpus:
         self._items: list[Item] = []
         self._postings: dict[str, array[int]] = {}
         self._places: dict[str, list[int]] = {}
-        self._last_of_session: dict[str, int] = {}
+        self._last_of_session: dict[str, tuple[int, int]] = {}
         self._names: set[str] = set()
         self._speakers: dict[str | None, int] = {None: 0}
         self._lengths = Column(np.float32)
@@ -113,7 +113,7 @@ class Corpus:
                 sources=source,
             )
             place = self._append(item, tokenize(f"{message.speaker}: {message.content}"))
-            self._link(turn.session_id, place)
+            self._link(turn.session_id, turn.seq, place)
             places.append(place)
             if message.name:
                 self._names.add(message.name)
@@ -168,10 +168,11 @@ class Corpus:
         self._vectors.append(0)
         return place
 
-    def _link(self, session_id: str, place: int) -> None:
-        last = self._last_of_session.get(session_id, -1)
-        self._last_of_session[session_id] = place
-        if last >= 0:
+    def _link(self, session_id: str, seq: int, place: int) -> None:
+        """Make a message and the one before it neighbours, unless turns between them are not here."""
+        last_seq, last = self._last_of_session.get(session_id, (0, -1))
+        self._last_of_session[session_id] = seq, place
+        if last >= 0 and seq <= last_seq + 1:
             self._before.data[place] = last
             self._after.data[last] = place
 

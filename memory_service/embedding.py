@@ -39,6 +39,8 @@ class Embedding:
         self._store, self._embedder, self._breaker = store, embedder, breaker
         self.keyword_weight = embedder.keyword_weight
         self._at_once = EMBEDDED_AT_ONCE
+        self._rung: set[Scope] = set()
+        self._alone = asyncio.Lock()
         self.embedded = self.refused = self.failed = 0
 
     @property
@@ -59,15 +61,35 @@ class Embedding:
         vector: NDArray[np.float32] = rows[0]
         return vector
 
+    def ring(self, scope: Scope) -> None:
+        """Note that a user has something new, for the next `embed_rung`."""
+        self._rung.add(scope)
+
+    async def embed_rung(self) -> None:
+        """Give vectors to what the users have that were rung for; a store need not be looked through for it."""
+        await asyncio.sleep(self._gather_s)
+        users = tuple(self._rung)
+        self._rung.clear()
+        if users and not await self._embed(users):
+            self._rung.update(users)
+
     async def embed_due(self) -> None:
-        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice.
+        """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice."""
+        await asyncio.sleep(self._gather_s)
+        await self._embed(None)
+
+    async def _embed(self, users: tuple[Scope, ...] | None) -> bool:
+        """Embed what is due of these users, or of all; returns whether the embedder went along.
 
         In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
         """
-        await asyncio.sleep(self._gather_s)
-        while due := await self._store.due_vectors(self.space, self._at_once):
+        async with self._alone:
+            return await self._embed_in_batches(users)
+
+    async def _embed_in_batches(self, users: tuple[Scope, ...] | None) -> bool:
+        while due := await self._store.due_vectors(self.space, asked := self._at_once, users):
             if self._breaker.wait_s():
-                return
+                return False
             began = time.monotonic()
             keys = [_keys(item) for item in due]
             try:
@@ -80,10 +102,13 @@ class Embedding:
                 logger.warning("embedding failed", extra={"reason": exc.code})
                 self.failed += 1
                 self._at_once = max(self._at_once // 2, 1)  # it may be slow, and get through fewer in its time
-                return
+                return False
             self._at_once = min(self._at_once * 2, EMBEDDED_AT_ONCE)
             await self._keep(due, [len(of_item) for of_item in keys], rows)
+            if users is not None and len(due) < asked:
+                break  # what came meanwhile has rung again
             await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
+        return True
 
     async def _rows(self, texts: Sequence[str], width: int = 0) -> NDArray[np.float32]:
         """Embed texts, in ever smaller parts if some are refused; zeros for those that are refused alone."""

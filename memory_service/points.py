@@ -16,6 +16,7 @@ Point = Callable[[str], None]
 
 POINTS = (
     "before_commit",  # rows are written, nothing is durable
+    "after_memories",  # memories are durable, what says so is not (in a store that writes them apart)
     "after_commit",  # durable, nobody has been told
     "before_reply",  # the verb is done, the answer not sent
     "in_eviction",  # a session is being dropped from the pool

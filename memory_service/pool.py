@@ -178,12 +178,16 @@ class LongTermCache:
 
     async def get(self, scope: Scope) -> LongTerm:
         """Return it, asking the store at most once however many ask here."""
+        # shielded: one caller that goes away must not fail the others
+        return await asyncio.shield(self.begin(scope))
+
+    def begin(self, scope: Scope) -> asyncio.Future[LongTerm]:
+        """Ask the store if nobody has; a `get` that follows waits for what is left of it."""
         future = self._loading.get(scope)
         if future is None:
             future = self._loading[scope] = asyncio.ensure_future(self._load(scope))
             future.add_done_callback(partial(self._forget_failed, scope))
-        # shielded: one caller that goes away must not fail the others
-        return await asyncio.shield(future)
+        return future
 
     def _forget_failed(self, scope: Scope, future: asyncio.Future[LongTerm]) -> None:
         # Also when all callers went away meanwhile: the next one must not be told of their failure.

@@ -24,6 +24,8 @@ ARM = 200
 SPREAD = (0.3, 0.15, 0.075)
 """What a message gains from the score of those 1, 2 and 3 places before and after it."""
 CUE = 0.4
+ROUNDING = 1e-6
+"""Cosines below are those of vectors at right angles: the best of them is near nothing."""
 K1, B = 1.2, 0.75
 
 
@@ -50,6 +52,7 @@ def keyword_arm(scores: Floats, before: Ints, after: Ints) -> Floats:
 
 def vector_arm(cosines: Floats, before: Ints, after: Ints) -> Floats:
     """Normalise between the best and the last candidate, spread. In [0, 1]."""
+    cosines = np.where(cosines < ROUNDING, np.float32(0), cosines)
     floor = 0.0
     if len(cosines) > ARM:
         floor = max(float(np.partition(cosines, len(cosines) - ARM)[len(cosines) - ARM]), 0.0)

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from memory_service.corpus import Corpus, Hit
 from memory_service.embedding import Embedding
-from memory_service.stores.base import Entries, Store
+from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Scope, Value
 
@@ -71,23 +71,40 @@ class Recall:
         self.searches += 1
         vector = await self._embedding.question(question)
         self.degraded += vector is None
+        sought = Sought(
+            stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
+            vector=vector,
+            space=self._embedding.space,
+            kinds=SEARCHED if kinds is None else tuple(kinds),
+            with_extracts=kinds is not None,
+        )
+        by = self._by_account if self._store.searched_by == "account" else self._by_process
+        return Retrieved(hits=await by(scope, question, sought, limit), degraded=("vector",) if vector is None else ())
+
+    async def _by_process(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            hits = await self._in_thread(self._search, searchable.corpus, question, vector, kinds, limit)
-        return Retrieved(hits=hits, degraded=("vector",) if vector is None else ())
+            hits: list[Hit] = await self._in_thread(self._search, searchable.corpus, question, sought, limit)
+            return hits
 
-    def _search(
-        self, corpus: Corpus, question: str, vector: Any, kinds: Collection[Kind] | None, limit: int
-    ) -> list[Hit]:
+    async def _by_account(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
+        """The store narrows; what it gives is ranked as everything of a user is where it does not."""
+        candidates = await self._store.candidates(scope, sought, max(CANDIDATES, limit))
+        corpus = Corpus()
+        await self._in_thread(self._add, corpus, candidates)
+        hits: list[Hit] = await self._in_thread(self._search, corpus, question, sought, limit)
+        return hits
+
+    def _search(self, corpus: Corpus, question: str, sought: Sought, limit: int) -> list[Hit]:
         return corpus.search(
             question,
-            self._tokenize.of_question(question),
-            vector,
+            sought.stems,
+            sought.vector,
             keyword_weight=self._embedding.keyword_weight,
-            kinds=SEARCHED if kinds is None else kinds,
+            kinds=sought.kinds,
             limit=limit,
-            with_extracts=kinds is not None,
+            with_extracts=sought.with_extracts,
         )
 
     def forget(self, scope: Scope) -> None:
@@ -129,6 +146,8 @@ class Recall:
 
     def stats(self) -> dict[str, Any]:
         return {
+            "searched_by": self._store.searched_by,
+            "searched_why": self._store.searched_why,
             "searches": self.searches,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ from memory_service.watchdog import Watchdog
 
 RECENT = timedelta(days=30)
 INSIGHTS_WEIGHED = 1000
+REPLAYED_AT_ONCE = 50
 
 
 class Stored(Value, frozen=True, kw_only=True):
@@ -80,6 +82,7 @@ class MemoryService:
         Raises SessionEnded if the client ended it and `restore` is asked for.
         """
         key = SessionKey(scope=scope, session_id=session_id or self._new_id())
+        self._long_term.begin(scope)  # beside the session: where the store is far away each wait counts
         restored = await self._sessions.start(key, restore=restore, agent_id=agent_id)
         if not restore:
             self._background.reflect_soon(scope)
@@ -142,8 +145,9 @@ class MemoryService:
         dead = [sitting for sitting in await self._store.sittings(key) if sitting.reflection == "dead"]
         if not dead:
             return ended
-        again = tuple(sitting.replayed(self._now()) for sitting in dead)
-        await self._store.commit(Commit(scope=key.scope, sittings=again))
+        for start in range(0, len(dead), REPLAYED_AT_ONCE):  # each stands for itself: they need not go together
+            again = tuple(sitting.replayed(self._now()) for sitting in dead[start : start + REPLAYED_AT_ONCE])
+            await self._store.commit(Commit(scope=key.scope, sittings=again))
         self._background.reflect_soon(key.scope)
         return await self.reflection(key)
 
@@ -207,8 +211,10 @@ class MemoryService:
 
 async def load_long_term(store: Store, summaries: int, insights: int, scope: Scope) -> LongTerm:
     """Ask the store for what a context tells of a user: so many of each, the rest left out."""
-    known = await store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED)
+    known, recent = await asyncio.gather(
+        store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED),
+        # one more than is told: the summary of the present sitting may be among them, and is left out
+        store.memories(scope, ["summary"], limit=summaries + 1),
+    )
     known.sort(key=lambda memory: memory.importance, reverse=True)  # stable: the newest first among equals
-    # one more than is told: the summary of the present sitting may be among them, and is left out
-    recent = await store.memories(scope, ["summary"], limit=summaries + 1)
     return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

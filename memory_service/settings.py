@@ -15,6 +15,7 @@ def _upper(given: Any) -> Any:
     return given.upper() if isinstance(given, str) else given
 
 
+SearchedBy = Literal["auto", "account", "process"]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
 
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     cosmos_interactions_container: str = Field("interactions", description="Container of sessions and turns.")
     cosmos_summaries_container: str = Field("session_summaries", description="Container of summaries.")
     cosmos_insights_container: str = Field("insights", description="Container of insights.")
+    cosmos_search: SearchedBy = Field(
+        "auto",
+        description="Who searches: account (its vector and full-text indexes), process, or auto (account if it can).",
+    )
 
     # Models: Azure OpenAI if its endpoint is set, else an OpenAI-compatible endpoint if its key or URL is, else none
     azure_openai_endpoint: str = Field("", description="Azure OpenAI endpoint URL.")

@@ -83,9 +83,15 @@ def client(client_of: MakeClient) -> MemoryServiceClient:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test that needs the Cosmos DB server may have to install it."""
-    first = next((item for item in items if "cosmos_process" in getattr(item, "fixturenames", ())), None)
+    first = next(filter(_needs_cosmos, items), None)
     if first is not None:
         first.add_marker(pytest.mark.timeout(INSTALL_S + 60))
+
+
+def _needs_cosmos(item: pytest.Item) -> bool:
+    named = getattr(item, "fixturenames", ())
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    return "cosmos_process" in named or "cosmos" in [value for value in given.values() if isinstance(value, str)]
 
 
 @pytest.fixture(scope="session")

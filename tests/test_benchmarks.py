@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from benchmarks import outage, retrieval
+from benchmarks import cosmos, outage, retrieval
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
 from benchmarks.http import Report
@@ -28,6 +29,9 @@ from benchmarks.load import run as run_load
 from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
+from tests import test_azure_how_to as azure_how_to
+from tests.cosmos.launcher import KEY, CosmosServer
+from tests.cosmos.node import INSTALL_S
 
 ROOT = Path(__file__).parents[1]
 ASKED = b"GET /%b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
@@ -112,6 +116,53 @@ def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_do
     assert not replace(in_time, p99_ratio=2.1).sound
     assert not replace(in_time, reflected=4).sound
     assert not replace(in_time, runs=[replace(report.runs[0], hanging=True, in_flight=4)]).sound
+
+
+@pytest.mark.timeout(INSTALL_S + 60)
+def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_of_it(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    ran = run("cosmos", "--repeat", 2, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert cosmos.ORIGIN_SERVER[1:] in ran.stdout
+    report = msgspec.json.decode(numbers.read_bytes(), type=cosmos.Report)
+    actions = {row.name: row for row in report.actions}
+    verbs = {row.name: row for row in report.verbs}
+    assert (actions["store"].round_trips, actions["store"].requests) == (1, 1)
+    assert (actions["store, Idempotency-Key"].round_trips, actions["store, Idempotency-Key"].requests) == (1, 1)
+    assert actions[cosmos.COLD_RESTORE].round_trips == 3
+    assert (actions["context, hot"].round_trips, actions["context, hot"].requests) == (0, 0)
+    assert actions["retrieve, hot"].round_trips == 1
+    assert verbs["commit: turn"].requests == verbs["ping"].requests == 1
+    assert verbs["entries: nothing new"].requests == 3
+    assert verbs["commit: turn"].request_units > 10
+    assert verbs["load: 7 live turns"].bytes_received > 7 * 500
+    for name, told in azure_how_to.CHARGES.items():  # a run of two calls, and the page tells of ten
+        row = actions.get(name) or verbs[name]
+        assert row.request_units == pytest.approx(told[0], rel=0.1), f"docs/how-to/azure-cosmos.md: {name}"
+    assert not report.problems
+    slower = replace(actions[cosmos.COLD_RESTORE], round_trips=4)
+    assert replace(report, actions=[slower]).problems
+
+
+def test_the_benchmark_of_cosmos_db_leaves_an_account_as_it_was(
+    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSMOS_ENDPOINT", cosmos_server.url)
+    monkeypatch.setenv("COSMOS_KEY", KEY)
+    with CosmosClient(cosmos_server.url, KEY) as around:
+        around.create_database("agent_memory").create_container("interactions", PartitionKey("/owner"))
+
+        ran = run("cosmos", "--repeat", 1)
+
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert cosmos.ORIGIN_ACCOUNT[1:] in ran.stdout
+        assert [database["id"] for database in around.list_databases()] == ["agent_memory"]
+        kept = around.get_database_client("agent_memory").list_containers()
+        assert [container["id"] for container in kept] == ["interactions"]
+        monkeypatch.setenv("COSMOS_KEY", "")
+        assert "COSMOS_KEY" in run("cosmos").stderr
 
 
 def test_the_retrieval_benchmark_asks_what_has_evidence_and_can_be_compared_with_itself(

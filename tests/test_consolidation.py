@@ -36,6 +36,15 @@ def test_what_was_not_known_is_added() -> None:
     assert joined(new, memory("Ana lives in Porto")) == Consolidated(memories=(new,), added=1, dropped=0)
 
 
+def test_what_an_attempt_that_was_cut_off_left_counts_as_added_once() -> None:
+    """It is held under the id that it is about to have; nobody counted it then."""
+    left = memory("Ana likes tea", 1, name="first")
+    new = [memory("Ana likes tea", 1, name="first"), memory("Ana likes tea", 2, name="second")]
+    findings = [Finding(text=one.text, turns=(number,)) for number, one in enumerate(new, 1)]
+    result = consolidate(findings, [left], new)
+    assert (result.added, [one.memory_id for one in result.memories]) == (1, ["first"])
+
+
 @pytest.mark.parametrize(
     "again",
     [

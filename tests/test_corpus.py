@@ -449,6 +449,13 @@ def test_neighbours_are_those_of_the_same_session_though_turns_came_mixed() -> N
     )
 
 
+def test_messages_between_which_turns_are_missing_are_no_neighbours() -> None:
+    corpus = Corpus()
+    for seq, told in ((3, "rain"), (4, "porto"), (5, "sea"), (7, "moon")):
+        corpus.add_turn(says(told, seq), tokenize)
+    assert {hit.item.id for hit in search(corpus, "porto", limit=50)} == {"s#3.0", "s#4.0", "s#5.0"}
+
+
 def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_vector() -> None:
     corpus = Corpus()
     for seq, told in enumerate(("porto", "rain", "sea"), 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from memory_service.breaker import Breaker
 from memory_service.embedding import EMBEDDED_AT_ONCE, PLAIN_WORDS, Embedding
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
 from memory_service.stores.base import Store
-from memory_service.values import Scope
+from memory_service.values import Scope, Unembedded
 from tests.support.background import Clock
 from tests.support.remembering import Counting, learn, say
-from tests.support.stores import store_of
+from tests.support.stores import YieldingStore, store_of
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 
@@ -201,3 +201,38 @@ async def test_an_embedder_is_not_asked_when_there_is_nothing_to_embed(store: St
     embedder = Choosy(lambda texts: None)
     await Embedding(store, embedder, Breaker()).embed_due()
     assert embedder.batches == []
+
+
+async def test_only_those_who_were_rung_for_are_looked_through(store: Store) -> None:
+    asked: list[object] = []
+
+    class Noting(YieldingStore):
+        async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
+            asked.append(users)
+            return await super()._due_vectors(space, limit, users)
+
+    embedding = Embedding(Noting(store), Counting(), Breaker())
+    await say(store, ANA, "hello")
+    await embedding.embed_rung()
+    assert asked == []
+    embedding.ring(ANA)
+    await embedding.embed_rung()
+    assert asked == [(ANA,)]
+    assert embedding.stats()["embedded"] == 1
+    await embedding.embed_due()
+    assert asked[1:] == [None]
+
+
+async def test_those_whose_embedding_failed_are_looked_through_again_with_the_next_one_who_is_rung_for(
+    store: Store,
+) -> None:
+    embedder = Choosy(lambda texts: ModelUnavailable("down"))
+    embedding = Embedding(store, embedder, Breaker(failures=100))
+    await say(store, ANA, "hello")
+    embedding.ring(ANA)
+    await embedding.embed_rung()
+    embedder.complaint = lambda texts: None
+    embedding.ring(BEN)
+    assert embedding._rung == {ANA, BEN}
+    await embedding.embed_rung()
+    assert len(await vectors(store, ANA)) == 1

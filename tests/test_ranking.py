@@ -92,6 +92,10 @@ def test_what_points_the_other_way_is_no_candidate() -> None:
     assert vector_arm(floats(0.5, -0.9, 0), *alone(3)).tolist() == [1, 0, 0]
 
 
+def test_what_rounding_leaves_of_a_right_angle_is_near_nothing() -> None:
+    assert vector_arm(floats(3e-8, 0, -1), *alone(3)).tolist() == [0, 0, 0]
+
+
 def test_cosines_are_scaled_between_the_best_and_the_last_candidate() -> None:
     cosines = floats(*np.linspace(0.2, 0.9, ARM + 100))
     arm = vector_arm(cosines, *alone(len(cosines)))

@@ -20,7 +20,6 @@ from memory_service.chaos.load import load
 from memory_service.chaos.oracle import Oracle
 from memory_service.chaos.process import SERVE, ServiceProcess
 from memory_service.chaos.reflections import replayed, settled, undone
-from memory_service.points import POINTS
 
 RANDOM = "random"
 END_S = 30
@@ -36,6 +35,8 @@ REACHED = {
     "after_claim": 4,
     "after_model": 4,
 }
+KILLED_AT = (*REACHED, "in_migration")
+"""All points that a service passes over a file."""
 SETTINGS = {"MAX_SESSIONS": "4", "SWEEP_INTERVAL_SECONDS": "1", "K_TURN_BUFFER": "3", "SHUTDOWN_GRACE_SECONDS": "10"}
 
 
@@ -70,7 +71,7 @@ async def run_kills(
         async with ServiceProcess(Path(name), command, **SETTINGS) as service:
             await service.start()
             for number in range(count):
-                point = POINTS[number // 2 % len(POINTS)] if number % 2 else RANDOM
+                point = KILLED_AT[number // 2 % len(KILLED_AT)] if number % 2 else RANDOM
                 if point == "in_migration":
                     hits[point] += await _kill_in_migration(command)
                 else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ALL = 1_000_000_000
+CANDIDATES = 50
+"""Of each kind of index, how many of the best it gives to be ranked; docs/explanation/recall.md says why so many."""
 REQUESTS_KEPT = timedelta(days=3)
 """How long a request's name is remembered at least; older ones go when new ones come. A day is what is promised:
 a clock that is set ahead by a day must not make a retry a new turn.
@@ -90,6 +92,19 @@ class Entries(Value, frozen=True, kw_only=True):
     more: bool
 
 
+class Sought(Value, frozen=True, kw_only=True):
+    """What a search is for: stems and a vector (of `space`) of the question, of which either may be missing.
+
+    `with_extracts`: whether what was only picked and quoted counts too.
+    """
+
+    stems: tuple[str, ...]
+    vector: Any
+    space: str
+    kinds: tuple[Kind, ...]
+    with_extracts: bool = False
+
+
 class Store(ABC):
     """A system of record. Every verb acts inside one scope; `users` and the `due_*` verbs alone look across them.
 
@@ -97,6 +112,9 @@ class Store(ABC):
     """
 
     capabilities: Capabilities
+    searched_by: Literal["process", "account"] = "process"
+    """Who narrows a user's memory to a question. `account`: the backend, which then has `candidates`."""
+    searched_why: str = "this store has no indexes to search by"
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
     damage_errors: ClassVar[tuple[type[Exception], ...]] = ()
     """By which a backend says that what it holds is damaged; looked at before `native_errors`."""
@@ -168,6 +186,15 @@ class Store(ABC):
         with self._translated():
             return await self._entries(scope, cursor, space, limit)
 
+    async def candidates(self, scope: Scope, sought: Sought, limit: int = CANDIDATES) -> Entries:
+        """Return what of a user's memory may answer a question: at least the best so many by words and by vector.
+
+        In no order but that of turns within a session, with all vectors of the space that they have; superseded
+        memories are left out. Only where `searched_by` is `account`.
+        """
+        with self._translated():
+            return await self._candidates(scope, sought, limit)
+
     async def due_reflections(
         self, now: datetime, limit: int, scope: Scope | None = None
     ) -> list[tuple[Scope, Sitting]]:
@@ -185,10 +212,13 @@ class Store(ABC):
         with self._translated():
             return await self._due_sessions(untouched_since, unreflected_turns, limit)
 
-    async def due_vectors(self, space: str, limit: int) -> list[Unembedded]:
-        """Return items that have no vector in `space`, oldest first."""
+    async def due_vectors(self, space: str, limit: int, users: Collection[Scope] | None = None) -> list[Unembedded]:
+        """Return items that have no vector in `space`, oldest first: of all users, or of these at least.
+
+        To look through everybody's is dear in some stores; one to which it is not may do so in any case.
+        """
         with self._translated():
-            return await self._due_vectors(space, limit)
+            return await self._due_vectors(space, limit, users)
 
     async def users(self, cursor: Any = None, limit: int = 1000) -> Users:
         """Return users of whom anything is kept, each once, in no particular order."""
@@ -261,6 +291,9 @@ class Store(ABC):
     ) -> list[Memory]: ...
     @abstractmethod
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
+    async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
+        raise NotImplementedError(f"{type(self).__name__} does not search by itself")
+
     @abstractmethod
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]: ...
     @abstractmethod
@@ -270,7 +303,7 @@ class Store(ABC):
         self, untouched_since: datetime, unreflected_turns: int, limit: int
     ) -> list[SessionKey]: ...
     @abstractmethod
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]: ...
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]: ...
     @abstractmethod
     async def _users(self, cursor: Any, limit: int) -> Users: ...
     @abstractmethod

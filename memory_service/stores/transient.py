@@ -5,7 +5,7 @@ Not called "memory": that word is taken here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import count
@@ -190,7 +190,7 @@ class TransientStore(Store):
         ]
         return [key for _, key in sorted(due, key=lambda found: found[0])][:limit]
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
         due = [
             (item.space is not None, item.token, scope, item.value)
             for scope, record in self._records.items()

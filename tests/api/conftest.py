@@ -1,9 +1,14 @@
-"""Services with settings of the test's choice, and callers of them: the client, or raw HTTP."""
+"""Services with settings of the test's choice, and callers of them: the client, or raw HTTP.
+
+Each test that asks for a service runs over each store, but for those that are marked `only_on`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,12 +17,55 @@ from client import MemoryServiceClient
 from memory_service.server import running
 from memory_service.settings import Settings
 from tests.api.talking import PATIENCE_S, STORE, commits, everything, told
+from tests.cosmos.launcher import KEY
 
 Serve = Callable[..., Awaitable[str]]
 Connect = Callable[..., Awaitable[httpx2.AsyncClient]]
 Visit = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 Unharmed = Callable[[], AbstractAsyncContextManager[None]]
 ClientAt = Callable[..., MemoryServiceClient]
+MakeSettings = Callable[..., Settings]
+
+GROUNDS = ("sqlite", "cosmos")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "ground" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("only_on")
+        metafunc.parametrize("ground", marker.args[:1] if marker else GROUNDS, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def ground(request: pytest.FixtureRequest) -> str:
+    """The store that this run of the test is over."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_settings(request: pytest.FixtureRequest, make_settings: MakeSettings, ground: str) -> MakeSettings:
+    """As everywhere, on an empty record of the store that the test is run over."""
+    if ground == "sqlite":
+        return make_settings
+    server = request.getfixturevalue("cosmos_server")
+    return partial(make_settings, store_url="cosmos:", cosmos_endpoint=server.url, cosmos_key=KEY)
+
+
+@pytest.fixture
+def another_record(ground: str, tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """Settings that name a further record of the same store, empty at first: `connect(**another_record("b"))`."""
+
+    def named(name: str) -> dict[str, str]:
+        return (
+            {"store_url": f"sqlite:///{tmp_path}/{name}.db"} if ground == "sqlite" else {"cosmos_database_name": name}
+        )
+
+    return named
+
+
+@pytest.fixture
+def durability(ground: str) -> str:
+    """What an answer says of how safe a turn is on this store."""
+    return {"sqlite": "fsync", "cosmos": "quorum"}[ground]
 
 
 @pytest.fixture
@@ -40,7 +88,7 @@ async def connect(serve: Serve) -> AsyncIterator[Connect]:
 
 @pytest.fixture
 def visit(make_settings: Callable[..., Settings]) -> Visit:
-    """A service that stops when the block ends; the next one opens the same file: `async with visit() as http:`."""
+    """A service that stops when the block ends; the next one opens the same record: `async with visit() as http:`."""
 
     @asynccontextmanager
     async def opened(**changes: object) -> AsyncIterator[httpx2.AsyncClient]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -227,11 +228,13 @@ async def contexts(http: httpx2.AsyncClient, sessions: int) -> list[bytes]:
     return [(await http.post(CONTEXT, json=body)).content for body in bodies]
 
 
-async def test_a_session_that_left_the_pool_comes_back_the_same_to_the_byte(connect: Connect, tmp_path: Any) -> None:
+async def test_a_session_that_left_the_pool_comes_back_the_same_to_the_byte(
+    connect: Connect, another_record: Callable[[str], dict[str, str]]
+) -> None:
     sessions = 5
     answers, evicted = {}, {}
     for pool in (1000, 2, 1, 0):
-        http = await connect(max_sessions=pool, k_turn_buffer=2, store_url=f"sqlite:///{tmp_path}/{pool}.db")
+        http = await connect(max_sessions=pool, k_turn_buffer=2, **another_record(f"pool{pool}"))
         await remember(http, sessions)
         answers[pool] = await contexts(http, sessions)
         evicted[pool] = (await settled(http))["evictions"]

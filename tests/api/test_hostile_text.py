@@ -27,14 +27,18 @@ NO_MODEL = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "REFLECTION_RETRY_SECOND
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ground: str
+) -> Iterator[ServiceProcess]:
     """A service in a process of its own, in a folder within a folder, whose log and files can be looked at."""
+    record = request.getfixturevalue("cosmos_process").environment if ground == "cosmos" else {}
+    environment = {**record, **NO_MODEL, "LOG_LEVEL": "DEBUG", "REFLECTION_MAX_ATTEMPTS": "2"}
     folder = tmp_path_factory.mktemp("around") / "data"
     folder.mkdir()
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as around:
         for name in known_settings():
-            environment.delenv(name, raising=False)
-        with service_process(folder, LOG_LEVEL="DEBUG", REFLECTION_MAX_ATTEMPTS="2", **NO_MODEL) as process:
+            around.delenv(name, raising=False)
+        with service_process(folder, **environment) as process:
             yield process
 
 
@@ -144,6 +148,7 @@ async def asked_by_hand(port: int, path: str) -> tuple[int, str]:
         return answer.status, json.loads(answer.body)["code"]
 
 
+@pytest.mark.only_on("sqlite", "it is about files")
 def test_no_path_leads_out_of_the_service_and_none_leaves_a_file(service: ServiceProcess, http: httpx2.Client) -> None:
     told(http, START, **ANA, restore=False)
     before = files(service)
@@ -157,6 +162,7 @@ def test_no_path_leads_out_of_the_service_and_none_leaves_a_file(service: Servic
     assert files(service) == before
 
 
+@pytest.mark.only_on("sqlite", "it is about files")
 def test_no_id_in_a_body_is_ever_a_file(service: ServiceProcess, http: httpx2.Client) -> None:
     before = files(service)
     for place in (*PLACES, "..", ".", "a\u202eb", "a\x1bb", "CON", "x.db", ".hidden"):

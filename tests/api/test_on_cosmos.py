@@ -1,76 +1,56 @@
-"""The service over Cosmos DB: the main road, over real HTTP; alone, and as one of two on the same record."""
+"""The service over Cosmos DB, in what no other store can do to it: be shared, be throttled, be out of reach."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from typing import Any
 
 import httpx2
 import pytest
 
 from client import MemoryServiceClient
-from memory_service.server import running
-from memory_service.settings import Settings
 from memory_service.stores.cosmos import client as calls
 from tests.api.conftest import Connect
-from tests.api.talking import CONTEXT, PATIENCE_S, RETRIEVE, STATS, STORE, problem, settled, told
-from tests.cosmos.launcher import KEY, CosmosServer
-from tests.support.background import until
+from tests.api.talking import (
+    CONTEXT,
+    END,
+    PATIENCE_S,
+    RETRIEVE,
+    START,
+    STATS,
+    STORE,
+    SUMMARIES,
+    problem,
+    settled,
+    told,
+)
+from tests.cosmos.launcher import CosmosServer
 
-Serve = Callable[..., Awaitable[str]]
-ON_COSMOS = {"store_url": "cosmos:", "cosmos_key": KEY, "sweep_interval_seconds": 0.2}
-
-
-@pytest.fixture
-async def url(serve: Serve, cosmos_server: CosmosServer) -> str:
-    return await serve(**ON_COSMOS, cosmos_endpoint=cosmos_server.url)
-
-
-async def test_a_new_session_begins_with_what_an_ended_one_taught(client: MemoryServiceClient) -> None:
-    await client.start_session()
-    stored = await client.store_turn("I'm allergic to walnuts.", "Noted: no walnuts.")
-    assert stored["durability"] == "quorum"
-    assert any("walnuts" in fact for fact in await client.retrieve_facts("walnuts"))
-    ended = await client.end_session(wait_s=PATIENCE_S)
-    context = await client.start_session()
-    assert ended["reflection"] == "done"
-    assert any("walnuts" in insight for insight in context["insights"])
-    assert (await client.get_summaries())["summaries"]
+pytestmark = pytest.mark.only_on("cosmos", "it is about this store")
 
 
-async def test_what_was_said_is_found_by_its_meaning_once_it_has_its_vector(
-    http: httpx2.AsyncClient, client: MemoryServiceClient
-) -> None:
-    await client.start_session("s")
-    await client.store_turn("We adopted a kitten.", "Lovely.")
-    await until(lambda: embedded(http))
-    found = await told(http, RETRIEVE, user_id="ana", query="Is there a cat?")
-    assert "kitten" in found["results"][0]["text"]
-
-
-async def embedded(http: httpx2.AsyncClient) -> bool:
+@pytest.mark.parametrize(
+    ("wish", "searched_by", "why"),
+    [("auto", "account", ""), ("account", "account", ""), ("process", "process", "vector and full-text indexes")],
+)
+async def test_the_counters_say_who_searches(connect: Connect, wish: str, searched_by: str, why: str) -> None:
+    http = await connect(cosmos_search=wish)
+    await told(http, "/sessions/start", user_id="ana", session_id="s")
+    turn = {"user_message": "I'm allergic to walnuts.", "agent_message": "Noted: no walnuts."}
+    await told(http, STORE, user_id="ana", session_id="s", **turn)
+    found = await told(http, RETRIEVE, user_id="ana", query="walnuts")
+    assert "walnuts" in found["results"][0]["text"]
     recall = (await settled(http))["recall"]
-    return bool(recall["embedded"])
-
-
-async def test_everything_is_there_after_a_restart(
-    make_settings: Callable[..., Settings], cosmos_server: CosmosServer
-) -> None:
-    settings = make_settings(**ON_COSMOS, cosmos_endpoint=cosmos_server.url)
-    async with running(settings) as url, MemoryServiceClient(url, "ana", "s") as client:
-        await client.start_session("s")
-        for number in range(3):
-            await client.store_turn(f"said {number}", "heard", turn_id=f"t{number}")
-    async with running(settings) as url, MemoryServiceClient(url, "ana", "s") as client:
-        context = await client.get_context()
-        assert [message["content"] for message in context["active_context"]][::2] == ["said 0", "said 1", "said 2"]
-        assert (await client.store_turn("said 1", "heard", turn_id="t1"))["replayed"]
+    assert recall["searched_by"] == searched_by
+    assert why in recall["searched_why"]
+    assert bool(recall["searched_why"]) == bool(why)
+    assert bool(recall["cached_users"]) == (searched_by == "process")
 
 
 async def test_two_services_on_one_record_take_turns_in_one_session(
-    connect: Connect, cosmos_server: CosmosServer
+    connect: Connect,
 ) -> None:
-    given = {**ON_COSMOS, "cosmos_endpoint": cosmos_server.url}
-    one, other = await connect(**given), await connect(**given)
+    one, other = await connect(), await connect()
     await told(one, "/sessions/start", user_id="ana", session_id="s")
     named = {"user_id": "ana", "session_id": "s"}
     for number in range(10):
@@ -97,5 +77,49 @@ async def test_a_throttled_database_is_503_with_when_to_come_again(
     await told(http, STORE, user_id="ana", session_id="s", **turn)
     store = (await http.get(STATS)).json()["store"]
     assert store["throttled"] >= 1
-    assert store["request_units_of_commit"] > 10
+    assert store["verbs"]["commit"]["request_units"] > 10
     assert store["commits"] >= 2
+
+
+async def test_livez_answers_while_the_database_answers_nobody(
+    http: httpx2.AsyncClient, cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CALL_S", 0.3)
+    monkeypatch.setattr(calls, "VERB_S", 0.5)
+    await settled(http)
+    with cosmos_server.paused():
+        waiting = {path: asyncio.create_task(http.get(path)) for path in ("/readyz", "/health")}
+        for _ in range(20):
+            assert (await http.get("/livez")).json() == {"status": "live"}
+        assert not any(task.done() for task in waiting.values())
+        problem(await waiting["/readyz"], 503, "store_unavailable")
+        assert (await waiting["/health"]).status_code == 503
+    assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_each_verb_is_done_once_and_says_so_though_the_first_answer_of_the_database_is_lost(
+    http: httpx2.AsyncClient, cosmos_server: CosmosServer
+) -> None:
+    await settled(http)
+    name = {"user_id": "ana", "session_id": "s"}
+    turn = {**name, "user_message": "I prefer tea.", "agent_message": "Noted."}
+
+    async def answered(path: str, headers: dict[str, str] | None = None, **body: object) -> dict[str, Any]:
+        cosmos_server.fails({"op": "batch", "path": "interactions", "drop": "after", "times": 1})
+        answer = await http.post(path, json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    assert not (await answered(START, **name, restore=True))["restored"]
+    stored = await answered(STORE, **turn)
+    assert (stored["turn_number"], stored["replayed"]) == (1, False)
+    stored = await answered(STORE, {"Idempotency-Key": "k"}, **turn)
+    assert (stored["turn_number"], stored["replayed"]) == (2, False)
+    assert (await answered(STORE, {"Idempotency-Key": "k"}, **turn)) == {**stored, "replayed": True}
+    assert not (await answered(START, **name, restore=False))["restored"]
+    stored = await answered(STORE, **turn)
+    assert stored["turn_number"] == 3
+    ended = await answered(END, **name, wait_s=PATIENCE_S)
+    assert (ended["turns_count"], ended["reflection"]) == (1, "done")
+    summaries = (await told(http, SUMMARIES, user_id="ana"))["summaries"]
+    assert sorted(summary["turn_count"] for summary in summaries) == [1, 2]

@@ -71,6 +71,7 @@ async def test_a_probe_is_asked_with_get_and_changes_nothing(http: httpx2.AsyncC
     assert await commits(http) == before
 
 
+@pytest.mark.only_on("sqlite", "it holds up the readers of the file")
 async def test_livez_answers_while_the_store_answers_nobody(
     service: tuple[httpx2.AsyncClient, MemoryService],
 ) -> None:
@@ -96,6 +97,7 @@ async def test_livez_answers_while_the_store_answers_nobody(
     assert [(await task).status_code for task in waiting] == [200, 200]
 
 
+@pytest.mark.only_on("sqlite", "it is about the queue of its writer")
 async def test_a_service_whose_write_queue_is_full_is_not_ready_and_alive(
     service: tuple[httpx2.AsyncClient, MemoryService], monkeypatch: pytest.MonkeyPatch
 ) -> None:

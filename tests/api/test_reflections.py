@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
 from click.testing import CliRunner
 
 from client import MemoryServiceClient
+from memory_service.app import open_service
 from memory_service.chaos.model_modes import not_json
 from memory_service.chaos.model_server import ModelServer
 from memory_service.cli import main
+from memory_service.settings import Settings
+from memory_service.stores.base import Commit
 from tests.conftest import Serve
-from tests.support.background import until
+from tests.support.background import record, until
 from tests.support.scripted_http import Answer, ScriptedHTTP
+from tests.support.values import a_key, a_sitting, begin
 
 SETTINGS = {"reflection_max_attempts": 1, "sweep_interval_seconds": 0.2}
 
@@ -66,6 +70,20 @@ async def test_replaying_what_was_not_given_up_changes_nothing(client: MemorySer
         assert answer.json() == before
         foreign = await http.post("/reflections/replay", json={"user_id": "ben", "session_id": "s"})
         assert (foreign.status_code, foreign.json()["code"]) == (404, "session_not_found")
+
+
+async def test_any_number_of_sittings_that_were_given_up_is_replayed(make_settings: Callable[..., Settings]) -> None:
+    """One for each time the session was gone on with while the model was away: more than Cosmos DB writes at once."""
+    key = a_key()
+    async with open_service(make_settings(shutdown_grace_seconds=0)) as service:
+        store = record(service)
+        await begin(store, key, turns=120)
+        dead = [a_sitting(first_seq=seq, through_seq=seq, reflection="dead") for seq in range(1, 121)]
+        for half in (dead[:60], dead[60:]):
+            await store.commit(Commit(scope=key.scope, sittings=tuple(half)))
+        await service.replay(key)
+        assert len(await store.sittings(key)) == 120
+        assert "dead" not in {sitting.reflection for sitting in await store.sittings(key)}
 
 
 def test_the_command_line_says_in_one_line_that_no_service_answers() -> None:

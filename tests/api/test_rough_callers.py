@@ -22,6 +22,8 @@ from tests.support.guarded import SHORT_S, called, served
 from tests.support.process import service_process
 from tests.support.raw_http import Answer, Caller
 
+pytestmark = pytest.mark.only_on("sqlite", "it is about connections, and what never gets to a store")
+
 ANA = {"user_id": "ana", "session_id": "s"}
 TURN = {**ANA, "user_message": "My boat is called Ida.", "agent_message": "A fine name."}
 HALF_S = SHORT_S * 10

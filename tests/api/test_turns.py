@@ -42,14 +42,16 @@ async def session(client: MemoryServiceClient) -> MemoryServiceClient:
 # The answer
 
 
-async def test_a_stored_turn_is_answered_with_its_number_and_its_durability(session: MemoryServiceClient) -> None:
+async def test_a_stored_turn_is_answered_with_its_number_and_its_durability(
+    session: MemoryServiceClient, durability: str
+) -> None:
     assert await session.store_turn("My boat is called Ida.", "A fine name.", turn_id="t-1") == {
         "status": "success",
         "message": "Turn stored successfully",
         "session_id": "s",
         "turn_id": "t-1",
         "turn_number": 1,
-        "durability": "fsync",
+        "durability": durability,
         "replayed": False,
     }
 
@@ -64,6 +66,7 @@ async def test_the_service_names_the_turns_that_come_without_a_name(
     assert (again["replayed"], again["turn_number"]) == (True, 1)
 
 
+@pytest.mark.only_on("sqlite", "it is about a third store")
 async def test_a_store_of_memory_only_says_that_it_keeps_nothing(connect: Connect, client_at: ClientAt) -> None:
     client = client_at(await connect(store_url="transient://"))
     await client.start_session("s")

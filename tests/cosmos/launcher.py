@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,17 +26,29 @@ class CosmosServer:
     """A server on a free port of 127.0.0.1, the same after `kill` and `start`. It ends with this process at the latest.
 
     With `journal` what was written is on disk and there again after `kill` and `start`; without, it is gone.
+    With `regions` the account is in those, of which the first takes writes. With `tls` it has a certificate, which
+    nobody should trust but who talks to 127.0.0.1: without TLS the SDK sends no token.
     """
 
-    def __init__(self, folder: Path, *, journal: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, journal: bool = False, regions: tuple[str, ...] = (), tls: bool = False
+    ) -> None:
         self.log = folder / "cosmos.log"
         self.port = 0  # until it chose one
         self.process: subprocess.Popen[str] | None = None
-        self._data = ["--data", str(folder / "cosmos.jsonl")] if journal else []
+        self._options = ["--data", str(folder / "cosmos.jsonl")] if journal else []
+        self._options += ["--tls"] if tls else []
+        self._tls = tls
+        self._options += ["--regions", ",".join(regions)] if regions else []
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With which a service in a process of its own keeps its record here."""
+        return {"STORE_URL": "cosmos:", "COSMOS_ENDPOINT": self.url, "COSMOS_KEY": KEY}
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,7 +63,14 @@ class CosmosServer:
         modules = installed_modules(node)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [node.binary, str(HERE / "server" / "main.js"), "--with-parent", "--port", str(self.port), *self._data],
+                [
+                    node.binary,
+                    str(HERE / "server" / "main.js"),
+                    "--with-parent",
+                    "--port",
+                    str(self.port),
+                    *self._options,
+                ],
                 env={**os.environ, "NODE_PATH": str(modules)},
                 stdin=subprocess.PIPE,  # it ends when this pipe does, so also when this process is killed
                 stdout=subprocess.PIPE,
@@ -93,6 +113,18 @@ class CosmosServer:
         """What goes wrong from now on, instead of what was said before; README.md lists the fields of a fault."""
         self._ask("POST", "faults", list(faults))
 
+    def admits(self, *, status: int = 401, substatus: int | None = None, **good: list[str]) -> None:
+        """Serve only who comes with one of these `keys` or `tokens` from now on; answer others with the status."""
+        answer = {"status": status} if substatus is None else {"status": status, "substatus": substatus}
+        self._ask("POST", "access", {**answer, **good})
+
+    def moves(self, write: str, *, gone: tuple[str, ...] = (), **account: Any) -> None:
+        """From now on this region takes the writes; those that are gone hang up on everybody.
+
+        Of the `account` may be said: `several=True` (regions take writes), `consistency="Eventual"`.
+        """
+        self._ask("POST", "regions", {"write": write, "gone": list(gone), **account})
+
     def calls(self) -> list[dict[str, Any]]:
         """The requests since the last call of this: op, path, key, status, ru, rows; `fault` if one was injected."""
         asked: list[dict[str, Any]] = self._ask("GET", "log")
@@ -103,9 +135,16 @@ class CosmosServer:
         self._ask("POST", "reset")
 
     def _ask(self, method: str, what: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=CONTROL_S)
+        connection = self._connection()
         try:
             connection.request(method, f"/_test/{what}", None if body is None else json.dumps(body))
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._tls:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=CONTROL_S)
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=CONTROL_S, context=trusting)

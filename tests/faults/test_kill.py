@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from memory_service.chaos.model_server import ModelServer
-from memory_service.values import Scope, SessionKey
+from memory_service.values import Scope, SessionKey, Turn
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Door, damage, on_disk, opened, started
 from tests.support.background import until
@@ -120,7 +120,9 @@ class Writer:
 
     async def check(self, process: ServiceProcess) -> bool:
         """Compare with the file of the dead service; returns whether the unknown turn is in it."""
-        turns = await on_disk(process.database, self.user_id, self.session_id)
+        return self.compare(await on_disk(process.database, self.user_id, self.session_id))
+
+    def compare(self, turns: list[Turn]) -> bool:
         assert [turn.seq for turn in turns] == list(range(1, len(turns) + 1))
         ids = [turn.turn_id for turn in turns]
         stored = self.unknown is not None and ids[-1:] == [self.unknown]

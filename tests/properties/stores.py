@@ -10,17 +10,16 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import uuid4
 
 from msgspec.structs import replace
 
 from memory_service.stores.base import Commit, Store
-from memory_service.stores.cosmos.documents import sitting_columns, sitting_of
 from memory_service.stores.transient import TransientStore
 from memory_service.values import Scope, Session, Sitting
 from tests.cosmos.launcher import CosmosServer
-from tests.stores.cosmos_account import copy_database, settings_for
+from tests.stores.cosmos_account import copy_database, settings_for, without_lease
 from tests.support.stores import YieldingStore, store_of
 
 MAX_ATTEMPTS = 2
@@ -102,20 +101,13 @@ class CosmosGround(Ground):
         return f"{self.name}-{self.crashes}"
 
     def store(self) -> Store:
-        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database))
+        # What a search goes through is looked at, and compared with other stores: so it is all of a user's memory here.
+        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database, cosmos_search="process"))
 
     def crash(self) -> None:
         before = self.database
         self.crashes += 1
-        copy_database(cosmos_server(), before, self.database, without_leases)
-
-
-def without_leases(document: dict[str, Any]) -> dict[str, Any]:
-    """As if they had ended: those of a process that is gone do, while here no time goes by."""
-    if document["type"] != "sitting" or not document["lease"]:
-        return document
-    sitting = replace(sitting_of(document), lease_until=None)
-    return {**document, **sitting_columns(sitting)}
+        copy_database(cosmos_server(), before, self.database, without_lease)
 
 
 @cache

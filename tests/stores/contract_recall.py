@@ -197,6 +197,18 @@ class RecallContract:
         assert turns == [("ana", 1), ("ana", 2), ("ana", 3), ("ana", 4), ("ben", 1), ("ben", 2)]
         assert [item.memory.memory_id for item in due if item.memory] == ["m0", "m1", "m2"]
 
+    async def test_due_vectors_of_some_users_are_all_of_theirs(self, store: Store) -> None:
+        users = [a_scope(f"u{n}") for n in range(20)]
+        for user in users:
+            await begin(store, a_key(user_id=user.user_id), turns=1)
+        wanted = [*users[3:15], a_scope("nobody")]
+        due = await store.due_vectors("space", 100, wanted)
+        assert {item.scope for item in due} >= set(users[3:15])
+        assert len(await store.due_vectors("space", 5, wanted)) == 5
+        await embed_all(store)
+        assert await store.due_vectors("space", 100, wanted) == []
+        assert await store.due_vectors("space", 100, []) == []
+
     async def test_the_limit_of_due_vectors_takes_the_first_of_them(self, store: Store) -> None:
         await begin(store, a_key(), turns=4)
         await keep(store, a_memory("m"))

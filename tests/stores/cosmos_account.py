@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from azure.cosmos import CosmosClient, PartitionKey
+from msgspec.structs import replace
 
 from memory_service.settings import Settings
+from memory_service.stores.cosmos.documents import sitting_columns, sitting_of
 from tests.cosmos.launcher import KEY, CosmosServer
 
 CONTAINERS = ("interactions", "session_summaries", "insights")
@@ -36,6 +38,14 @@ def everything(server: CosmosServer) -> Any:
     return {container: documents(server, container) for container in CONTAINERS}
 
 
+def create_database(server: CosmosServer, containers: dict[str, tuple[dict[str, Any], int]]) -> None:
+    """Make a database as an operator might: containers with their policy and time to live."""
+    with CosmosClient(server.url, KEY) as client:
+        database = client.create_database("agent_memory")
+        for name, (policy, lives) in containers.items():
+            database.create_container(name, PartitionKey("/owner"), indexing_policy=policy, default_ttl=lives)
+
+
 def copy_database(
     server: CosmosServer, before: str, after: str, changed: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
@@ -50,6 +60,21 @@ def copy_database(
             for document in held.read_all_items():
                 ours = {field: value for field, value in document.items() if not field.startswith("_")}
                 into.create_item(changed(ours), no_response=True)
+
+
+def without_lease(document: dict[str, Any]) -> dict[str, Any]:
+    """As if it had ended: that of a process that is gone does, while here no time goes by."""
+    if document["type"] != "sitting" or not document["lease"]:
+        return document
+    sitting = replace(sitting_of(document), lease_until=None)
+    return {**document, **sitting_columns(sitting)}
+
+
+def end_leases(server: CosmosServer) -> None:
+    with CosmosClient(server.url, KEY) as client:
+        items = client.get_database_client("agent_memory").get_container_client("interactions")
+        for document in documents(server, "interactions"):
+            items.replace_item(document["id"], without_lease(document))
 
 
 def contents(server: CosmosServer) -> list[str]:

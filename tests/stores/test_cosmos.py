@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from memory_service.errors import ContentTooLarge, StoreUnavailable, UnsafeStart
 from memory_service.settings import Settings
 from memory_service.stores.base import REQUESTS_KEPT, Commit, Store
+from memory_service.stores.cosmos.documents import RECEIPTS_KEPT_S
 from memory_service.values import Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract import DurableStoreContract
@@ -105,10 +107,10 @@ async def test_a_session_is_loaded_by_a_point_read_and_one_query_if_it_has_live_
 
 
 async def test_a_reflection_is_kept_in_three_steps(store: Store, cosmos_server: CosmosServer) -> None:
-    """A look whether it is still the worker's to write, memories, and then what says that it is done."""
+    """A look whether it is still the worker's to write and what is there, memories, and what says that it is done."""
     memories = (a_memory("m1"), a_memory("m2"), a_memory("summary_1", kind="summary"))
     await store.commit(Commit(scope=a_scope(), sittings=(a_sitting(),), memories=memories))
-    assert ops(cosmos_server) == ["query", "batch", "batch", "batch"]
+    assert ops(cosmos_server) == ["query"] * 3 + ["batch"] * 3
 
 
 async def test_what_has_not_changed_costs_one_question_a_feed(store: Store, cosmos_server: CosmosServer) -> None:
@@ -138,19 +140,40 @@ async def test_no_question_about_one_user_leaves_that_user_s_partition(
 
 
 async def test_requests_and_charges_are_counted_by_verb(store: Store, cosmos_server: CosmosServer) -> None:
-    before = store.usage()
+    before = store.usage()["verbs"]["commit"]
     key = a_key()
     await begin(store, key, turns=4)
     cosmos_server.fails({"op": "read", "status": 449, "times": 1})
     await store.load(key)
+    calls = cosmos_server.calls()
     usage = store.usage()
-    assert usage["requests_of_commit"] - before["requests_of_commit"] == 5
-    assert usage["request_units_of_commit"] - before["request_units_of_commit"] >= 5 + 4 * 10
-    assert usage["requests_of_load"] == 3
+    commit, load = usage["verbs"]["commit"], usage["verbs"]["load"]
+    assert commit["requests"] - before["requests"] == 5
+    spent = sum(call["ru"] for call in calls if call["op"] == "batch")
+    assert commit["request_units"] - before["request_units"] == pytest.approx(spent, abs=0.11)
+    assert commit["bytes_sent"] - before["bytes_sent"] > 5 * 500
+    assert load["requests"] == 3
+    spent = sum(call["ru"] for call in calls if call["op"] in ("read", "query"))
+    assert spent % 1 > 0.1
+    assert load["request_units"] == pytest.approx(spent, abs=0.06)
+    assert load["bytes_received"] > 4 * 100
     assert usage["throttled"] == 0
 
 
-async def test_only_what_is_queried_is_indexed_and_names_of_requests_go_by_themselves(
+async def test_what_the_sdk_asks_of_itself_is_not_counted_for_the_verb(cosmos_server: CosmosServer) -> None:
+    async with opened(settings_for(cosmos_server)) as store:
+        await begin(store, a_key(), turns=1)
+        await store.entries(a_scope(), None, "space")  # before the first change feed it asks for the container's ranges
+        calls = Counter(call["op"] for call in cosmos_server.calls())
+        verbs = store.usage()["verbs"]
+    assert calls["GET dbs/colls/pkranges"]
+    assert verbs["commit"]["requests"] == calls["batch"] == 2
+    assert verbs["entries"]["requests"] == calls["change_feed"]
+    ours = calls["batch"] + calls["change_feed"] + calls["query"]
+    assert verbs["metadata"]["requests"] == calls.total() - ours
+
+
+async def test_only_what_is_queried_is_indexed_and_names_of_requests_and_receipts_go_by_themselves(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
     commit, _ = next_turn(Hot(session=await begin(store, a_key())), a_key())
@@ -162,7 +185,8 @@ async def test_only_what_is_queried_is_indexed_and_names_of_requests_go_by_thems
         assert properties["defaultTtl"] == -1
     lives = {document["id"]: document.get("ttl") for document in documents(cosmos_server, "interactions")}
     assert lives["request:k"] == REQUESTS_KEPT.total_seconds()
-    assert {ttl for name, ttl in lives.items() if name != "request:k"} == {None}
+    assert {ttl for name, ttl in lives.items() if name.startswith("receipt:")} == {RECEIPTS_KEPT_S}
+    assert {ttl for name, ttl in lives.items() if not name.startswith(("request:", "receipt:"))} == {None}
 
 
 # Sizes
@@ -180,12 +204,28 @@ async def test_a_turn_too_large_for_the_database_is_refused_as_too_large_and_not
     assert everything(cosmos_server) == before
 
 
-async def test_more_turns_than_a_batch_holds_are_refused_as_too_large(store: Store) -> None:
+@pytest.mark.parametrize("fault", [{}, {"drop": "after"}, {"status": 429, "retry_after_ms": 5}, {"status": 503}])
+async def test_a_turn_that_is_nearly_too_large_is_stored_without_a_warning(
+    store: Store, cosmos_server: CosmosServer, fault: dict[str, Any]
+) -> None:
+    """aiohttp warns of a megabyte in one piece; a warning is an error here. It can be sent again like any other."""
     key = a_key()
+    head = await begin(store, key, turns=1)
+    turn = a_turn(2, text="é" * 300_000, metadata={"more": "x" * 600_000})
+    cosmos_server.fails({"op": "batch", "times": 1, **fault} if fault else {"op": "none"})
+    await store.commit(Commit(scope=key.scope, session=head.with_turn(turn), turns=(turn,)))
+    assert await store.find_turn(key, "t2") == turn
+
+
+async def test_more_turns_than_a_batch_holds_are_refused_as_too_large_with_the_limit_and_no_memory_is_written(
+    store: Store, cosmos_server: CosmosServer
+) -> None:
+    before = everything(cosmos_server)
     turns = tuple(a_turn(seq) for seq in range(1, 101))
-    with pytest.raises(ContentTooLarge):
-        await store.commit(Commit(scope=key.scope, session=a_session(turn_count=100), turns=turns))
-    assert await store.load(key) is None
+    commit = Commit(scope=a_scope(), session=a_session(turn_count=100), turns=turns, memories=(a_memory("m"),))
+    with pytest.raises(ContentTooLarge, match="101 documents in one commit: the limit is 100"):
+        await store.commit(commit)
+    assert everything(cosmos_server) == before
 
 
 async def test_any_number_and_size_of_memories_and_vectors_are_written_in_parts(store: Store) -> None:
@@ -307,9 +347,10 @@ async def test_a_container_of_somebody_else_is_left_alone(cosmos_server: CosmosS
             pass
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them() -> None:
+@pytest.mark.parametrize("missing", ["azure", "aiohttp"])
+def test_missing_packages_are_named_with_the_line_that_installs_them(missing: str) -> None:
     program = (
-        "import sys; sys.modules['azure'] = None\n"
+        f"import sys; sys.modules['{missing}'] = None\n"
         "from memory_service.errors import UnsafeStart; from memory_service.settings import Settings\n"
         "from memory_service.stores import make_store\n"
         "try: make_store(Settings(_env_file=None, cosmos_endpoint='http://127.0.0.1:9/'))\n"
@@ -318,4 +359,5 @@ def test_missing_packages_are_named_with_the_line_that_installs_them() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
+    assert f"needs {missing}" in ran.stdout
     assert "pip install 'agent-memory-service[azure]'" in ran.stdout

@@ -45,6 +45,8 @@ PASSING: list[dict[str, Any]] = [
     LOST,
     NEVER_ARRIVED,
     *({"status": status} for status in (408, 410, 449, 500, 503)),
+    *({"status": 410, "substatus": moved_or_split} for moved_or_split in (1000, 1002, 1007, 1008)),
+    {"status": 404, "substatus": 1002},
     {"status": 429, "retry_after_ms": 20},
     {"status": 429, "retry_after_ms": 700},
     {"status": 403, "substatus": 5300},
@@ -357,6 +359,16 @@ async def test_many_calls_whose_sign_in_has_run_out_make_it_anew_together(
     cosmos_server.fails({"op": "read", "status": 403, "substatus": 5300, "times": 5})
     assert await asyncio.gather(*(store.load(KEY) for _ in range(5))) == [hot] * 5
     assert [call["op"] for call in cosmos_server.calls()].count("GET account") <= 2
+
+
+async def test_what_a_replica_that_lags_behind_does_not_have_is_not_taken_for_missing(
+    store: Store, hot: Hot, cosmos_server: CosmosServer, hasty: None
+) -> None:
+    cosmos_server.fails({"op": "read", "status": 404, "substatus": 1002})
+    with pytest.raises(StoreUnavailable, match="1002"):
+        await store.load(KEY)
+    with pytest.raises(StoreUnavailable, match="1002"):
+        await store.find_turn(KEY, "t1")
 
 
 async def test_a_container_that_is_gone_is_not_taken_for_an_empty_one(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -111,8 +111,8 @@ class YieldingStore(Store):
             "due_sessions", lambda: self.inner.due_sessions(untouched_since, unreflected_turns, limit)
         )
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
-        return await self._around("due_vectors", lambda: self.inner.due_vectors(space, limit))
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
+        return await self._around("due_vectors", lambda: self.inner.due_vectors(space, limit, users))
 
     async def _users(self, cursor: Any, limit: int) -> Users:
         return await self._around("users", lambda: self.inner.users(cursor, limit))

@@ -6,22 +6,24 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from itertools import islice
 from typing import Any, Self
 
 import msgspec
 from azure.core.exceptions import AzureError
+from azure.cosmos.aio import DatabaseProxy
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
-from memory_service.settings import Settings
-from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Store
+from memory_service.settings import SearchedBy, Settings
+from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import MICROSECOND, micros
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
-from memory_service.stores.cosmos.containers import Names, create_missing
+from memory_service.stores.cosmos.containers import LACKING, Names, create_missing
 from memory_service.stores.cosmos.documents import (
     Document,
     effect_of,
@@ -37,6 +39,7 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.search import Index, Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Effect,
@@ -51,27 +54,49 @@ from memory_service.values import (
     Unembedded,
 )
 
+USERS_AT_ONCE = 8
+"""Whose partitions are looked through at the same time."""
+
 
 class CosmosStore(Store):
     capabilities = Capabilities(durability="quorum", exclusive=False)
     native_errors = (OSError, AzureError, Refused)
     damage_errors = (msgspec.DecodeError,)
 
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, client: Client, names: Names, searched: SearchedBy = "auto", point: Point = nowhere) -> None:
         self._client = client
         self._names = names
-        self._commits = Commits(client, names)
-        self._moving = Moving(client, names, self._commits)
+        self._index = Index()
+        self._search = Search(client, names)
+        self._wanted = searched
+        self._commits = Commits(client, names, self._index, point)
+        self._moving = Moving(client, names, self._commits, self._index)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         if not settings.cosmos_endpoint:
             raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
         key = settings.cosmos_key.get_secret_value()
-        return cls(Client(settings.cosmos_endpoint, key, settings.cosmos_database_name), Names.of(settings))
+        client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
+        return cls(client, Names.of(settings), settings.cosmos_search, point)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        await self._client.start(stack, lambda database: create_missing(database, self._names))
+        self._index.start(stack)  # before the client, so ended after it: nothing is written that is not indexed
+        await self._client.start(stack, self._prepare)
+
+    async def _prepare(self, database: DatabaseProxy) -> None:
+        without = await create_missing(database, self._names, self._wanted)
+        self._index.kept = not without
+        if without:
+            self.searched_why = f"without {LACKING}: {', '.join(without)}"
+        elif self._wanted == "process":
+            self.searched_why = "COSMOS_SEARCH=process"
+        elif refusal := await self._search.refusal():
+            self.searched_why = refusal
+        else:
+            self.searched_by, self.searched_why = "account", ""
+        if self._wanted == "account" != self.searched_by:
+            raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.usage()}
@@ -145,6 +170,9 @@ class CosmosStore(Store):
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
         return page_of(here, space, limit)
 
+    async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
+        return await self._search.candidates(scope, sought, limit)
+
     # All users
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
@@ -169,12 +197,19 @@ class CosmosStore(Store):
         rows = await self._rows("due_sessions", self._names.interactions, sql, values) if limit else []
         return [SessionKey(scope=scope_of(row), session_id=row["session"]) for row in rows]
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
         # no space at all sorts before any
         columns = "c.owner, c.type, c.space, c.written, c.body"
         sql = _first(limit, columns, "c.space != @space", "c.space, c.written")
-        asked = (self._rows("due_vectors", name, sql, {"space": space}) for name in self._names.all if limit)
-        found = [row for rows in await asyncio.gather(*asked) for row in rows]
+        found: list[Document] = []
+        whose = iter((None,) if users is None else users)
+        while len(found) < limit and (some := list(islice(whose, USERS_AT_ONCE))):
+            asked = (
+                self._rows("due_vectors", name, sql, {"space": space}, scope)
+                for scope in some
+                for name in self._names.all
+            )
+            found += [row for rows in await asyncio.gather(*asked) for row in rows]
         found.sort(key=lambda row: (row["space"], row["written"]))
         return [_unembedded(row) for row in found[:limit]]
 

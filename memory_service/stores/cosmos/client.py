@@ -1,4 +1,4 @@
-"""One account of Cosmos DB: calls with a time limit, tried again where that makes sense, and counted.
+"""One account of Cosmos DB: calls with a time limit, tried again where that makes sense.
 
 The SDK keeps none of its own time limits, and sends a write again whose answer was lost (a patch is then done twice):
 its own retries are turned off as far as they can be, and are done here.
@@ -10,18 +10,20 @@ import asyncio
 import binascii
 import logging
 import random
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from contextvars import ContextVar
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
-from azure.core.exceptions import AzureError
-from azure.cosmos.aio import ContainerProxy, CosmosClient, DatabaseProxy
-from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError, CosmosResourceExistsError
+from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.cosmos.aio import ContainerProxy, DatabaseProxy
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
 from memory_service.errors import ContentTooLarge, StoreThrottled, StoreUnavailable, UnsafeStart
+from memory_service.stores.cosmos import usage
+from memory_service.stores.cosmos.connection import Connection, SignIn, require_sound, with_entra_id
+from memory_service.stores.cosmos.containers import creating
 from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.cosmos.usage import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ CALL_S = 4.0
 """For one answer, with the one retry of the SDK that cannot be turned off."""
 VERB_S = 12.0
 """For a call and all its retries; after that no further one is begun."""
+UNREACHED_S = 1.0
+"""When a call has had no answer for so long, the account may have moved: the SDK looks only every five minutes."""
+REST_S = 1.0
+"""Between two attempts to find it."""
 START_S = 20.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 MOST_BYTES = 2_000_000
@@ -39,11 +45,12 @@ PAGE_ITEMS = 1000
 
 NOT_FOUND, CONFLICT, OVERTAKEN = 404, 409, 412
 TOO_LARGE, THROTTLED, RETRY_WITH = 413, 429, 449
+UNAUTHORIZED, FORBIDDEN = 401, 403
 PASSING = (408, 410, RETRY_WITH, 500, 502, 503, 504)
-TOKEN_EXPIRED = (403, 5300)
-CONTAINER_GONE = (404, 1003)
-
-_verb: ContextVar[str] = ContextVar("verb", default="start")
+NOT_FOR_TOKEN = (403, 5300)
+"""What is asked may not be done with this token: it has run out, or no identity may do it (make a database)."""
+BEHIND = (404, 1002)
+"""The replica that was asked has not seen yet what this client wrote: what it lacks may well be there."""
 
 
 class Refused(Exception):
@@ -55,79 +62,85 @@ class Refused(Exception):
 
 
 class Client:
-    """The SDK's client, made anew when its sign-in has run out."""
+    """The account, over a connection that is made anew when its sign-in has run out, or nobody is there any more."""
 
-    def __init__(self, endpoint: str, key: str, database: str) -> None:
-        self._endpoint, self._key, self._database = endpoint, key, database
-        self._stack = AsyncExitStack()
+    def __init__(self, endpoint: str, key: str, database: str, sign_in: SignIn = with_entra_id) -> None:
+        self._endpoint, self._key, self._database, self._sign_in = endpoint, key, database, sign_in
         self._renewing = asyncio.Lock()
+        self._rests_until = 0.0
         self._closing = False
-        self.requests: Counter[str] = Counter()
-        self.charges: defaultdict[str, float] = defaultdict(float)
-        self.throttled = 0
+        self._meter = Meter()
+        self.usage = self._meter.usage
 
     async def start(self, stack: AsyncExitStack, prepare: Callable[[DatabaseProxy], Awaitable[None]]) -> None:
         """Sign in, make the database if it is not there, and prepare it. Raises UnsafeStart."""
-        stack.push_async_callback(self._close)
         try:
             async with asyncio.timeout(START_S):
-                self._cosmos = await self._opened()
-                with suppress(CosmosResourceExistsError):  # another process that starts may be first
-                    await self._cosmos.create_database_if_not_exists(self._database)
-                await prepare(self._cosmos.get_database_client(self._database))
+                self._connection = await self._opened()
+                stack.push_async_callback(self._close)
+                async with self._connection.used() as cosmos:
+                    await require_sound(cosmos)
+                    database = cosmos.get_database_client(self._database)
+                    with creating(f"the database {self._database!r} with its containers"):
+                        await cosmos.create_database_if_not_exists(self._database)
+                    await prepare(database)
         except (AzureError, TimeoutError, OSError, ValueError) as exc:
-            what = "COSMOS_KEY" if isinstance(exc, binascii.Error) else "COSMOS_ENDPOINT"
-            raise UnsafeStart(f"{what}: Cosmos DB could not be opened: {_reason(exc)}") from exc
+            raise UnsafeStart(self._why_not(exc)) from exc
         except ImportError as exc:
             raise UnsafeStart(f"{exc.name} is missing: pip install 'agent-memory-service[azure]'") from exc
 
-    async def _opened(self) -> CosmosClient:
-        credential: Any = self._key
-        if not self._key:
-            from azure.identity.aio import DefaultAzureCredential
+    def _why_not(self, exc: Exception) -> str:
+        """What keeps the service from starting, in plain words."""
+        status, _ = _statuses(exc)
+        said = f"Cosmos DB could not be opened: {_reason(exc)}"
+        if isinstance(exc, binascii.Error):
+            return f"COSMOS_KEY: {said}"
+        if self._key and status == UNAUTHORIZED:
+            return f"COSMOS_KEY: {said}: the key is wrong, or the account takes none but Entra ID (then leave it empty)"
+        if isinstance(exc, ClientAuthenticationError):
+            return f"{said}: COSMOS_KEY is empty, and this process could not sign in with Entra ID"
+        if not self._key and status in (UNAUTHORIZED, FORBIDDEN):
+            return f"{said}: this identity needs the role 'Cosmos DB Built-in Data Contributor' on the account"
+        if status == FORBIDDEN:
+            return f"COSMOS_ENDPOINT: {said}: the account's network rules may keep this host out"
+        return f"COSMOS_ENDPOINT: {said}"
 
-            credential = await self._stack.enter_async_context(DefaultAzureCredential())
-        client = CosmosClient(
-            self._endpoint,
-            credential,
-            retry_total=0,
-            retry_read=0,
-            retry_connect=0,
-            retry_throttle_total=1,  # 0 would be taken for "not given"
-            retry_fixed_interval=10,  # ms; else it waits in there for as long as the service wishes, whatever we want
-            connection_timeout=2,
-            read_timeout=CALL_S,
-            no_response_on_write=True,
-            enable_compact_utf8_item_writes=True,
-            raw_response_hook=self._count,
+    async def _opened(self) -> Connection:
+        return await Connection.open(
+            self._endpoint, self._key, self._sign_in, read_timeout_s=CALL_S, told=self._meter.count
         )
-        self._stack.push_async_exit(client)  # before it is entered: it must be closed even if that fails
-        return await client.__aenter__()
 
     async def _close(self) -> None:
         self._closing = True
-        await self._stack.aclose()
+        await self._connection.close()
 
-    async def _renew(self, former: CosmosClient) -> None:
+    async def _renew(self, former: Connection, *, pressing: bool) -> bool:
+        """Sign in, and ask where the account is, anew; returns whether the account had an answer to that."""
+        now = asyncio.get_running_loop().time
         async with self._renewing:
-            if self._cosmos is former:  # otherwise somebody did it while we waited
-                logger.warning("signing in to Cosmos DB anew")
-                async with asyncio.timeout(CALL_S):
-                    self._cosmos = await self._opened()
+            if self._connection is not former:  # somebody did it while we waited
+                return True
+            if self._closing or now() < self._rests_until:
+                return False
+            renewed = await self._reopened()
+            if not (renewed and pressing):
+                self._rests_until = now() + REST_S
+            return renewed
 
-    def _count(self, response: Any) -> None:
-        """Is told of each answer there is, also of those the SDK does not pass on."""
-        verb = _verb.get()
-        self.requests[verb] += 1
-        self.charges[verb] += float(response.http_response.headers.get("x-ms-request-charge", 0))
-        self.throttled += response.http_response.status_code == THROTTLED
+    async def _reopened(self) -> bool:
+        try:
+            async with asyncio.timeout(2 * CALL_S):  # signing in may have to ask around
+                former, self._connection = self._connection, await self._opened()
+        except (AzureError, TimeoutError, OSError) as exc:
+            logger.warning("no new connection to Cosmos DB", extra={"reason": _reason(exc)})
+            return _statuses(exc)[0] in (UNAUTHORIZED, FORBIDDEN)
+        logger.warning("a new connection to Cosmos DB")
+        await former.give_up()
+        return True
 
-    def usage(self) -> dict[str, int]:
-        return {
-            "throttled": self.throttled,
-            **{f"requests_of_{verb}": count for verb, count in self.requests.items()},
-            **{f"request_units_of_{verb}": round(charge) for verb, charge in self.charges.items()},
-        }
+    def _is_signed_out(self, exc: Exception) -> bool:
+        status, sub_status = _statuses(exc)
+        return (status, sub_status) == NOT_FOR_TOKEN or (status == UNAUTHORIZED and not self._key)
 
     # Calls
 
@@ -141,27 +154,29 @@ class Client:
         Raises Refused (404, 409, 412 and other statuses that will not pass), StoreThrottled, ContentTooLarge,
         StoreUnavailable; after the last the outcome of a write is unknown.
         """
-        _verb.set(verb)
-        loop = asyncio.get_running_loop()
-        until, renewed, attempt = loop.time() + VERB_S, False, 0
+        usage.verb.set(verb)
+        now = asyncio.get_running_loop().time
+        began, renewed, attempt = now(), False, 0
         while True:
             if self._closing:
                 raise StoreUnavailable("the store is closing")
-            cosmos = self._cosmos
+            connection = self._connection
             try:
-                async with asyncio.timeout(None if paged else CALL_S):
+                async with connection.used() as cosmos, asyncio.timeout(None if paged else CALL_S):
                     return await work(cosmos.get_database_client(self._database).get_container_client(container))
             except (AzureError, TimeoutError, OSError) as exc:
-                pause_s, signed_out = _pause(exc, attempt), _statuses(exc) == TOKEN_EXPIRED
-                if pause_s is None and (renewed or not signed_out):
+                signed_out, unreached = self._is_signed_out(exc), not _statuses(exc)[0]
+                pause_s = _backoff(attempt) if signed_out and not renewed else _pause(exc, attempt)
+                if pause_s is None:
+                    if _statuses(exc)[0] == UNAUTHORIZED and self._key:
+                        logger.error("the account refuses the key")  # noqa: TRY400 (nothing but that)
                     raise _refusal(exc) from exc
-                if loop.time() + (pause_s or 0) > until:
+                if now() + pause_s > began + VERB_S:
                     raise _given_up(exc, pause_s) from exc
                 logger.info("asking Cosmos DB again", extra={"verb": verb, "reason": _reason(exc)})
-            if signed_out:
-                await self._renew(cosmos)
-                renewed = True
-            await asyncio.sleep(pause_s or 0)
+            if signed_out or (unreached and now() - began > UNREACHED_S):
+                renewed = await self._renew(connection, pressing=signed_out)
+            await asyncio.sleep(pause_s)
             attempt += 1
 
     async def find(self, verb: str, container: str, document_id: str, owner: str) -> Document | None:
@@ -174,14 +189,20 @@ class Client:
             raise
 
     async def rows(
-        self, verb: str, container: str, sql: str, values: Document | None = None, owner: str | None = None
+        self,
+        verb: str,
+        container: str,
+        sql: str,
+        values: Document | None = None,
+        owner: str | None = None,
+        **options: Any,
     ) -> list[Document]:
-        """Ask one partition; without `owner` all of them."""
-        parameters: list[dict[str, object]] = [{"name": f"@{name}", "value": v} for name, v in (values or {}).items()]
+        """Ask one partition; without `owner` all of them. `options` are the SDK's."""
+        parameters = [{"name": f"@{name}", "value": value} for name, value in (values or {}).items()] or None
 
         async def asked(items: ContainerProxy) -> list[Document]:
             where: dict[str, Any] = {} if owner is None else {"partition_key": owner}
-            found = items.query_items(sql, parameters=parameters, max_item_count=PAGE_ITEMS, **where)
+            found = items.query_items(sql, parameters=parameters, max_item_count=PAGE_ITEMS, **where, **options)
             return await _all_pages(found.by_page())
 
         return await self.call(verb, container, asked, paged=True)
@@ -238,11 +259,15 @@ def _statuses(exc: Exception) -> tuple[int, int]:
 
 def _pause(exc: Exception, attempt: int) -> float | None:
     """Seconds before it makes sense to ask again; None: it does not."""
-    status, _ = _statuses(exc)
-    pause_s: float = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+    status, sub_status = _statuses(exc)
     if status == THROTTLED:
-        return max(pause_s, _wished_s(exc))
-    return pause_s if not status or status in PASSING else None
+        return max(_backoff(attempt), _wished_s(exc))
+    return _backoff(attempt) if not status or status in PASSING or (status, sub_status) == BEHIND else None
+
+
+def _backoff(attempt: int) -> float:
+    pause_s: float = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+    return pause_s
 
 
 def _wished_s(exc: Exception) -> float:
@@ -250,10 +275,10 @@ def _wished_s(exc: Exception) -> float:
 
 
 def _refusal(exc: Exception) -> Exception:
-    status, _ = _statuses(exc)
+    status, sub_status = _statuses(exc)
     if status == TOO_LARGE:
         return ContentTooLarge(MOST_BYTES)
-    if status in (NOT_FOUND, CONFLICT, OVERTAKEN) and _statuses(exc) != CONTAINER_GONE:
+    if status in (CONFLICT, OVERTAKEN) or (status == NOT_FOUND and not sub_status):  # else more is gone than an item
         return Refused(status, getattr(exc, "error_index", None) or 0)
     return StoreUnavailable(f"Cosmos DB: {_reason(exc)}")
 
@@ -269,4 +294,5 @@ def _reason(exc: Exception) -> str:
     status, sub_status = _statuses(exc)
     if status:
         return f"it answered with status {status}" + (f" ({sub_status})" if sub_status else "")
-    return f"no answer ({type(exc).__name__})"
+    what = "could not sign in" if isinstance(exc, ClientAuthenticationError) else "no answer"
+    return f"{what} ({type(exc).__name__})"

@@ -2,63 +2,94 @@
 
 What has to be together is in one partition of one container: the head, turns, sittings, the request's name. Memories
 are in containers of their own, out of a batch's reach. They are written first: their ids come from their origin, so a
-commit that is done again writes them again; one that is going to be refused is found out by a look before.
+commit that was cut off is done again and writes them again; those of one that is refused are taken back.
 
-Every batch may be sent again: its conditions let it take effect once. What it finds then is its own effect, which the
-commit's mark on its first document tells from another's.
+Every batch may be sent again: its conditions let it take effect once. What it finds then may be its own effect, which
+the commit's mark tells from another's: on a turn, which is never written over, or on a receipt where there is none.
+
+At most a hundred documents are written together. No verb makes that many: a turn, a head, a sitting, a name and a
+receipt go with one another, and whoever writes more sittings (`replay`) or turns does so in several commits.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from uuid import uuid4
 
-import msgspec
-
-from memory_service.errors import ContentTooLarge, MemoryServiceError, StaleVersion
+from memory_service.errors import MemoryServiceError, StaleVersion
+from memory_service.points import Point, nowhere
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.bodies import micros
+from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
-from memory_service.stores.cosmos.client import MOST_BYTES, Client, Refused
+from memory_service.stores.cosmos.batches import VERB, Operation
+from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
-from memory_service.values import Memory, Request, Session, Sitting, Vector, effect_of
+from memory_service.stores.cosmos.memories import ATTEMPTS, Memories
+from memory_service.stores.cosmos.search import Index
+from memory_service.values import Request, Session, Sitting, Vector, effect_of, turn_item_id
 
-MOST_OPERATIONS = 100
-PART_BYTES = 900_000
-"""Of what need not be written together: larger bodies hold up the loop while they are sent."""
-
-VERB = "commit"
-Operation = tuple[Any, ...]
+REFUSALS = (StaleVersion, DuplicateTurn, DuplicateRequest)
 Step = tuple[Operation, type[MemoryServiceError]]
 """An operation of a batch, and what it means if it is the one that is refused."""
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A commit on its way: whose it is, its mark, and by item what the account's search finds it by."""
+
+    commit: Commit
+    owner: str
+    indexed: dict[str, Document]
+    mark: str = field(default_factory=lambda: uuid4().hex)
+
+
 class Commits:
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, client: Client, names: Names, index: Index, point: Point = nowhere) -> None:
         self._client = client
         self._names = names
+        self._index = index
+        self._point = point
         self.stamps = doc.Stamps()
+        self._memories = Memories(client, names, self.stamps)
         self.count = 0
         self.newest_request = 0
         """When the newest request of all that were committed here was made: older names end with time."""
 
     async def write(self, commit: Commit) -> None:
-        owner = doc.owner_of(commit.scope)
-        if commit.memories:
-            if commit.session is not None or commit.sittings:
-                await self._look_before(commit, owner)
-            await self._write_memories(commit.memories, owner)
-        if commit.session is not None or commit.sittings:
-            await self._write_together(commit, owner)
+        writing = Writing(commit, doc.owner_of(commit.scope), await self._index.columns(commit))
+        self._point("before_commit")
+        if commit.session is None and not commit.sittings:
+            await self._memories.put(commit.memories, writing.owner, writing.indexed)
+        elif commit.memories:
+            await self._write_after_memories(writing)
+        else:
+            await self._write_together(writing)
         if commit.vectors:
-            await self._write_vectors(commit.vectors, owner)
+            await self._write_vectors(commit.vectors, writing.owner)
+        self._point("after_commit")
         self.count += 1
 
-    # Memories
+    # Memories and what goes with them
+
+    async def _write_after_memories(self, writing: Writing) -> None:
+        owner, mark = writing.owner, writing.mark
+        memories = list({memory.memory_id: memory for memory in writing.commit.memories}.values())
+        batches.require_room([operation for operation, _ in self._steps(writing, None)])
+        for _ in range(ATTEMPTS):
+            await self._look_before(writing.commit, owner)
+            former = await self._memories.held(memories, owner)
+            try:
+                if await self._memories.put_in_place_of(former, memories, owner, mark, writing.indexed):
+                    self._point("after_memories")
+                    return await self._write_together(writing)
+            except REFUSALS:
+                await self._memories.take_back(former, memories, owner, mark)
+                raise
+            await self._memories.take_back(former, memories, owner, mark)
+        raise StaleVersion  # others write the same memories all the time
 
     async def _look_before(self, commit: Commit, owner: str) -> None:
         """Raise what the batch would be refused with, so that no memory of it is written."""
@@ -71,157 +102,88 @@ class Commits:
         held = {row["id"]: row for row in rows}
         if commit.request and _is_kept(held.get(doc.request_id(commit.request.key)), commit.request):
             raise DuplicateRequest
-        versioned: list[tuple[str, Session | Sitting]] = [(doc.sitting_id(s), s) for s in commit.sittings]
+        versions: list[tuple[str, Session | Sitting]] = [(doc.sitting_id(s), s) for s in commit.sittings]
         if commit.session:
-            versioned.append((doc.head_id(commit.session.session_id), commit.session))
-        if any(held.get(name, {}).get("version", 0) != value.version - 1 for name, value in versioned):
+            versions.append((doc.head_id(commit.session.session_id), commit.session))
+        if any(held.get(name, {}).get("version", 0) != value.version - 1 for name, value in versions):
             raise StaleVersion
         if any(doc.turn_id(turn.session_id, turn.turn_id) in held for turn in commit.turns):
             raise DuplicateTurn
 
-    async def _write_memories(self, memories: Sequence[Memory], owner: str) -> None:
-        by_container: dict[str, list[Operation]] = {}
-        for memory in memories:
-            document = {"owner": owner, **doc.memory_document(memory, self.stamps.next())}
-            by_container.setdefault(self._names.of_memory(memory.memory_id), []).append(("upsert", (document,)))
-        await asyncio.gather(*(self.send_in_parts(name, own, owner) for name, own in by_container.items()))
-
-    async def send_in_parts(self, container: str, operations: list[Operation], owner: str) -> None:
-        """Write what need not be written together."""
-        for part in _parts(operations):
-            await self._send(container, part, owner)
-
-    async def _send(self, container: str, operations: list[Operation], owner: str) -> None:
-        # The SDK takes the conditions out of what it is given: sent once more as it is, a batch would have none.
-        if sum(map(_bytes, operations)) > MOST_BYTES:
-            raise ContentTooLarge(MOST_BYTES)
-        await self._client.call(VERB, container, lambda items: items.execute_item_batch(deepcopy(operations), owner))
-
     # The batch
 
-    async def _write_together(self, commit: Commit, owner: str, former_name: Document | None = None) -> None:
+    async def _write_together(self, writing: Writing, former_name: Document | None = None) -> None:
         """`former_name`: of a request so long ago that its name is free again."""
-        mark = uuid4().hex
-        steps = list(self._steps(commit, owner, mark, former_name))
-        if len(steps) > MOST_OPERATIONS:
-            raise ContentTooLarge(MOST_BYTES)
+        commit, owner = writing.commit, writing.owner
+        steps = list(self._steps(writing, former_name))
         if commit.request is not None:
             self.newest_request = max(self.newest_request, micros(commit.request.made_at))
+        operations = [operation for operation, _ in steps]
         try:
-            await self._send(self._names.interactions, [operation for operation, _ in steps], owner)
+            await batches.send(self._client, self._names.interactions, operations, owner)
         except Refused as refused:
             meaning = steps[refused.index][1]
-            if await self._stands(steps[-1 if commit.turns else 0][0], mark, owner):
+            if await self._stands(operations[-1], writing.mark, owner):
                 return
             if meaning is DuplicateRequest and commit.request is not None and former_name is None:
                 name = doc.request_id(commit.request.key)
                 held = await self._client.find(VERB, self._names.interactions, name, owner)
                 if held is not None and not _is_kept(held, commit.request):
-                    await self._write_together(commit, owner, held)
+                    await self._write_together(writing, held)
                     return
             raise meaning from refused
 
-    def _steps(self, commit: Commit, owner: str, mark: str, former_name: Document | None) -> Iterator[Step]:
-        """In this order a refusal names the first of the reasons there are."""
-        marked = {"owner": owner, "commit": mark}
+    def _steps(self, writing: Writing, former_name: Document | None) -> Iterator[Step]:
+        """In this order a refusal names the first of the reasons there are. The last creates what bears the mark."""
+        commit, marked = writing.commit, {"owner": writing.owner, "commit": writing.mark}
         if commit.request is not None:
             name = {**doc.request_document(commit.request, effect_of(commit.request, commit.turns[0])), **marked}
-            yield _create(name) if former_name is None else _replace(name, former_name), DuplicateRequest
+            yield batches.create(name) if former_name is None else batches.replace(name, former_name), DuplicateRequest
         if commit.session is not None:
             head = commit.session
             whole = {**doc.head_document(head), **marked}
-            yield _versioned(head.version, whole, {**doc.head_columns(head), "commit": mark}), StaleVersion
+            yield batches.versioned(head.version, whole, doc.head_columns(head)), StaleVersion
         for sitting in commit.sittings:
             whole = {**doc.sitting_document(sitting, commit.scope.tenant_id), **marked}
-            yield _versioned(sitting.version, whole, {**doc.sitting_columns(sitting), "commit": mark}), StaleVersion
+            yield batches.versioned(sitting.version, whole, doc.sitting_columns(sitting)), StaleVersion
         for turn in commit.turns:
-            yield _create({**doc.turn_document(turn, self.stamps.next()), **marked}), DuplicateTurn
+            found_by = writing.indexed.get(turn_item_id(turn.session_id, turn.seq), {})
+            yield batches.create({**doc.turn_document(turn, self.stamps.next()), **found_by, **marked}), DuplicateTurn
+        if not commit.turns:
+            yield batches.create({**doc.receipt_document(writing.mark), **marked}), StaleVersion
 
-    async def _stands(self, operation: Operation, mark: str, owner: str) -> bool:
-        """Whether a batch that was refused had taken effect before, and its answer was lost.
-
-        A turn is never written over, so its mark is for good. Of a head or a sitting that somebody changed since it
-        cannot be told: then it counts as refused.
-        """
-        named = operation[1][0]
-        name = named["id"] if isinstance(named, dict) else named
+    async def _stands(self, last: Operation, mark: str, owner: str) -> bool:
+        """Whether a batch that was refused had taken effect before, and its answer was lost."""
+        name = last[1][0]["id"]
         held = await self._client.find(VERB, self._names.interactions, name, owner)
         return held is not None and held.get("commit") == mark
 
     # Vectors
 
     async def _write_vectors(self, vectors: Sequence[Vector], owner: str) -> None:
-        turns = await self._turn_ids([vector for vector in vectors if "#" in vector.item_id], owner)
+        turns = await self._turns_of([vector for vector in vectors if "#" in vector.item_id], owner)
         by_container: dict[str, list[Operation]] = {}
         for vector in vectors:
-            name = turns.get(vector.item_id) if "#" in vector.item_id else doc.memory_id(vector.item_id)
-            if name is not None:
-                patch = _patch(name, doc.vector_columns(vector), f"c.written = {vector.token}")
+            memory: Document = {"id": doc.memory_id(vector.item_id)}
+            item = turns.get(vector.item_id) if "#" in vector.item_id else memory
+            if item is not None:
+                columns = {**doc.vector_columns(vector), **self._index.direction(vector, item.get("texts", 1))}
+                patch = batches.patch(item["id"], columns, f"c.written = {vector.token}")
                 by_container.setdefault(self._names.of_item(vector.item_id), []).append(patch)
         for container, operations in by_container.items():
-            await self.send_each(operations, container, owner)
+            # of those whose item is no longer as it was the words are gone
+            await batches.send_each(self._client, container, operations, owner)
 
-    async def _turn_ids(self, vectors: Sequence[Vector], owner: str) -> dict[str, str]:
-        """Ids of the documents of turns: a vector names its turn by its number, the document by its `turn_id`."""
+    async def _turns_of(self, vectors: Sequence[Vector], owner: str) -> dict[str, Document]:
+        """Documents of turns, without bodies: a vector names its turn by its number, they are by its `turn_id`."""
         if not vectors:
             return {}
-        sql = (
-            "SELECT c.id, c.type, c.session, c.seq FROM c WHERE c.type = 'turn' AND ARRAY_CONTAINS(@tokens, c.written)"
-        )
+        columns = "c.id, c.type, c.session, c.seq, c.texts"
+        sql = f"SELECT {columns} FROM c WHERE c.type = 'turn' AND ARRAY_CONTAINS(@tokens, c.written)"
         tokens = {"tokens": [vector.token for vector in vectors]}
         rows = await self._client.rows(VERB, self._names.interactions, sql, tokens, owner)
-        return {doc.item_id_of(row): row["id"] for row in rows}
-
-    async def send_each(self, operations: list[Operation], container: str, owner: str) -> None:
-        """Do those that can be done: a vector's item is still as it was, a document to delete is still there."""
-        for part in _parts(operations):
-            while part:
-                try:
-                    await self._send(container, part, owner)
-                except Refused as refused:
-                    del part[refused.index]
-                else:
-                    break
+        return {doc.item_id_of(row): row for row in rows}
 
 
 def _is_kept(held: Document | None, request: Request) -> bool:
     return held is not None and held["made"] >= micros(request.made_at - REQUESTS_KEPT)
-
-
-def _create(whole: Document) -> Operation:
-    return "create", (whole,)
-
-
-def _replace(whole: Document, former: Document) -> Operation:
-    return "replace", (whole["id"], whole), {"if_match_etag": former["_etag"]}
-
-
-def _versioned(version: int, whole: Document, columns: Document) -> Operation:
-    """Write what has this version in place of the one before it."""
-    if version == 1:
-        return _create(whole)
-    return _patch(whole["id"], columns, f"c.version = {version - 1}")
-
-
-def _patch(name: str, columns: Document, condition: str) -> Operation:
-    changes = [{"op": "set", "path": f"/{column}", "value": value} for column, value in columns.items()]
-    return "patch", (name, changes), {"filter_predicate": f"FROM c WHERE {condition}"}
-
-
-def _parts(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
-    """Cut what need not be written together into batches."""
-    part: list[Operation] = []
-    size = 0
-    for operation in operations:
-        more = _bytes(operation)
-        if part and (len(part) == MOST_OPERATIONS or size + more > PART_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(operation)
-        size += more
-    if part:
-        yield part
-
-
-def _bytes(operation: Operation) -> int:
-    return len(msgspec.json.encode(operation)) + 100

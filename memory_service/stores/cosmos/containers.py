@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import DatabaseProxy
-from azure.cosmos.exceptions import CosmosResourceExistsError
+from azure.cosmos.exceptions import CosmosHttpResponseError, CosmosResourceExistsError
 
 from memory_service.errors import UnsafeStart
-from memory_service.settings import Settings
+from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.cosmos.documents import Document
 from memory_service.values import Value
 
+logger = logging.getLogger(__name__)
+
+PAGE = "docs/how-to/azure-cosmos.md"
+FORBIDDEN = 403
 OWNER = "/owner"
 EVERY_ITEM_ITS_OWN = -1
 """Time to live of a container: none, but for items that say how long they live."""
@@ -26,7 +32,7 @@ NEWEST_FIRST = [{"path": "/created", "order": "descending"}, {"path": "/name", "
 class Names(Value, frozen=True, kw_only=True):
     """Names of the containers.
 
-    `interactions`: heads, turns, sittings, names of requests: all that one commit must write together.
+    `interactions`: heads, turns, sittings, names of requests, receipts: all that one commit must write together.
     `summaries`: memories whose id says that they are summaries or chunks. `insights`: all other memories.
     """
 
@@ -79,17 +85,113 @@ MEMORIES = _indexing(
 )
 
 
-async def create_missing(database: DatabaseProxy, names: Names) -> None:
-    """Make the containers that are not there. Raises UnsafeStart if one is there that is not ours."""
+# What the account searches by (search.py). Numbers of other models are made to fit, so this never has to change.
+DIMENSIONS = 256
+DIRECTION = {"path": "/direction", "dataType": "float32", "distanceFunction": "cosine", "dimensions": DIMENSIONS}
+WORDS = {"path": "/words", "language": "en-US"}
+SEARCH: dict[str, Any] = {
+    "vector_embedding_policy": {"vectorEmbeddings": [DIRECTION]},
+    "full_text_policy": {"defaultLanguage": "en-US", "fullTextPaths": [WORDS]},
+}
+
+
+def _searched(policy: Document) -> Document:
+    return {
+        **policy,
+        "includedPaths": [*policy["includedPaths"], {"path": "/extract/?"}],
+        "excludedPaths": [*policy["excludedPaths"], {"path": "/direction/*"}],
+        "vectorIndexes": [{"path": "/direction", "type": "quantizedFlat"}],
+        "fullTextIndexes": [{"path": "/words"}],
+    }
+
+
+BAD_REQUEST = 400
+LACKING = "vector and full-text indexes"
+
+
+async def create_missing(database: DatabaseProxy, names: Names, search: SearchedBy) -> list[str]:
+    """Make the containers that are not there, with indexes to search by if that is wanted and the account has them.
+
+    Returns the names of those without. Raises UnsafeStart if one is there that is not ours, or should have such
+    indexes and would not get them.
+    """
     if len(set(names.all)) < len(names.all):
         raise UnsafeStart("COSMOS_INTERACTIONS_CONTAINER, _SUMMARIES_ and _INSIGHTS_ must name three containers")
+    without = []
     for name in names.all:
         policy = INTERACTIONS if name == names.interactions else MEMORIES
-        container = database.get_container_client(name)
-        with suppress(CosmosResourceExistsError):  # another process that starts may be first
-            await database.create_container_if_not_exists(
-                name, PartitionKey(OWNER), indexing_policy=policy, default_ttl=EVERY_ITEM_ITS_OWN
-            )
-        held: dict[str, Any] = await container.read()
-        if held["partitionKey"]["paths"] != [OWNER]:
-            raise UnsafeStart(f"the Cosmos DB container {name!r} is not of this service: it is not parted by {OWNER}")
+        if search == "process" or not await _made(database, name, indexing_policy=_searched(policy), **SEARCH):
+            if search == "account":
+                raise UnsafeStart(f"COSMOS_SEARCH=account: the account makes no container {name!r} with {LACKING}")
+            await _made(database, name, indexing_policy=policy)
+        held: dict[str, Any] = await database.get_container_client(name).read()
+        _require_fit(name, held, policy)
+        if not _is_searched(held):
+            without.append(name)
+    return without
+
+
+def _require_fit(name: str, held: dict[str, Any], policy: Document) -> None:
+    """Raises UnsafeStart for a container that others made and that will not do."""
+    if held["partitionKey"]["paths"] != [OWNER]:
+        raise UnsafeStart(f"the Cosmos DB container {name!r} is not of this service: it is not parted by {OWNER}")
+    if unfit := _unfit(held, policy):
+        raise UnsafeStart(f"the Cosmos DB container {name!r} {unfit}: {PAGE} has how it must be made")
+    if held.get("defaultTtl") is None:
+        logger.warning("names of requests stay for ever: the container has no time to live", extra={"container": name})
+
+
+async def _made(database: DatabaseProxy, name: str, **policies: Any) -> bool:
+    """Make a container if it is not there; returns False if the account has not what its indexes need."""
+    try:
+        with creating(f"the container {name!r}"):
+            key = PartitionKey(OWNER)
+            await database.create_container_if_not_exists(name, key, default_ttl=EVERY_ITEM_ITS_OWN, **policies)
+    except CosmosHttpResponseError as exc:
+        if exc.status_code != BAD_REQUEST or not policies.keys() & SEARCH.keys():
+            raise
+        return False
+    return True
+
+
+def _is_searched(held: Document) -> bool:
+    indexing = held["indexingPolicy"]
+    embeddings = (held.get("vectorEmbeddingPolicy") or {}).get("vectorEmbeddings") or []
+    texts = (held.get("fullTextPolicy") or {}).get("fullTextPaths") or []
+    return (
+        any(DIRECTION.items() <= embedding.items() for embedding in embeddings)
+        and DIRECTION["path"] in [index["path"] for index in indexing.get("vectorIndexes") or []]
+        and WORDS["path"] in [text["path"] for text in texts]
+        and WORDS["path"] in [index["path"] for index in indexing.get("fullTextIndexes") or []]
+    )
+
+
+@contextmanager
+def creating(what: str) -> Iterator[None]:
+    """Who starts together with us may be first. Raises UnsafeStart if we may not create anything."""
+    try:
+        yield
+    except CosmosResourceExistsError:
+        pass
+    except CosmosHttpResponseError as exc:
+        if exc.status_code != FORBIDDEN:
+            raise
+        raise UnsafeStart(
+            f"Cosmos DB: {what} could not be read or made (status 403, {exc.sub_status or 0}). With Entra ID it must "
+            f"be there before, as {PAGE} has it, and the identity needs the role 'Cosmos DB Built-in Data Contributor'"
+        ) from exc
+
+
+def _unfit(held: dict[str, Any], policy: Document) -> str:
+    """What a container that others made would not do for us; nothing if it will do."""
+    if (held.get("defaultTtl") or EVERY_ITEM_ITS_OWN) > 0:
+        return "lets what it holds expire (its time to live must be -1)"
+    indexing = held.get("indexingPolicy") or {}
+    included = {path["path"] for path in indexing.get("includedPaths") or []}
+    missing = [path["path"] for path in policy["includedPaths"] if path["path"] not in included]
+    if missing and "/*" not in included:
+        return f"has no index of {', '.join(missing)}"
+    orders = indexing.get("compositeIndexes") or []
+    if any(order not in orders for order in policy["compositeIndexes"]):
+        return "lacks a composite index"
+    return ""

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 MISSING = ""
 """What is read where a document has no body: nothing that could be one."""
+RECEIPTS_KEPT_S = 600
 PLAIN = re.compile(r"[A-Za-z0-9._@:-]{1,200}")
 """Names that can stand in an id as they are: Cosmos DB takes 255 characters at most, and none of / \\ ? #."""
 
@@ -164,6 +165,11 @@ def request_document(request: Request, effect: Effect) -> Document:
         "ttl": int(REQUESTS_KEPT.total_seconds()),
         "body": text_of(effect),
     }
+
+
+def receipt_document(mark: str) -> Document:
+    """That a commit took effect, for as long as its answer may be waited for."""
+    return {"id": f"receipt:{mark}", "type": "receipt", "ttl": RECEIPTS_KEPT_S}
 
 
 def request_of(document: Document) -> Request:

@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from memory_service.stores.base import Commit
+from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
+from memory_service.stores.cosmos.batches import Operation
 from memory_service.stores.cosmos.client import Client
-from memory_service.stores.cosmos.commits import Commits, Operation
+from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.cosmos.search import Index
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
 from memory_service.values import Scope
 
@@ -43,8 +47,8 @@ def _of_item(document: Document) -> Exported:
 
 
 class Moving:
-    def __init__(self, client: Client, names: Names, commits: Commits) -> None:
-        self._client, self._names, self._commits = client, names, commits
+    def __init__(self, client: Client, names: Names, commits: Commits, index: Index) -> None:
+        self._client, self._names, self._commits, self._index = client, names, commits, index
         self._queries: Sequence[tuple[str, str, str, Callable[[Document], Exported]]] = (
             (names.interactions, OF_TYPE, "head", _of_head),
             (names.interactions, OF_TYPE, "sitting", _of_sitting),
@@ -87,13 +91,16 @@ class Moving:
         return Exports(things=things, cursor=(number, token), more=number < len(self._queries))
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        turns = tuple(thing.turn for thing in things if thing.turn)
+        memories = tuple(thing.memory for thing in things if thing.memory)
+        indexed = await self._index.columns(Commit(scope=scope, turns=turns, memories=memories))
         by_container: dict[str, list[Operation]] = {}
-        owner = doc.owner_of(scope)
         for thing in things:
             container, document = self._placed(thing, scope)
-            by_container.setdefault(container, []).append(("upsert", ({"owner": owner, **document},)))
+            whole = {"owner": doc.owner_of(scope), **document, **indexed.get(thing.item_id, {})}
+            by_container.setdefault(container, []).append(("upsert", (whole,)))
         for container, operations in by_container.items():
-            await self._commits.send_in_parts(container, operations, owner)
+            await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
 
     def _placed(self, thing: Exported, scope: Scope) -> tuple[str, Document]:
         """The container it belongs to, and its document."""
@@ -104,12 +111,17 @@ class Moving:
         if thing.request is not None and thing.effect is not None:
             return self._names.interactions, doc.request_document(thing.request, thing.effect)
         stamp = self._commits.stamps.next()
-        vector = doc.vector_columns(thing.vector) if thing.vector else {}
         if thing.turn is not None:
+            vector = self._vector_of(thing, len(thing.turn.messages))
             return self._names.interactions, {**doc.turn_document(thing.turn, stamp), **vector}
         assert thing.memory is not None
         container = self._names.of_memory(thing.memory.memory_id)
-        return container, {**doc.memory_document(thing.memory, stamp), **vector}
+        return container, {**doc.memory_document(thing.memory, stamp), **self._vector_of(thing, 1)}
+
+    def _vector_of(self, thing: Exported, texts: int) -> Document:
+        if thing.vector is None:
+            return {}
+        return {**doc.vector_columns(thing.vector), **self._index.direction(thing.vector, texts)}
 
     async def erase(self, scope: Scope) -> Erased:
         owner, gone = doc.owner_of(scope), Counter[str]()
@@ -117,6 +129,7 @@ class Moving:
             while found := await self._client.rows(
                 "erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner
             ):
-                await self._commits.send_each([("delete", (row["id"],)) for row in found], container, owner)
+                deletions: list[Operation] = [("delete", (row["id"],)) for row in found]
+                await batches.send_each(self._client, container, deletions, owner)
                 gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
         return Erased(**gone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -196,7 +196,7 @@ class SQLiteStore(Store):
             lambda db: [SessionKey(scope=_scope(t, u), session_id=s) for t, u, s in db.execute(sql, values)]
         )
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
         return await self._read(lambda db: _due_vectors(db, space, limit))
 
     # All that is kept of a user

@@ -1,10 +1,12 @@
 "use strict";
 /* What tests tell the server and ask of it: faults to come, calls that were, a clean slate.
 
-   A fault: { op, path, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }. `op` and `path`
-   (a regular expression) choose requests, all if neither is given; of those the first `skip` pass, then `times`
+   A fault: { op, path, body, skip, times, delay_ms, drop, status, substatus, retry_after_ms, message }. `op`, `path` and
+   `body` (regular expressions) choose requests, all if none is given; of those the first `skip` pass, then `times`
    are hit (for ever if absent or negative). `drop: "before"` hangs up without doing it, `drop: "after"` does it
    and hangs up, `status` answers with it without doing it, `delay_ms` comes first. */
+
+const { Access } = require("./access");
 
 const MOST_CALLS = 20000;
 
@@ -12,14 +14,19 @@ class Control {
   constructor() {
     this.faults = [];
     this.calls = [];
+    this.access = new Access();
   }
 
   /** The answer to a request of /_test/. */
   answer(method, what, body, metadata) {
     if (what === "faults" && method === "POST") this.faults = JSON.parse(body || "[]");
+    else if (what === "access" && method === "POST") this.access.allow(JSON.parse(body));
+    else if (what === "regions" && method === "POST") metadata.regions.change(JSON.parse(body));
     else if (what === "reset" && method === "POST") {
       this.faults = [];
       this.calls = [];
+      this.access.allow(null);
+      metadata.regions.change({});
       metadata.reset();
     } else if (what === "log" && method === "GET") return { status: 200, body: this.calls.splice(0) };
     else if (what !== "faults") return { status: 404, body: {} };
@@ -27,9 +34,13 @@ class Control {
   }
 
   /** The fault that hits this request; it counts as used. */
-  hit({ operation, url }) {
+  hit({ operation, url, body: sent }) {
     const meant = this.faults.filter(
-      ({ op, path, times }) => times !== 0 && (!op || op === operation) && (!path || new RegExp(path).test(url))
+      ({ op, path, body, times }) =>
+        times !== 0 &&
+        (!op || op === operation) &&
+        (!path || new RegExp(path).test(url)) &&
+        (!body || new RegExp(body).test(sent))
     );
     const [fault] = meant;
     if (!fault) return {};

@@ -1,12 +1,17 @@
 #!/usr/bin/env node
 "use strict";
-/* node main.js [--port 8081] [--host 127.0.0.1] [--data FILE] [--with-parent]
+/* node main.js [--port 8081] [--host 127.0.0.1] [--data FILE] [--regions NAME,NAME] [--tls] [--with-parent]
 
-   Speaks the protocol of Azure Cosmos DB (NoSQL) over plain HTTP, for tests; says "ready URL" once it listens.
-   With --data it keeps a journal there and begins with what the journal holds; with --with-parent it ends when its
-   standard input does. README.md says what it can and what it cannot. */
+   Speaks the protocol of Azure Cosmos DB (NoSQL) for tests, over plain HTTP unless --tls is given; says "ready URL" once
+   it listens.
+   With --data it keeps a journal there and begins with what the journal holds; with --regions the account is in
+   several, each with a port of its own; with --with-parent it ends when its standard input does. README.md says what it
+   can and what it cannot. */
 
+const fs = require("fs");
 const http = require("http");
+const https = require("https");
+const path = require("path");
 const { randomUUID } = require("crypto");
 const { setTimeout: pause } = require("timers/promises");
 const { Control, faultReply } = require("./control");
@@ -43,19 +48,25 @@ function send(outgoing, { status, body, headers = {}, charge = 1, lsn = 0 }) {
   outgoing.end(text);
 }
 
-function listener(metadata, control) {
+/** Answers what comes to a port: that of a region, or of the whole account. */
+function listener(metadata, control, region) {
   return async (incoming, outgoing) => {
     const body = await bodyOf(incoming);
+    if (metadata.regions.isGone(region)) {
+      incoming.socket.destroy();
+      return;
+    }
     if (incoming.url.startsWith("/_test/")) {
       send(outgoing, control.answer(incoming.method, incoming.url.slice("/_test/".length), body, metadata));
       return;
     }
     const request = new Request(incoming, body);
-    const fault = control.hit(request);
+    const refused = control.access.refusal(request) || metadata.regions.refusal(region, request);
+    const fault = refused || control.hit(request);
     if (fault.delay_ms) await pause(fault.delay_ms);
     if (fault.drop === "before" || fault.status) {
       const reply = faultReply(fault);
-      control.note(request, reply, { fault: true });
+      control.note(request, reply, refused ? {} : { fault: true });
       if (fault.drop) incoming.socket.destroy();
       else send(outgoing, reply);
       return;
@@ -76,17 +87,38 @@ const guarded = (listen) => (incoming, outgoing) =>
       send(outgoing, { status: 500, body: { code: "InternalServerError", message: error.message } });
   });
 
-function start() {
+const SECURE = process.argv.includes("--tls");
+const SCHEME = SECURE ? "https" : "http";
+
+/** The certificate is that of @vercel/cosmosdb-server and long expired: the SDK asks for none of 127.0.0.1. */
+function certificate() {
+  const folder = path.dirname(require.resolve("@vercel/cosmosdb-server/package.json"));
+  const read = (name) => fs.readFileSync(path.join(folder, name));
+  return { cert: read("cert.pem"), key: read("key.pem") };
+}
+
+async function listening(host, port) {
+  const options = { keepAliveTimeout: IDLE_CONNECTION_MS };
+  const server = SECURE ? https.createServer({ ...options, ...certificate() }) : http.createServer(options);
+  await new Promise((done) => server.listen(port, host, done));
+  return server;
+}
+
+async function start() {
   const host = option("host", "127.0.0.1");
-  const server = http.createServer({ keepAliveTimeout: IDLE_CONNECTION_MS });
-  server.listen(Number(option("port", "8081")), host, () => {
-    const { port } = server.address();
-    const journal = new Journal(option("data"));
-    const metadata = new Metadata(host, port, journal);
-    journal.open((entry) => metadata.replay(entry));
-    server.on("request", guarded(listener(metadata, new Control())));
-    process.stdout.write(`ready http://${host}:${port}/\n`);
-  });
+  const server = await listening(host, Number(option("port", "8081")));
+  const { port } = server.address();
+  const journal = new Journal(option("data"));
+  const metadata = new Metadata(host, port, journal, SCHEME);
+  const control = new Control();
+  journal.open((entry) => metadata.replay(entry));
+  server.on("request", guarded(listener(metadata, control)));
+  for (const region of (option("regions", "") || "").split(",").filter(Boolean)) {
+    const there = await listening(host, 0);
+    metadata.regions.add(region, `${SCHEME}://${host}:${there.address().port}/`);
+    there.on("request", guarded(listener(metadata, control, region)));
+  }
+  process.stdout.write(`ready ${SCHEME}://${host}:${port}/\n`);
 }
 
 if (process.argv.includes("--with-parent")) process.stdin.resume().on("end", () => process.exit(0));

@@ -7,17 +7,15 @@ const { default: route } = require("@vercel/cosmosdb-server/lib/routes");
 const { badRequest, ownerNotFound } = require("./errors");
 const { withDefaults } = require("./indexing");
 const { Documents } = require("./documents");
+const { Regions } = require("./regions");
 
 class Metadata {
-  constructor(host, port, journal) {
+  constructor(host, port, journal, scheme = "http") {
     this.journal = journal;
     this.account = new Account(host, port);
     this.containers = new Map(); // _rid -> Documents
-    const { writableLocations, readableLocations } = this.account.read();
-    // The SDK goes to the address it finds here, and this server speaks plain HTTP.
-    for (const location of [...writableLocations, ...readableLocations]) {
-      location.databaseAccountEndpoint = `http://${host}:${port}/`;
-    }
+    // The SDK goes to the address it finds there, and this server speaks plain HTTP.
+    this.regions = new Regions(this.account.read(), `${scheme}://${host}:${port}/`);
   }
 
   /** The documents of a container. */
