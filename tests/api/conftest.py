@@ -5,8 +5,8 @@ Each test that asks for a service runs over each store, but for those that are m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ Unharmed = Callable[[], AbstractAsyncContextManager[None]]
 ClientAt = Callable[..., MemoryServiceClient]
 MakeSettings = Callable[..., Settings]
 
-GROUNDS = ("sqlite", "cosmos")
+GROUNDS = ("sqlite", "cosmos", "postgres")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,26 +46,36 @@ def make_settings(request: pytest.FixtureRequest, make_settings: MakeSettings, g
     """As everywhere, on an empty record of the store that the test is run over."""
     if ground == "sqlite":
         return make_settings
+    if ground == "postgres":
+        return partial(make_settings, store_url=request.getfixturevalue("postgres_url"))
     server = request.getfixturevalue("cosmos_server")
     return partial(make_settings, store_url="cosmos:", cosmos_endpoint=server.url, cosmos_key=KEY)
 
 
 @pytest.fixture
-def another_record(ground: str, tmp_path: Path) -> Callable[[str], dict[str, str]]:
+def another_record(
+    ground: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], dict[str, str]]]:
     """Settings that name a further record of the same store, empty at first: `connect(**another_record("b"))`."""
+    with ExitStack() as made:
 
-    def named(name: str) -> dict[str, str]:
-        return (
-            {"store_url": f"sqlite:///{tmp_path}/{name}.db"} if ground == "sqlite" else {"cosmos_database_name": name}
-        )
+        def named(name: str) -> dict[str, str]:
+            if ground == "sqlite":
+                return {"store_url": f"sqlite:///{tmp_path}/{name}.db"}
+            if ground == "cosmos":
+                return {"cosmos_database_name": name}
+            server = request.getfixturevalue("postgres_server")
+            url = server.new_database()
+            made.callback(server.drop_database, url)
+            return {"store_url": url}
 
-    return named
+        yield named
 
 
 @pytest.fixture
 def durability(ground: str) -> str:
     """What an answer says of how safe a turn is on this store."""
-    return {"sqlite": "fsync", "cosmos": "quorum"}[ground]
+    return {"sqlite": "fsync", "cosmos": "quorum", "postgres": "fsync"}[ground]
 
 
 @pytest.fixture

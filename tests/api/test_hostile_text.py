@@ -31,7 +31,11 @@ def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ground: str
 ) -> Iterator[ServiceProcess]:
     """A service in a process of its own, in a folder within a folder, whose log and files can be looked at."""
-    record = request.getfixturevalue("cosmos_process").environment if ground == "cosmos" else {}
+    record = {}
+    if ground == "cosmos":
+        record = request.getfixturevalue("cosmos_process").environment
+    if ground == "postgres":
+        record = {"STORE_URL": request.getfixturevalue("postgres_server").new_database()}
     environment = {**record, **NO_MODEL, "LOG_LEVEL": "DEBUG", "REFLECTION_MAX_ATTEMPTS": "2"}
     folder = tmp_path_factory.mktemp("around") / "data"
     folder.mkdir()

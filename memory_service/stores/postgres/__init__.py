@@ -6,7 +6,7 @@ locks the user's row first: of one user one commit is made after the other, of m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Self
@@ -183,7 +183,7 @@ class PostgresStore(Store):
         rows = await self._client.rows("due_sessions", sql, (micros(untouched_since), unreflected_turns, limit))
         return [SessionKey(scope=_scope(row), session_id=row[2]) for row in rows]
 
-    async def _due_vectors(self, space: str, limit: int) -> list[Unembedded]:
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
         rows = await self._client.rows("due_vectors", DUE_VECTORS, {"space": space, "limit": limit})
         return [_unembedded(row) for row in rows]
 

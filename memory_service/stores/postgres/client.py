@@ -73,8 +73,8 @@ class Client:
         self._closing = True
         await self._pool.close()
 
-    def usage(self) -> dict[str, int]:
-        return {f"round_trips_of_{verb}": count for verb, count in self.round_trips.items()}
+    def usage(self) -> dict[str, Any]:
+        return {"verbs": {verb: {"round_trips": count} for verb, count in sorted(self.round_trips.items())}}
 
     async def rows(self, verb: str, sql: str, values: Values = ()) -> list[Row]:
         """Execute one statement."""
