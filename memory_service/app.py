@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,9 @@ from memory_service.stores.base import Store
 from memory_service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+SHARED_LONG_TERM_S = 30.0
+"""For how long a context may lack what another process has learnt meanwhile; a session that starts never does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +102,10 @@ def make_service(settings: Settings, parts: Parts, around: Surroundings) -> Memo
 def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embedder, around: Surroundings) -> Parts:
     """Put the parts together; none is started."""
     pool = make_pool(settings, store, around)
-    load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
-    long_term = LongTermCache(load, settings.max_sessions)
+    long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
     recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
-    sessions = Sessions(store, pool, now=around.now, new_id=around.new_id)
+    sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
@@ -136,11 +139,25 @@ def make_pool(settings: Settings, store: Store, around: Surroundings) -> Session
     return SessionPool(
         store.load,
         store.commit,
+        look=None if is_alone(settings, store) else store.head,
         max_sessions=settings.max_sessions,
         ttl_s=settings.session_ttl_minutes * 60,
         clock=around.monotonic,
         point=make_point(settings),
     )
+
+
+def is_alone(settings: Settings, store: Store) -> bool:
+    """Tell whether nobody else may write the record meanwhile."""
+    if settings.pool_coherence:
+        return settings.pool_coherence == "exclusive"
+    return store.capabilities.exclusive
+
+
+def make_long_term(settings: Settings, store: Store, around: Surroundings) -> LongTermCache:
+    load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
+    max_age_s = math.inf if is_alone(settings, store) else SHARED_LONG_TERM_S
+    return LongTermCache(load, settings.max_sessions, max_age_s=max_age_s, clock=around.monotonic)
 
 
 def make_reflector(

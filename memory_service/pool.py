@@ -7,6 +7,7 @@ object lives at least as long as somebody holds it, so there are never two of on
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,13 +15,14 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from cachetools import Cache, LRUCache, TLRUCache
+from cachetools import Cache, TLRUCache, TTLCache
 
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
-from memory_service.values import Context, Hot, LongTerm, Scope, SessionKey
+from memory_service.values import Context, Hot, LongTerm, Scope, Session, SessionKey
 
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
+Look = Callable[[SessionKey], Awaitable[Session | None]]
 Write = Callable[[Commit], Awaitable[None]]
 Clock = Callable[[], float]
 
@@ -46,7 +48,11 @@ class HotSession:
 
 
 class SessionPool:
-    """Sessions by key. `load` asks the store; `write` commits to it. The clock is monotonic seconds."""
+    """Sessions by key. `load` asks the store; `write` commits to it. The clock is monotonic seconds.
+
+    Where others write the same record, `look` gives a session's head as stored: what is held is held against it
+    at each use, and loaded anew if it moved.
+    """
 
     def __init__(
         self,
@@ -55,10 +61,12 @@ class SessionPool:
         *,
         max_sessions: int,
         ttl_s: float,
+        look: Look | None = None,
         clock: Clock = time.monotonic,
         point: Point = nowhere,
     ) -> None:
         self._load = load
+        self._look = look
         self._write = write
         self._clock = clock
         self._shelf = _Shelf(max_sessions, ttl_s, clock, point)
@@ -66,13 +74,24 @@ class SessionPool:
         self.max_sessions, self.ttl_s = max_sessions, ttl_s
         self.hits = self.misses = self.committing = 0
 
+    @property
+    def exclusive(self) -> bool:
+        """Nobody else writes: what is held is what is stored."""
+        return self._look is None
+
     @asynccontextmanager
-    async def lease(self, key: SessionKey) -> AsyncIterator[HotSession]:
-        """Borrow a session, alone: one borrower at a time. `hot` is None if there is no such session."""
+    async def lease(self, key: SessionKey, *, checked: bool = True) -> AsyncIterator[HotSession]:
+        """Borrow a session, alone: one borrower at a time. `hot` is None if there is no such session.
+
+        Not `checked`, it may be what somebody else has moved on from: for whoever is going to commit to it anyway,
+        and believes nothing else that it says.
+        """
         entry = self._living.get(key)
         if entry is None:
             entry = self._living[key] = HotSession()
         async with entry.lock:
+            if checked:
+                await self._check(key, entry)
             if entry.hot is None:
                 self.misses += 1
                 entry.show(await self._load(key))
@@ -80,6 +99,15 @@ class SessionPool:
                 self.hits += 1
             yield entry
             self._keep(key, entry)
+
+    async def _check(self, key: SessionKey, entry: HotSession) -> None:
+        """Let go of what is held if it is not what is stored."""
+        held = entry.hot
+        if self._look is None or held is None:
+            return
+        head = await self._look(key)
+        if head != held.session and entry.hot is held:  # else a commit of our own has moved it meanwhile
+            entry.show(None)
 
     async def commit(self, key: SessionKey, entry: HotSession, commit: Commit, then: Hot) -> None:
         """Write, then show `then`. Readers see the former state until it is durable.
@@ -97,14 +125,16 @@ class SessionPool:
         entry.show(then)
         self._keep(key, entry)
 
-    async def read(self, key: SessionKey) -> HotSession:
-        """Return a session as last committed; a hot one costs neither a wait nor I/O."""
+    async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
+        """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
         entry = self._living.get(key)
+        if entry is not None and checked:
+            await self._check(key, entry)
         if entry is not None and entry.hot is not None:
             self.hits += 1
             self._keep(key, entry)
             return entry
-        async with self.lease(key) as entry:
+        async with self.lease(key, checked=False) as entry:
             return entry
 
     def _keep(self, key: SessionKey, entry: HotSession) -> None:
@@ -128,6 +158,7 @@ class SessionPool:
             "total_sessions": len(ages),
             "dirty_sessions": self.committing,
             "max_capacity": self.max_sessions,
+            "coherence": "exclusive" if self.exclusive else "validate",
             "utilization": len(ages) / self.max_sessions if self.max_sessions else 0.0,
             "ttl_seconds": self.ttl_s,
             "avg_age_seconds": sum(ages) / len(ages) if ages else 0.0,
@@ -170,11 +201,21 @@ class _Shelf(TLRUCache[SessionKey, HotSession]):
 
 
 class LongTermCache:
-    """What is known of recently active users; forgotten when a reflection changes it."""
+    """What is known of recently active users; forgotten when a reflection changes it.
 
-    def __init__(self, load: Callable[[Scope], Awaitable[LongTerm]], max_users: int) -> None:
+    `max_age_s`: after which it is asked for anew, where others reflect too.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Scope], Awaitable[LongTerm]],
+        max_users: int,
+        *,
+        max_age_s: float = math.inf,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._load = load
-        self._loading: LRUCache[Scope, asyncio.Future[LongTerm]] = LRUCache(max(max_users, 1))
+        self._loading: Cache[Scope, asyncio.Future[LongTerm]] = TTLCache(max(max_users, 1), max_age_s, clock)
 
     async def get(self, scope: Scope) -> LongTerm:
         """Return it, asking the store at most once however many ask here."""

@@ -82,11 +82,13 @@ class MemoryService:
         Raises SessionEnded if the client ended it and `restore` is asked for.
         """
         key = SessionKey(scope=scope, session_id=session_id or self._new_id())
+        if not self._pool.exclusive:
+            self._long_term.forget(scope)  # who comes back is told what others have learnt
         self._long_term.begin(scope)  # beside the session: where the store is far away each wait counts
         restored = await self._sessions.start(key, restore=restore, agent_id=agent_id)
         if not restore:
             self._background.reflect_soon(scope)
-        return await self.context(key), restored
+        return await self._context(key, checked=False), restored
 
     async def store_turn(self, key: SessionKey, draft: Draft) -> Stored:
         """Append one turn; it is durable when this returns. Never waits for a model.
@@ -106,7 +108,10 @@ class MemoryService:
 
         Raises SessionNotFound.
         """
-        entry = await self._pool.read(key)
+        return await self._context(key, checked=True)
+
+    async def _context(self, key: SessionKey, *, checked: bool) -> Context:
+        entry = await self._pool.read(key, checked=checked)
         hot = found(entry)
         long_term = self._long_term.ready(key.scope) or await self._long_term.get(key.scope)
         of = entry.context_of

@@ -6,6 +6,7 @@ is read again and the change made anew.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,7 +29,8 @@ from memory_service.values import (
 
 T = TypeVar("T")
 
-STALE_ATTEMPTS = 5
+STALE_ATTEMPTS = 8
+FIRST_PAUSE_S = 0.01
 TOUCHED_LATELY = timedelta(minutes=1)
 """Going on with a session that was touched since then writes nothing."""
 
@@ -76,9 +78,15 @@ class Ended(Value, frozen=True, kw_only=True):
 
 class Sessions:
     def __init__(
-        self, store: Store, pool: SessionPool, *, now: Callable[[], datetime], new_id: Callable[[], str]
+        self,
+        store: Store,
+        pool: SessionPool,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+        chance: Callable[[], float],
     ) -> None:
-        self._store, self._pool, self._now, self._new_id = store, pool, now, new_id
+        self._store, self._pool, self._now, self._new_id, self._chance = store, pool, now, new_id, chance
 
     async def start(self, key: SessionKey, *, restore: bool, agent_id: str | None) -> bool:
         """Begin a session, or go on with it; returns whether it was there and goes on.
@@ -131,7 +139,7 @@ class Sessions:
         Raises SessionNotFound, SessionEnded, TurnIdReused, RequestKeyReused.
         """
         try:
-            return await self._changed(key, partial(self._append, key, draft))
+            return await self._changed(key, partial(self._append, key, draft), checked=False)
         except (DuplicateTurn, DuplicateRequest, SessionEnded):
             turn = await self._stored_before(key, draft)
             if turn is None:
@@ -221,13 +229,23 @@ class Sessions:
         sittings = await self._store.sittings(key)
         return next((sitting for sitting in sittings if sitting.first_seq == session.opened_at_seq), None)
 
-    async def _changed(self, key: SessionKey, change: Callable[[HotSession], Awaitable[T]]) -> T:
-        for _ in range(STALE_ATTEMPTS - 1):
+    async def _changed(
+        self, key: SessionKey, change: Callable[[HotSession], Awaitable[T]], *, checked: bool = True
+    ) -> T:
+        """Make a change of what is stored, again if it moved meanwhile.
+
+        Not `checked` first: for a change that always commits, which then finds out by itself.
+        """
+        for attempt in range(STALE_ATTEMPTS - 1):
             try:
-                async with self._pool.lease(key) as entry:
+                async with self._pool.lease(key, checked=checked or attempt > 0) as entry:
                     return await change(entry)
             except StaleVersion:
-                continue
+                # others are at it: the same steps together would only lead to the same again
+                await asyncio.sleep(self._chance() * FIRST_PAUSE_S * 2**attempt if attempt else 0)
+            except SessionEnded:
+                if checked or attempt or self._pool.exclusive:
+                    raise  # otherwise it may be what somebody else has moved on from
         async with self._pool.lease(key) as entry:
             return await change(entry)
 

@@ -52,10 +52,16 @@ class Settings(BaseSettings):
         60, gt=0, le=86_400, description="Seconds between looks for sessions to drop."
     )
 
+    pool_coherence: Literal["", "exclusive", "validate"] = Field(
+        "",
+        description="exclusive: nobody else writes the record, so what the pool holds is true. validate: it is held "
+        "against the store at each use. Empty: exclusive over SQLite, validate elsewhere.",
+    )
+
     # Store
     store_url: str = Field(
         "sqlite:///./data/memory.db",
-        description="Where the record is kept: sqlite:///PATH, cosmos:, or transient:// (tests).",
+        description="Where the record is kept: sqlite:///PATH, postgresql://..., cosmos:, or transient:// (tests).",
     )
 
     # Azure Cosmos DB: the store when its endpoint is set and STORE_URL is not

@@ -9,6 +9,7 @@ import pytest
 from memory_service.errors import StoreUnavailable
 from memory_service.pool import LongTermCache
 from memory_service.values import LongTerm, Scope
+from tests.support.background import Clock
 from tests.support.values import a_memory, a_scope
 
 
@@ -134,3 +135,15 @@ async def test_it_keeps_no_more_users_than_it_may(known: Known, max_users: int) 
         await cache.get(a_scope(f"user{number}"))
     ready = [number for number in range(5) if cache.ready(a_scope(f"user{number}"))]
     assert ready == [3, 4][-max(max_users, 1) :]
+
+
+async def test_where_others_reflect_too_it_is_asked_for_anew_when_it_is_old() -> None:
+    clock, load = Clock(), Known()
+    cache = LongTermCache(load, 8, max_age_s=30, clock=clock.monotonic)
+    first = await cache.get(a_scope())
+    clock.advance(seconds=29)
+    assert cache.ready(a_scope()) is first
+    clock.advance(seconds=2)
+    assert cache.ready(a_scope()) is None
+    await cache.get(a_scope())
+    assert len(load.loads) == 2

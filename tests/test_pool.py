@@ -11,12 +11,14 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion, StoreUnavailable
 from memory_service.pool import HotSession, SessionPool
+from memory_service.stores.base import Commit
 from memory_service.values import Context, Hot, LongTerm, SessionKey
 from tests.support.stores import FaultyStore
-from tests.support.values import a_key, begin, next_turn
+from tests.support.values import NOON, a_key, begin, next_turn
 
 KEY = a_key()
 
@@ -425,6 +427,7 @@ async def test_stats_have_the_names_of_the_seed_and_the_right_numbers(
         "total_sessions": 0,
         "dirty_sessions": 0,
         "max_capacity": 8,
+        "coherence": "exclusive",
         "utilization": 0.0,
         "ttl_seconds": 1800,
         "avg_age_seconds": 0.0,
@@ -516,3 +519,73 @@ async def test_hot_values_that_were_handed_out_never_change(pool: SessionPool, s
     assert isinstance(hot, Hot)
     assert len(hot.turns) == 1
     assert entry.hot is not hot
+
+
+# Where others write the same record
+
+
+@pytest.fixture
+def shared(store: FaultyStore, clock: Ticks) -> SessionPool:
+    return SessionPool(store.load, store.commit, max_sessions=8, ttl_s=1800, look=store.head, clock=clock)
+
+
+async def test_what_somebody_else_moved_is_loaded_anew(shared: SessionPool, store: FaultyStore) -> None:
+    head = await begin(store, KEY, turns=1)
+    assert (await shared.read(KEY)).hot is not None
+    await store.commit(Commit(scope=KEY.scope, session=head.touched(NOON)))
+    entry = await shared.read(KEY)
+    assert entry.hot is not None
+    assert entry.hot.session.version == head.version + 1
+    async with shared.lease(KEY) as leased:
+        assert leased.hot == entry.hot
+
+
+async def test_what_nobody_moved_costs_one_look_and_no_load(shared: SessionPool, store: FaultyStore) -> None:
+    await begin(store, KEY, turns=1)
+    first = (await shared.read(KEY)).hot
+    store.calls.clear()
+    assert (await shared.read(KEY)).hot is first
+    async with shared.lease(KEY) as entry:
+        assert entry.hot is first
+    assert store.calls == {"head": 2}
+
+
+async def test_whoever_will_commit_anyway_need_not_look(shared: SessionPool, store: FaultyStore) -> None:
+    await begin(store, KEY, turns=1)
+    await shared.read(KEY)
+    store.calls.clear()
+    async with shared.lease(KEY, checked=False) as entry:
+        assert entry.hot is not None
+    assert store.calls == {}
+
+
+async def test_what_was_erased_elsewhere_is_gone_here(shared: SessionPool, store: FaultyStore) -> None:
+    await begin(store, KEY, turns=1)
+    await shared.read(KEY)
+    await store.erase(KEY.scope)
+    assert (await shared.read(KEY)).hot is None
+
+
+async def test_a_commit_made_during_a_look_is_not_let_go_of(shared: SessionPool, store: FaultyStore) -> None:
+    """The look may have seen the state before it."""
+    head = await begin(store, KEY, turns=1)
+    before = (await shared.read(KEY)).hot
+    assert before is not None
+    await store.commit(Commit(scope=KEY.scope, session=head.touched(NOON)))
+    hang = store.hang_at("head")
+    reading = asyncio.create_task(shared.read(KEY))
+    await hang.reached.wait()
+    then = replace(before, session=head.touched(NOON).touched(NOON))
+    async with shared.lease(KEY, checked=False) as entry:
+        await shared.commit(KEY, entry, Commit(scope=KEY.scope, session=then.session), then)
+    hang.release()
+    assert (await reading).hot is then
+
+
+async def test_a_look_that_fails_is_said_and_not_taken_for_no_change(shared: SessionPool, store: FaultyStore) -> None:
+    await begin(store, KEY, turns=1)
+    await shared.read(KEY)
+    store.fail_at("head", StoreUnavailable("gone"))
+    with pytest.raises(StoreUnavailable):
+        await shared.read(KEY)
+    assert (await shared.read(KEY)).hot is not None

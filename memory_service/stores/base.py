@@ -145,6 +145,11 @@ class Store(ABC):
         with self._translated():
             return await self._load(key)
 
+    async def head(self, key: SessionKey) -> Session | None:
+        """Return the head as last committed, or None: what it costs least to see whether anything moved."""
+        with self._translated():
+            return await self._head(key)
+
     async def turns(self, key: SessionKey, after: int = 0, limit: int = ALL) -> list[Turn]:
         """Return the turns with `seq > after`, in order; empty for an unknown session."""
         with self._translated():
@@ -277,6 +282,8 @@ class Store(ABC):
     def _commit(self, commit: Commit) -> Awaitable[None]: ...
     @abstractmethod
     async def _load(self, key: SessionKey) -> Hot | None: ...
+    @abstractmethod
+    async def _head(self, key: SessionKey) -> Session | None: ...
     @abstractmethod
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]: ...
     @abstractmethod

@@ -110,6 +110,9 @@ class TransientStore(Store):
             return None
         return Hot(session=session, turns=tuple(await self._turns(key, session.live_after, session.turn_count)))
 
+    async def _head(self, key: SessionKey) -> Session | None:
+        return self._of(key.scope).sessions.get(key.session_id)
+
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
         turns = self._of(key.scope).turns.get(key.session_id, {}).values()
         return [turn for turn in turns if turn.seq > after][:limit]

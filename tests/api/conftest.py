@@ -32,7 +32,7 @@ GROUNDS = ("sqlite", "cosmos", "postgres")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "ground" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("only_on")
-        metafunc.parametrize("ground", marker.args[:1] if marker else GROUNDS, indirect=True, scope="module")
+        metafunc.parametrize("ground", marker.args[:-1] if marker else GROUNDS, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ async def test_a_hundred_turns_of_ten_callers_at_once_are_dense_and_in_each_call
         await store.start(stack)
         pool = SessionPool(store.load, store.commit, max_sessions=max_sessions, ttl_s=60)
         ids = iter(range(10_000))
-        sessions = Sessions(store, pool, now=Clock(), new_id=lambda: f"id{next(ids)}")
+        sessions = Sessions(store, pool, now=Clock(), new_id=lambda: f"id{next(ids)}", chance=lambda: 0.5)
         await sessions.start(a_key(), restore=True, agent_id=None)
 
         async def talk(caller: int) -> None:

@@ -221,6 +221,16 @@ class ReadContract:
             due = await store.due_reflections(minutes(1), 10, key.scope)
             assert [(scope, sitting.summary) for scope, sitting in due] == [(key.scope, owner)]
 
+    async def test_the_head_is_that_of_the_last_commit(self, store: Store) -> None:
+        key = a_key()
+        assert await store.head(key) is None
+        head = await begin(store, key, turns=3)
+        assert await store.head(key) == head
+        await store.commit(Commit(scope=key.scope, session=head.touched(minutes(9))))
+        assert await store.head(key) == head.touched(minutes(9))
+        for stranger in (a_key(user_id="ben"), a_key(tenant_id="acme"), a_key("t")):
+            assert await store.head(stranger) is None
+
     async def test_a_write_to_one_user_leaves_the_same_ids_of_another_alone(self, store: Store) -> None:
         ana, ben = a_key(), a_key(user_id="ben")
         for key in (ana, ben):

@@ -25,6 +25,7 @@ from memory_service.values import (
     Memory,
     ReflectionState,
     Scope,
+    Session,
     SessionKey,
     Sitting,
     Turn,
@@ -76,6 +77,9 @@ class YieldingStore(Store):
 
     async def _load(self, key: SessionKey) -> Hot | None:
         return await self._around("load", lambda: self.inner.load(key))
+
+    async def _head(self, key: SessionKey) -> Session | None:
+        return await self._around("head", lambda: self.inner.head(key))
 
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
         return await self._around("turns", lambda: self.inner.turns(key, after, limit))

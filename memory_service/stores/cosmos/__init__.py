@@ -48,6 +48,7 @@ from memory_service.values import (
     Memory,
     ReflectionState,
     Scope,
+    Session,
     SessionKey,
     Sitting,
     Turn,
@@ -115,6 +116,10 @@ class CosmosStore(Store):
             return Hot(session=head)
         turns = await self._turns_of("load", key, head.live_after, head.live_turns)
         return Hot(session=head, turns=tuple(turns))
+
+    async def _head(self, key: SessionKey) -> Session | None:
+        found = await self._find("head", key.scope, head_id(key.session_id))
+        return session_of(found) if found else None
 
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
         return await self._turns_of("turns", key, after, limit)

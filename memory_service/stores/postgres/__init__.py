@@ -31,6 +31,7 @@ from memory_service.values import (
     Memory,
     ReflectionState,
     Scope,
+    Session,
     SessionKey,
     Sitting,
     Turn,
@@ -112,6 +113,11 @@ class PostgresStore(Store):
         if not rows:
             return None
         return Hot(session=session_of(rows[0][0]), turns=tuple(turn_of(body) for _, body in rows if body is not None))
+
+    async def _head(self, key: SessionKey) -> Session | None:
+        sql = f"SELECT head FROM sessions WHERE owner = {OWNER} AND session_id = %s"
+        rows = await self._client.rows("head", sql, _names(key))
+        return session_of(rows[0][0]) if rows else None
 
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
         sql = f"SELECT body FROM turns WHERE session = {SESSION} AND seq > %s ORDER BY seq LIMIT %s"

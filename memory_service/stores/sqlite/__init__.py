@@ -34,6 +34,7 @@ from memory_service.values import (
     Memory,
     ReflectionState,
     Scope,
+    Session,
     SessionKey,
     Sitting,
     Turn,
@@ -129,6 +130,10 @@ class SQLiteStore(Store):
             return None
 
         return await self._read(verb)
+
+    async def _head(self, key: SessionKey) -> Session | None:
+        sql = f"SELECT head FROM sessions WHERE owner = {OWNER} AND session_id = ?"
+        return await self._read(lambda db: next((session_of(head) for (head,) in db.execute(sql, _names(key))), None))
 
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
         sql = f"SELECT body FROM turns WHERE session = {SESSION} AND seq > ? ORDER BY seq LIMIT ?"
