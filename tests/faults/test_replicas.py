@@ -1,72 +1,120 @@
-"""Two services on one record in Cosmos DB, one of which is killed: nothing acknowledged is lost or doubled."""
+"""Three services on one record, asked in turn and killed: nothing acknowledged is lost, doubled or hidden."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from memory_service.chaos.process import ServiceProcess
-from tests.cosmos.launcher import KEY, CosmosServer
 
-CALLERS, TURNS = 6, 20
+REPLICAS, WRITERS, TURNS = 3, 32, 12
+SESSIONS = [("ana", "s"), ("ana", "t"), ("ben", "s"), ("cleo", "s")]
+PATIENCE_S = 60
+SETTINGS = {
+    "K_TURN_BUFFER": "1000",  # all turns stay in the context
+    "SWEEP_INTERVAL_SECONDS": "1",
+    "MODEL_TIMEOUT_SECONDS": "2",  # a lease lasts by it: what a killed one held is free again soon
+    "REFLECTION_RETRY_SECONDS": "0.1",
+}
+
+
+@pytest.fixture(params=["cosmos", "postgres"])
+def record(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings with which all keep the same record."""
+    if request.param == "cosmos":
+        server = request.getfixturevalue("cosmos_server")
+        return dict(server.environment)
+    return {"STORE_URL": request.getfixturevalue("postgres_url")}
 
 
 @pytest.fixture
-async def replicas(tmp_path: Path, cosmos_server: CosmosServer) -> AsyncIterator[list[ServiceProcess]]:
-    made = []
-    for name in "ab":
-        folder = tmp_path / name
-        folder.mkdir()
-        made.append(ServiceProcess(folder, STORE_URL="cosmos:", COSMOS_ENDPOINT=cosmos_server.url, COSMOS_KEY=KEY))
-    for replica in made:
-        await replica.start()
-    yield made
-    for replica in made:
+async def replicas(tmp_path: Path, record: dict[str, str]) -> AsyncIterator[list[ServiceProcess]]:
+    async with AsyncExitStack() as stack:
+        made = []
+        for number in range(REPLICAS):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            made.append(await stack.enter_async_context(ServiceProcess(folder, **SETTINGS, **record)))
+        await asyncio.gather(*(replica.start() for replica in made))
+        yield made
+
+
+class RoundRobin:
+    """Asks one replica after the other, and the next one if one does not answer."""
+
+    def __init__(self, replicas: list[ServiceProcess], http: httpx2.AsyncClient) -> None:
+        self._replicas, self._http = replicas, http
+        self._next = 0
+
+    async def post(self, path: str, **body: Any) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                self._next += 1
+                replica = self._replicas[self._next % len(self._replicas)]
+                with suppress(httpx2.TransportError):
+                    answer = await self._http.post(replica.url + path, json=body)
+                    if answer.status_code == 200:
+                        return dict(answer.json())
+                    assert answer.status_code in (409, 503), answer.text
+                    assert answer.json()["code"] != "session_ended"
+                await asyncio.sleep(0.02)
+
+
+async def killed_at_random(replicas: list[ServiceProcess], chance: random.Random, times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(chance.uniform(0.2, 0.8))
+        replica = chance.choice(replicas)
         replica.kill()
         await replica.ended(10)
+        await replica.start()
 
 
-async def stored(urls: list[str], caller: int, number: int) -> None:
-    """Store one turn, asking one replica after the other until it is acknowledged."""
-    body = {"user_id": f"user{caller % 2}", "session_id": "s", "turn_id": f"{caller}-{number}"}
-    for attempt in range(200):
-        with suppress(httpx2.TransportError):
-            async with httpx2.AsyncClient(base_url=urls[(caller + attempt) % 2], trust_env=False) as http:
-                said = {**body, "user_message": f"{caller}:{number}", "agent_message": "heard"}
-                answer = await http.post("/memory/store", json=said)
-                if answer.status_code == 200:
-                    return
-                assert answer.status_code in (409, 503), answer.text
-        await asyncio.sleep(0.02)
-    pytest.fail("never acknowledged")
+async def test_32_writers_lose_nothing_while_replicas_are_killed(replicas: list[ServiceProcess]) -> None:
+    chance = random.Random(5)
+    numbers: dict[tuple[str, str], dict[str, int]] = {session: {} for session in SESSIONS}
+    async with httpx2.AsyncClient(trust_env=False, timeout=20) as http:
+        anyone = RoundRobin(replicas, http)
+        for user_id, session_id in SESSIONS:
+            await anyone.post("/sessions/start", user_id=user_id, session_id=session_id)
 
-
-async def test_callers_of_two_services_lose_nothing_when_one_is_killed_and_comes_back(
-    replicas: list[ServiceProcess],
-) -> None:
-    urls = [replica.url for replica in replicas]
-    async with httpx2.AsyncClient(base_url=urls[1], trust_env=False, timeout=20) as http:
-        for user in range(2):
-            await http.post("/sessions/start", json={"user_id": f"user{user}", "session_id": "s"})
-
-        async def talk(caller: int) -> None:
+        async def writes(writer: int) -> None:
+            user_id, session_id = session = SESSIONS[writer % len(SESSIONS)]
+            name = {"user_id": user_id, "session_id": session_id}
             for number in range(TURNS):
-                await stored(urls, caller, number)
+                turn = {"turn_id": f"{writer}-{number}", "user_message": f"{writer}:{number}", "agent_message": "heard"}
+                stored = await anyone.post("/memory/store", **name, **turn)
+                numbers[session][turn["turn_id"]] = stored["turn_number"]
+                seen = await anyone.post("/memory/context", **name)
+                said = [message["content"] for message in seen["active_context"]]
+                assert f"{writer}:{number}" in said, "a turn that was acknowledged is not seen by another"
 
-        talking = [asyncio.create_task(talk(caller)) for caller in range(CALLERS)]
-        for _ in range(2):
-            await asyncio.sleep(0.5)
-            replicas[0].kill()
-            await replicas[0].ended(10)
-            await replicas[0].start()
-        await asyncio.gather(*talking)
-        for user in range(2):
-            name = {"user_id": f"user{user}", "session_id": "s"}
-            ended = (await http.post("/sessions/end", json=name)).json()
-            assert ended["turns_count"] == TURNS * CALLERS // 2
-    await asyncio.gather(*(replica.stop() for replica in replicas))
+        killing = asyncio.create_task(killed_at_random(replicas, chance, 6))
+        await asyncio.gather(*(writes(writer) for writer in range(WRITERS)))
+        await killing
+        for (user_id, session_id), given in numbers.items():
+            count = WRITERS // len(SESSIONS) * TURNS
+            assert sorted(given.values()) == list(range(1, count + 1)), "each turn has a number of its own, without gaps"
+            ended = await anyone.post("/sessions/end", user_id=user_id, session_id=session_id)
+            assert ended["turns_count"] == count
+        await reflected(anyone)
+        for user_id in {user_id for user_id, _ in SESSIONS}:
+            summaries = (await anyone.post("/summaries", user_id=user_id))["summaries"]
+            told = sorted(summary["session_id"] for summary in summaries)
+            assert told == sorted(session_id for user, session_id in SESSIONS if user == user_id)
+    assert await asyncio.gather(*(replica.stop() for replica in replicas)) == [0] * REPLICAS
+
+
+async def reflected(anyone: RoundRobin) -> None:
+    """Wait until every session is reflected on, whoever does it."""
+    async with asyncio.timeout(PATIENCE_S):
+        for user_id, session_id in SESSIONS:
+            name = {"user_id": user_id, "session_id": session_id}
+            while (await anyone.post("/sessions/end", **name, wait_s=1))["reflection"] != "done":
+                pass  # it waits by itself
