@@ -101,12 +101,14 @@ class SessionPool:
             self._keep(key, entry)
 
     async def _check(self, key: SessionKey, entry: HotSession) -> None:
-        """Let go of what is held if it is not what is stored."""
-        held = entry.hot
-        if self._look is None or held is None:
+        """Let go of what is held if it is behind what is stored."""
+        if self._look is None or entry.hot is None:
             return
         head = await self._look(key)
-        if head != held.session and entry.hot is held:  # else a commit of our own has moved it meanwhile
+        held = (
+            entry.hot
+        )  # not what it was before: another reader may have loaded something older than we have just seen
+        if held is not None and not (head is not None and is_no_older(held.session, head)):
             entry.show(None)
 
     async def commit(self, key: SessionKey, entry: HotSession, commit: Commit, then: Hot) -> None:
@@ -134,7 +136,7 @@ class SessionPool:
             self.hits += 1
             self._keep(key, entry)
             return entry
-        async with self.lease(key, checked=False) as entry:
+        async with self.lease(key, checked=checked) as entry:
             return entry
 
     def _keep(self, key: SessionKey, entry: HotSession) -> None:
@@ -167,6 +169,11 @@ class SessionPool:
             "misses": self.misses,
             "evictions": self._shelf.evictions,
         }
+
+
+def is_no_older(one: Session, other: Session) -> bool:
+    """Tell whether a head is the other, or what became of it."""
+    return one == other or (one.incarnation == other.incarnation and one.version > other.version)
 
 
 class _Shelf(TLRUCache[SessionKey, HotSession]):

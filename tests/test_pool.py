@@ -17,7 +17,7 @@ from memory_service.errors import StaleVersion, StoreUnavailable
 from memory_service.pool import HotSession, SessionPool
 from memory_service.stores.base import Commit
 from memory_service.values import Context, Hot, LongTerm, SessionKey
-from tests.support.stores import FaultyStore
+from tests.support.stores import FaultyStore, Hang
 from tests.support.values import NOON, a_key, begin, next_turn
 
 KEY = a_key()
@@ -589,3 +589,40 @@ async def test_a_look_that_fails_is_said_and_not_taken_for_no_change(shared: Ses
     with pytest.raises(StoreUnavailable):
         await shared.read(KEY)
     assert (await shared.read(KEY)).hot is not None
+
+
+class LateLoads(FaultyStore):
+    """What it loads is on its way for long: others move on meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_its_way: Hang | None = None
+
+    async def _load(self, key: SessionKey) -> Hot | None:
+        hot = await super()._load(key)
+        if hang := self.on_its_way:
+            self.on_its_way = None
+            hang.reached.set()
+            await hang.released.wait()
+        return hot
+
+
+async def test_who_comes_later_is_not_shown_what_was_loaded_for_who_came_before(clock: Ticks) -> None:
+    store = LateLoads()
+    shared = SessionPool(store.load, store.commit, max_sessions=8, ttl_s=1800, look=store.head, clock=clock)
+    head = await begin(store, KEY, turns=1)
+    for _ in range(2):  # the session is cold the first time, and hot and moved by somebody else the second
+        hang = store.on_its_way = Hang()
+        before = asyncio.create_task(shared.read(KEY))
+        await hang.reached.wait()
+        head = head.touched(NOON)
+        await store.commit(Commit(scope=KEY.scope, session=head))
+        after = asyncio.create_task(shared.read(KEY))
+        await asyncio.sleep(0)
+        hang.release()
+        await before
+        hot = (await after).hot
+        assert hot is not None
+        assert hot.session == head
+        head = head.touched(NOON)
+        await store.commit(Commit(scope=KEY.scope, session=head))

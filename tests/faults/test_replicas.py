@@ -100,7 +100,9 @@ async def test_32_writers_lose_nothing_while_replicas_are_killed(replicas: list[
         await killing
         for (user_id, session_id), given in numbers.items():
             count = WRITERS // len(SESSIONS) * TURNS
-            assert sorted(given.values()) == list(range(1, count + 1)), "each turn has a number of its own, without gaps"
+            assert sorted(given.values()) == list(range(1, count + 1)), (
+                "each turn has a number of its own, without gaps"
+            )
             ended = await anyone.post("/sessions/end", user_id=user_id, session_id=session_id)
             assert ended["turns_count"] == count
         await reflected(anyone)
