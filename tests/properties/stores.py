@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
@@ -19,7 +20,9 @@ from memory_service.stores.base import Commit, Store
 from memory_service.stores.transient import TransientStore
 from memory_service.values import Scope, Session, Sitting
 from tests.cosmos.launcher import CosmosServer
+from tests.postgres.launcher import PostgresServer
 from tests.stores.cosmos_account import copy_database, settings_for, without_lease
+from tests.stores.postgres_database import rows
 from tests.support.stores import YieldingStore, store_of
 
 MAX_ATTEMPTS = 2
@@ -119,6 +122,32 @@ def cosmos_server() -> CosmosServer:
     return server
 
 
+class PostgresGround(Ground):
+    """A database of its own on one PostgreSQL server; a crash leaves a copy of it."""
+
+    pool_sizes = (1,)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = postgres_server().new_database()
+
+    def store(self) -> Store:
+        return store_of(self.url)
+
+    def crash(self) -> None:
+        self.url = postgres_server().copied_database(self.url)
+        rows(self.url, "UPDATE sittings SET lease_until = NULL RETURNING 1")
+
+
+@cache
+def postgres_server() -> PostgresServer:
+    """The server of all machines of this run; it ends with this process."""
+    stack = ExitStack()
+    server = stack.enter_context(PostgresServer(Path(mkdtemp(prefix="postgres-")), fsync="off"))
+    atexit.register(stack.close)
+    return server
+
+
 GROUNDS: dict[str, type[Ground]] = {
     "transient": TransientGround,
     "sqlite": SQLiteGround,
@@ -126,6 +155,7 @@ GROUNDS: dict[str, type[Ground]] = {
 SLOW_GROUNDS: dict[str, type[Ground]] = {
     "transient": TransientGround,
     "cosmos": CosmosGround,
+    "postgres": PostgresGround,
 }
 """Driven through fewer examples; one of `GROUNDS` is beside them to compare with."""
 
