@@ -1,9 +1,9 @@
-"""Kill -9 of the service, and of its database, over Cosmos DB: what was acknowledged is there once."""
+"""Kill -9 of the service, and of its database, where that is a server: what was acknowledged is there once."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -13,12 +13,15 @@ from typing import Any
 import httpx2
 import pytest
 
-from memory_service.values import Scope, SessionKey, Turn
+from memory_service.settings import Settings
+from memory_service.values import Kind, Memory, Scope, SessionKey, Turn
 from tests.cosmos.launcher import CosmosServer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Door, started
 from tests.faults.test_kill import Writer, writing
+from tests.postgres.launcher import PostgresServer
 from tests.stores.cosmos_account import documents, end_leases, settings_for
+from tests.stores.postgres_database import rows
 from tests.support.background import until
 from tests.support.process import ServiceProcess
 from tests.support.stores import opened
@@ -27,24 +30,109 @@ USERS = ("ana", "ben")
 SESSIONS = ("s", "t", "u")
 
 
-@pytest.fixture
-def lasting_server(tmp_path: Path) -> Iterator[CosmosServer]:
-    """A Cosmos DB server of the test's own, which keeps what it wrote over a kill."""
-    with CosmosServer(tmp_path, journal=True) as server:
-        yield server
+class Database(ABC):
+    """The server that has the record: how a service finds it, and how it is killed and started again."""
+
+    @property
+    @abstractmethod
+    def environment(self) -> dict[str, str]: ...
+    @property
+    @abstractmethod
+    def record(self) -> str | Settings:
+        """What opens a store on it."""
+
+    @abstractmethod
+    def end_leases(self) -> None:
+        """As if their time had come: nobody waits for it here."""
+
+    @abstractmethod
+    def kill(self) -> None: ...
+    @abstractmethod
+    def start(self) -> None: ...
 
 
-async def in_database(server: CosmosServer, user_id: str, session_id: str) -> list[Turn]:
+class Cosmos(Database):
+    def __init__(self, server: CosmosServer) -> None:
+        self.server = server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.server.environment
+
+    @property
+    def record(self) -> Settings:
+        return settings_for(self.server)
+
+    def end_leases(self) -> None:
+        end_leases(self.server)
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+
+class Postgres(Database):
+    def __init__(self, url: str, server: PostgresServer) -> None:
+        self.server, self.url = server, url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"STORE_URL": self.url}
+
+    @property
+    def record(self) -> str:
+        return self.url
+
+    def end_leases(self) -> None:
+        rows(self.url, "UPDATE sittings SET lease_until = NULL RETURNING 1")
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+
+STORES = ["cosmos", "postgres"]
+
+
+@pytest.fixture(params=STORES)
+def database(request: pytest.FixtureRequest) -> Database:
+    """An empty database on the server of this test run."""
+    if request.param == "cosmos":
+        return Cosmos(request.getfixturevalue("cosmos_server"))
+    return Postgres(request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_server"))
+
+
+@pytest.fixture(params=STORES)
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database on a server of the test's own, which keeps what it wrote over a kill."""
+    if request.param == "cosmos":
+        with CosmosServer(tmp_path, journal=True) as server:
+            yield Cosmos(server)
+    else:
+        with PostgresServer(tmp_path) as server:
+            yield Postgres(server.url, server)
+
+
+async def in_database(database: Database, user_id: str, session_id: str) -> list[Turn]:
     """Read what a dead service left of a session."""
-    async with opened(settings_for(server)) as store:
+    async with opened(database.record) as store:
         return await store.turns(SessionKey(scope=Scope(user_id=user_id), session_id=session_id))
 
 
-async def checked(writer: Writer, server: CosmosServer) -> bool:
-    return writer.compare(await in_database(server, writer.user_id, writer.session_id))
+async def memories(database: Database, user_id: str, *kinds: Kind) -> list[Memory]:
+    async with opened(database.record) as store:
+        return await store.memories(Scope(user_id=user_id), kinds, superseded=True)
 
 
-async def reflected_once(server: CosmosServer, door: Door, user_id: str, turns: dict[str, int]) -> None:
+async def checked(writer: Writer, database: Database) -> bool:
+    return writer.compare(await in_database(database, writer.user_id, writer.session_id))
+
+
+async def reflected_once(database: Database, door: Door, user_id: str, turns: dict[str, int]) -> None:
     """Each session ended has one summary of all its turns, and no turn is quoted by two insights or chunks."""
     summaries = await door.summaries(user_id)
     assert {summary["session_id"]: summary["turn_count"] for summary in summaries} == turns
@@ -52,11 +140,10 @@ async def reflected_once(server: CosmosServer, door: Door, user_id: str, turns: 
     insights = await door.insights(user_id)
     quoted = [(source["session_id"], source["turn_number"]) for insight in insights for source in insight["sources"]]
     assert len(quoted) == len(set(quoted)) > 0
-    bodies = [json.loads(one["body"]) for one in documents(server, "insights") if one["owner"].endswith(f"|{user_id}")]
-    assert len({body["memory_id"] for body in bodies}) == len({body["text"] for body in bodies}) == len(bodies)
-    kept = [one for one in documents(server, "session_summaries") if one["owner"].endswith(f"|{user_id}")]
-    chunks = [json.loads(one["body"]) for one in kept if one["kind"] == "chunk"]
-    covered = [(one["session_id"], source["seq"]) for one in chunks for source in one["sources"]]
+    texts = [memory.text for memory in await memories(database, user_id, "insight")]
+    assert len(texts) == len(set(texts))
+    chunks = await memories(database, user_id, "chunk")
+    covered = [(source.session_id, source.seq) for chunk in chunks for source in chunk.sources]
     assert len(covered) == len(set(covered)) > 0
 
 
@@ -73,9 +160,11 @@ async def reflected_once(server: CosmosServer, door: Door, user_id: str, turns: 
     ],
 )
 async def test_wherever_the_process_dies_nothing_is_lost_or_done_twice(
-    make_process: MakeProcess, cosmos_server: CosmosServer, point: str, times: int, stored: bool | None
+    make_process: MakeProcess, database: Database, point: str, times: int, stored: bool | None
 ) -> None:
-    record = cosmos_server.environment
+    if point == "after_memories" and isinstance(database, Postgres):
+        pytest.skip("there they are written together")
+    record = database.environment
     dying = make_process(KILL_AT=f"{point}:{times}", K_TURN_BUFFER="2", REFLECTION_THRESHOLD_TURNS="1", **record)
     await started(dying)
     writer = Writer("ana", "s", dying.url)
@@ -83,10 +172,10 @@ async def test_wherever_the_process_dies_nothing_is_lost_or_done_twice(
         await door.start("ana", "s")
         await writer.write()
     await died(dying)
-    was_stored = await checked(writer, cosmos_server)
+    was_stored = await checked(writer, database)
     assert stored in (None, was_stored)
 
-    end_leases(cosmos_server)
+    database.end_leases()
     living = make_process(**record)
     await started(living)
     writer.url = living.url
@@ -94,9 +183,9 @@ async def test_wherever_the_process_dies_nothing_is_lost_or_done_twice(
     async with Door(living.url) as door:
         ended = await door.end("ana", "s", wait_s=20)
         assert (ended["turns_count"], ended["reflection"]) == (len(writer.acknowledged), "done")
-        await reflected_once(cosmos_server, door, "ana", {"s": len(writer.acknowledged)})
+        await reflected_once(database, door, "ana", {"s": len(writer.acknowledged)})
     living.kill()
-    await checked(writer, cosmos_server)
+    await checked(writer, database)
 
 
 async def died(process: ServiceProcess) -> None:
@@ -107,25 +196,25 @@ async def died(process: ServiceProcess) -> None:
 
 @pytest.mark.parametrize(("point", "stored"), [("before_commit", False), ("after_commit", True)])
 async def test_who_heard_nothing_because_the_process_died_asks_again_by_name_and_the_turn_is_there_once(
-    make_process: MakeProcess, cosmos_server: CosmosServer, point: str, stored: bool
+    make_process: MakeProcess, database: Database, point: str, stored: bool
 ) -> None:
-    living = make_process(**cosmos_server.environment)
+    living = make_process(**database.environment)
     await started(living)
     async with Door(living.url) as door:
         await door.start("ana", "s")
         await door.settled()
     await asyncio.to_thread(living.stop)
-    dying = make_process(KILL_AT=f"{point}:1", **cosmos_server.environment)  # the turn is the first thing it writes
+    dying = make_process(KILL_AT=f"{point}:1", **database.environment)  # the turn is the first thing it writes
     await started(dying)
     with pytest.raises(httpx2.TransportError):
         await named_turn(dying)
     await died(dying)
-    assert len(await in_database(cosmos_server, "ana", "s")) == stored
+    assert len(await in_database(database, "ana", "s")) == stored
     await started(living)
     answer = await named_turn(living)
     assert (answer["turn_number"], answer["replayed"]) == (1, stored)
     assert await named_turn(living) == {**answer, "replayed": True}
-    assert len(await in_database(cosmos_server, "ana", "s")) == 1
+    assert len(await in_database(database, "ana", "s")) == 1
 
 
 async def named_turn(process: ServiceProcess) -> Any:
@@ -163,11 +252,11 @@ async def test_a_reflection_cut_off_between_its_memories_and_what_says_so_is_kep
 
 
 async def test_eight_kills_under_load_lose_nothing_and_double_nothing(
-    make_process: MakeProcess, cosmos_server: CosmosServer
+    make_process: MakeProcess, database: Database
 ) -> None:
     chance = Random(12)
     settings = {"K_TURN_BUFFER": "3", "REFLECTION_THRESHOLD_TURNS": "5", "MAX_SESSIONS": "3"}
-    process = make_process(**settings, **cosmos_server.environment)
+    process = make_process(**settings, **database.environment)
     await started(process)
     writers = [Writer(user, session, process.url) for user in USERS for session in SESSIONS]
     await begun(writers)
@@ -175,12 +264,12 @@ async def test_eight_kills_under_load_lose_nothing_and_double_nothing(
         tasks = await writing(process, writers, chance.randint(20, 120))
         process.kill()
         await asyncio.gather(*tasks)
-        stored = [await checked(writer, cosmos_server) for writer in writers]
-        end_leases(cosmos_server)
+        stored = [await checked(writer, database) for writer in writers]
+        database.end_leases()
         await started(process)
         for writer, was_stored in zip(writers, stored, strict=True):
             await writer.settle(was_stored)
-    await all_is_well(process, cosmos_server, writers)
+    await all_is_well(process, database, writers)
 
 
 async def begun(writers: list[Writer]) -> None:
@@ -189,7 +278,7 @@ async def begun(writers: list[Writer]) -> None:
             await door.start(writer.user_id, writer.session_id)
 
 
-async def all_is_well(process: ServiceProcess, server: CosmosServer, writers: list[Writer]) -> None:
+async def all_is_well(process: ServiceProcess, database: Database, writers: list[Writer]) -> None:
     """End all sessions: they are reflected on, and hold what was acknowledged."""
     async with Door(process.url) as door:
         for writer in writers:
@@ -197,10 +286,10 @@ async def all_is_well(process: ServiceProcess, server: CosmosServer, writers: li
             assert (ended["turns_count"], ended["reflection"]) == (len(writer.acknowledged), "done")
         for user_id in {writer.user_id for writer in writers}:
             own = {w.session_id: len(w.acknowledged) for w in writers if w.user_id == user_id}
-            await reflected_once(server, door, user_id, own)
+            await reflected_once(database, door, user_id, own)
     process.kill()
     for writer in writers:
-        await checked(writer, server)
+        await checked(writer, database)
 
 
 # The database
@@ -232,11 +321,11 @@ class StubbornWriter(Writer):
 
 
 async def test_kills_of_the_database_under_load_lose_nothing_and_double_nothing(
-    make_process: MakeProcess, lasting_server: CosmosServer
+    make_process: MakeProcess, lasting: Database
 ) -> None:
     chance = Random(13)
     settings = {"K_TURN_BUFFER": "3", "REFLECTION_THRESHOLD_TURNS": "5", "REFLECTION_RETRY_SECONDS": "0.1"}
-    process = make_process(**settings, SWEEP_INTERVAL_SECONDS="0.5", **lasting_server.environment)
+    process = make_process(**settings, SWEEP_INTERVAL_SECONDS="0.5", **lasting.environment)
     await started(process)
     writers = [StubbornWriter(user, session, process.url) for user in USERS for session in SESSIONS]
     await begun(list(writers))
@@ -244,31 +333,31 @@ async def test_kills_of_the_database_under_load_lose_nothing_and_double_nothing(
     kills = 0
     while not all(task.done() for task in tasks) and kills < 6:
         await asyncio.sleep(chance.uniform(0.2, 0.6))
-        lasting_server.kill()
+        lasting.kill()
         await asyncio.sleep(chance.uniform(0, 0.4))
-        await asyncio.to_thread(lasting_server.start)
+        await asyncio.to_thread(lasting.start)
         kills += 1
     await asyncio.gather(*tasks)
     assert kills >= 3
-    await all_is_well(process, lasting_server, list(writers))
+    await all_is_well(process, lasting, list(writers))
 
 
 async def test_the_service_and_its_database_killed_together_lose_nothing_and_double_nothing(
-    make_process: MakeProcess, lasting_server: CosmosServer
+    make_process: MakeProcess, lasting: Database
 ) -> None:
-    process = make_process(K_TURN_BUFFER="3", REFLECTION_THRESHOLD_TURNS="5", **lasting_server.environment)
+    process = make_process(K_TURN_BUFFER="3", REFLECTION_THRESHOLD_TURNS="5", **lasting.environment)
     await started(process)
     writers = [Writer(user, session, process.url) for user in USERS for session in SESSIONS]
     await begun(writers)
     for number in range(4):
         tasks = await writing(process, writers, 60)
-        for one in (process, lasting_server) if number % 2 else (lasting_server, process):
+        for one in (process, lasting) if number % 2 else (lasting, process):
             one.kill()
         await asyncio.gather(*tasks)
-        await asyncio.to_thread(lasting_server.start)
-        stored = [await checked(writer, lasting_server) for writer in writers]
-        end_leases(lasting_server)
+        await asyncio.to_thread(lasting.start)
+        stored = [await checked(writer, lasting) for writer in writers]
+        lasting.end_leases()
         await started(process)
         for writer, was_stored in zip(writers, stored, strict=True):
             await writer.settle(was_stored)
-    await all_is_well(process, lasting_server, writers)
+    await all_is_well(process, lasting, writers)
