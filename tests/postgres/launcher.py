@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +47,27 @@ class PostgresServer:
         self._numbers = count(1)
         self._prefix: list[str] = []
         self._user: str | None = None
+        self._home: Path | None = None
         if os.geteuid() == 0:
-            if subprocess.run([*AS_SOMEBODY_ELSE, "true"], capture_output=True, check=False).returncode == 0:
+            if namespaces_are_allowed():
                 self._prefix = AS_SOMEBODY_ELSE
             else:
-                self._user = "nobody"
-                os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+                self._move_to_where_nobody_may_be()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+
+    def _move_to_where_nobody_may_be(self) -> None:
+        """A temporary folder and an environment of root's are closed to others."""
+        home = Path(tempfile.mkdtemp(prefix="postgres-"))
+        home.chmod(0o755)
+        shutil.copytree(self._programs.parent, home / "installed", symlinks=True)
+        self._programs = home / "installed" / "bin"
+        self._folder, self._data, self._home = home / "of-nobody", home / "of-nobody" / "data", home
+        self._folder.mkdir()
+        self._user = "nobody"
+        os.chown(self._folder, pwd.getpwnam("nobody").pw_uid, -1)
+        self._settings["unix_socket_directories"] = str(self._folder)
 
     @property
     def url(self) -> str:
@@ -73,6 +86,8 @@ class PostgresServer:
         if self._server.poll() is None:
             self._server.send_signal(signal.SIGINT)
             self._server.wait(START_S)
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
 
     def start(self) -> None:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
@@ -137,6 +152,12 @@ class PostgresServer:
                 stderr=log,
                 start_new_session=True,
             )
+
+
+def namespaces_are_allowed() -> bool:
+    if shutil.which(AS_SOMEBODY_ELSE[0]) is None:
+        return False
+    return subprocess.run([*AS_SOMEBODY_ELSE, "true"], capture_output=True, check=False).returncode == 0
 
 
 def children(pid: int) -> list[int]:
