@@ -61,8 +61,10 @@ class PostgresServer:
         """A temporary folder and an environment of root's are closed to others."""
         home = Path(tempfile.mkdtemp(prefix="postgres-"))
         home.chmod(0o755)
-        shutil.copytree(self._programs.parent, home / "installed", symlinks=True)
-        self._programs = home / "installed" / "bin"
+        package = self._programs.parents[1]
+        for part in (self._programs.parent, package.with_name(f"{package.name}.libs")):
+            shutil.copytree(part, home / part.relative_to(package.parent), symlinks=True)
+        self._programs = home / self._programs.relative_to(package.parent)
         self._folder, self._data, self._home = home / "of-nobody", home / "of-nobody" / "data", home
         self._folder.mkdir()
         self._user = "nobody"
