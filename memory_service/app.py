@@ -21,6 +21,7 @@ from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
 from memory_service.background import Background
 from memory_service.breaker import Breaker
+from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
@@ -78,16 +79,19 @@ def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Se
 @asynccontextmanager
 async def open_service(settings: Settings, around: Surroundings | None = None) -> AsyncIterator[MemoryService]:
     """Start the parts in order of dependence; whatever happens, stop them in reverse. Raises UnsafeStart."""
-    around = around or Surroundings()
     async with AsyncExitStack() as stack:
         store = make_store(settings, make_point(settings))
         await store.start(stack)
+        clock = SharedClock(Surroundings().now, store.clock)
+        await clock.follow()
+        around = around or Surroundings(now=clock)
         reader, embedder = make_models(settings, stack)
         parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
         parts.scheduler.every(settings.sweep_interval_seconds, "sweep", parts.background.sweep)
+        parts.scheduler.every(settings.sweep_interval_seconds, "follow the clock", clock.follow)
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
         parts.scheduler.soon("sweep", parts.background.sweep)
         logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})

@@ -20,6 +20,7 @@ FLOORS = [
     ["stores.base", "llm.base"],
     ["consolidation"],
     [
+        "clock",
         "embedding",
         "pool",
         "scheduler",

@@ -259,6 +259,11 @@ class Store(ABC):
         """Wait until the store has broken in a way that only a new start mends; most never do."""
         await asyncio.Event().wait()
 
+    async def clock(self) -> datetime | None:
+        """Return the time as the backend has it, to a second; None where it has no other than this process."""
+        with self._translated():
+            return await self._clock()
+
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the backend answers."""
         with self._translated():
@@ -267,6 +272,9 @@ class Store(ABC):
     def usage(self) -> dict[str, Any]:
         """Counters for monitoring; cheap, no I/O."""
         return {}
+
+    async def _clock(self) -> datetime | None:
+        return None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ A store that promises to be durable subclasses `DurableStoreContract`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,6 +46,11 @@ class StoreContract(CommitContract, ReadContract, RecallContract, DueContract, M
 
     async def test_it_answers_a_ping(self, store: Store) -> None:
         await store.ping()  # raises nothing
+
+    async def test_it_tells_the_time_or_says_that_it_has_none_of_its_own(self, store: Store) -> None:
+        told = await store.clock()
+        assert (told is None) == store.capabilities.exclusive
+        assert told is None or abs(told - datetime.now(UTC)) < timedelta(seconds=3)
 
     async def test_its_usage_is_a_dictionary_of_counters(self, store: Store) -> None:
         def counts(held: Any) -> bool:

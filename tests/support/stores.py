@@ -130,6 +130,9 @@ class YieldingStore(Store):
     async def _erase(self, scope: Scope) -> Erased:
         return await self._around("erase", lambda: self.inner.erase(scope))
 
+    async def _clock(self) -> datetime | None:
+        return await self._around("clock", self.inner.clock)
+
     async def _ping(self) -> None:
         await self._around("ping", self.inner.ping)
 

@@ -100,7 +100,7 @@ class CosmosStore(Store):
             raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
 
     def usage(self) -> dict[str, Any]:
-        return {"commits": self._commits.count, **self._client.usage()}
+        return {"commits": self._commits.count, **self._client.meter.usage()}
 
     async def _commit(self, commit: Commit) -> None:
         await self._commits.write(commit)
@@ -231,6 +231,10 @@ class CosmosStore(Store):
 
     async def _erase(self, scope: Scope) -> Erased:
         return await self._moving.erase(scope)
+
+    async def _clock(self) -> datetime | None:
+        await self._ping()
+        return self._client.meter.dated_at
 
     async def _ping(self) -> None:
         await self._client.find("ping", self._names.interactions, "ping", "ping")

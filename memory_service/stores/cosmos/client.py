@@ -69,8 +69,7 @@ class Client:
         self._renewing = asyncio.Lock()
         self._rests_until = 0.0
         self._closing = False
-        self._meter = Meter()
-        self.usage = self._meter.usage
+        self.meter = Meter()
 
     async def start(self, stack: AsyncExitStack, prepare: Callable[[DatabaseProxy], Awaitable[None]]) -> None:
         """Sign in, make the database if it is not there, and prepare it. Raises UnsafeStart."""
@@ -107,7 +106,7 @@ class Client:
 
     async def _opened(self) -> Connection:
         return await Connection.open(
-            self._endpoint, self._key, self._sign_in, read_timeout_s=CALL_S, told=self._meter.count
+            self._endpoint, self._key, self._sign_in, read_timeout_s=CALL_S, told=self.meter.count
         )
 
     async def _close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextvars import ContextVar
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ verb: ContextVar[str] = ContextVar("verb", default="start")
 METADATA = "metadata"
 """What the SDK asks about the account and its containers, of itself: now and then, whatever the verb."""
 THROTTLED = 429
+HALF_A_SECOND = timedelta(seconds=0.5)
 
 
 class Spent(msgspec.Struct):
@@ -29,6 +32,8 @@ class Meter:
     def __init__(self) -> None:
         self._spent: defaultdict[str, Spent] = defaultdict(Spent)
         self._throttled = 0
+        self.dated_at: datetime | None = None
+        """When the last answer was made, by the service's clock; it tells whole seconds."""
 
     def count(self, response: Any) -> None:
         """Is told of each answer there is, also of those the SDK does not pass on."""
@@ -39,6 +44,8 @@ class Meter:
         spent.bytes_sent += len(asked.body or "")
         spent.bytes_received += len(answer.body())
         self._throttled += answer.status_code == THROTTLED
+        if "Date" in answer.headers:
+            self.dated_at = parsedate_to_datetime(answer.headers["Date"]) + HALF_A_SECOND
 
     def usage(self) -> dict[str, Any]:
         verbs = {name: _shown(spent) for name, spent in sorted(self._spent.items())}

@@ -18,7 +18,7 @@ from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
-from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
@@ -206,6 +206,10 @@ class PostgresStore(Store):
 
     async def _erase(self, scope: Scope) -> Erased:
         return await self._moving.erase(scope)
+
+    async def _clock(self) -> datetime | None:
+        ((now,),) = await self._client.rows("clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+        return moment(now)
 
     async def _ping(self) -> None:
         await self._client.rows("ping", "SELECT 1")
