@@ -39,7 +39,7 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
-from memory_service.stores.cosmos.search import Index, Search
+from memory_service.stores.cosmos.search import READ_WHOLE_TURNS, Index, Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Effect,
@@ -87,14 +87,16 @@ class CosmosStore(Store):
     async def _prepare(self, database: DatabaseProxy) -> None:
         without = await create_missing(database, self._names, self._wanted)
         self._index.kept = not without
-        if without:
-            self.searched_why = f"without {LACKING}: {', '.join(without)}"
-        elif self._wanted == "process":
+        if self._wanted == "process":
             self.searched_why = "COSMOS_SEARCH=process"
+        elif without:
+            self.searched_why = f"without {LACKING}: {', '.join(without)}"
         elif refusal := await self._search.refusal():
             self.searched_why = refusal
         else:
-            self.searched_by, self.searched_why = "account", ""
+            self.searched_by, self.searched_why = "account", f"COSMOS_SEARCH={self._wanted}"
+            if self._wanted == "auto":
+                self.searched_why += f": whom it keeps more than {READ_WHOLE_TURNS} turns of"
         if self._wanted == "account" != self.searched_by:
             raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
 
@@ -169,6 +171,11 @@ class CosmosStore(Store):
             read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
         return page_of(here, space, limit)
+
+    async def _narrows(self, scope: Scope) -> bool:
+        if self._wanted == "auto" and self.searched_by == "account":
+            return await self._search.is_large(scope)
+        return self.searched_by == "account"
 
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         return await self._search.candidates(scope, sought, limit)
