@@ -48,8 +48,8 @@ MOST_TERMS = 30
 a start asks for as many.
 """
 READ_WHOLE_TURNS = 500
-"""A memory of up to so many turns is read whole, for it costs about as much as two searches by the account: some 0.3 RU
-a turn, once, against 70 to 110. From then on a search costs 3.
+"""A memory of up to so many turns is read whole: with what was learned from them that costs what one search by the
+account does, some 220 RU, and each search after it 3. To read more pays only for who searches again soon.
 """
 LONGEST_PLAIN = 24
 STEPS = 1000
