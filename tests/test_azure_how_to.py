@@ -17,7 +17,9 @@ from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import create_database, settings_for
 from tests.support.stores import opened
 
-PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "azure-cosmos.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "how-to" / "azure-cosmos.md").read_text()
+SAY_HOW_LARGE = ("README.md", ".env.example", "CHANGELOG.md")
 DAY_S, HOURS, DAYS = 86_400, 730, 30.4
 SWEEPS_A_DAY = DAY_S / Settings.model_fields["sweep_interval_seconds"].default
 PARTITION_GB, PARTITION_RU_S = 50, 10_000
@@ -116,7 +118,8 @@ def test_what_it_says_of_the_largest_parts_is_so(column: int) -> None:
 def test_it_has_the_size_up_to_which_a_memory_is_read_whole() -> None:
     assert ASSUMED["turns of a memory that is read whole, at most"] == [READ_WHOLE_TURNS] * 2
     assert f"no more than {READ_WHOLE_TURNS} turns" in PAGE
-    assert f"memories of more than {READ_WHOLE_TURNS} turns" in PAGE
+    for page in (PAGE, *((ROOT / name).read_text() for name in SAY_HOW_LARGE)):
+        assert f"more than {READ_WHOLE_TURNS} turns" in page
 
 
 def policies() -> list[Any]:

@@ -46,7 +46,7 @@ async def store(cosmos_server: CosmosServer) -> AsyncIterator[Store]:
 async def test_an_account_that_has_the_indexes_searches(store: Store, cosmos_server: CosmosServer) -> None:
     assert (store.searched_by, store.searched_why) == (
         "account",
-        "COSMOS_SEARCH=auto: whom it keeps more than 500 turns of",
+        "COSMOS_SEARCH=auto: users with more than 500 turns",
     )
     for name in CONTAINERS:
         made = container(cosmos_server, name)
@@ -65,11 +65,13 @@ async def test_an_account_that_has_the_indexes_searches(store: Store, cosmos_ser
 
 
 async def test_an_account_without_the_features_gets_plain_containers_and_the_process_searches(
-    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cosmos_server.fails(NO_SEARCH)
     async with opened(settings_for(cosmos_server)) as store:
         assert store.searched_by == "process"
+        (told,) = [record for record in caplog.records if record.message == "the account does not search"]
+        assert vars(told)["reason"] == store.searched_why
         assert "interactions, session_summaries, insights" in store.searched_why
         await said(store, *["walnuts"] * 3)
         monkeypatch.setattr(search, "READ_WHOLE_TURNS", 2)
@@ -114,10 +116,11 @@ async def test_containers_of_before_are_used_as_they_are_even_if_one_alone_lacks
 
 
 async def test_who_is_told_to_search_in_the_process_makes_containers_without_indexes(
-    cosmos_server: CosmosServer,
+    cosmos_server: CosmosServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(settings_for(cosmos_server, cosmos_search="process")) as store:
         assert store.searched_by == "process"
+    assert "the account does not search" not in caplog.messages, "nobody asked it to"
     assert not container(cosmos_server, "insights").get("vectorEmbeddingPolicy")
 
 

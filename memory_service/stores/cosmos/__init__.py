@@ -6,6 +6,7 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -54,6 +55,8 @@ from memory_service.values import (
     Unembedded,
 )
 
+logger = logging.getLogger(__name__)
+
 USERS_AT_ONCE = 8
 """Whose partitions are looked through at the same time."""
 
@@ -94,11 +97,12 @@ class CosmosStore(Store):
         elif refusal := await self._search.refusal():
             self.searched_why = refusal
         else:
-            self.searched_by, self.searched_why = "account", f"COSMOS_SEARCH={self._wanted}"
-            if self._wanted == "auto":
-                self.searched_why += f": whom it keeps more than {READ_WHOLE_TURNS} turns of"
-        if self._wanted == "account" != self.searched_by:
-            raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
+            whom = f"users with more than {READ_WHOLE_TURNS} turns" if self._wanted == "auto" else "all users"
+            self.searched_by, self.searched_why = "account", f"COSMOS_SEARCH={self._wanted}: {whom}"
+        if self.searched_by == "process" and self._wanted != "process":
+            if self._wanted == "account":
+                raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
+            logger.warning("the account does not search", extra={"reason": self.searched_why})
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.usage()}
