@@ -21,8 +21,8 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import CosmosStore
 from memory_service.stores.cosmos.search import READ_WHOLE_TURNS
-from memory_service.values import Hot, Scope
-from tests.support.values import a_key, a_memory, begin, next_turn
+from memory_service.values import Scope
+from tests.support.values import a_key, a_memory, a_turn, begin
 
 NEVER_S = 3600
 TURNS = 10
@@ -43,10 +43,6 @@ class Service:
         assert isinstance(store, CosmosStore)
         self.store = store
         self._embedding = Embedding(store, LocalEmbedder(), Breaker(), gather_s=0)
-
-    @property
-    def searches_by_account(self) -> int:
-        return int(self._parts.recall.stats()["searches_by_account"])
 
     @classmethod
     @asynccontextmanager
@@ -117,11 +113,12 @@ class Service:
     async def grow(self) -> None:
         """Give the large user what would have been said, and learned of each ten turns, over a long time."""
         key = a_key(user_id=LARGE)
-        hot = Hot(session=await begin(self.store, key))
-        for _ in range(LARGE_TURNS):
-            commit, hot = next_turn(hot, key, text=(USER_WORDS + AGENT_WORDS)[:260])
-            await self.store.commit(commit)
-        await self.store.commit(Commit(scope=key.scope, session=hot.session.ended("client")))
+        head = await begin(self.store, key)
+        for first in range(1, LARGE_TURNS, 5 * TURNS):
+            turns = tuple(a_turn(first + other, text=(USER_WORDS + AGENT_WORDS)[:260]) for other in range(5 * TURNS))
+            head = head.with_turn(turns[-1])
+            await self.store.commit(Commit(scope=key.scope, session=head, turns=turns))
+        await self.store.commit(Commit(scope=key.scope, session=head.ended("client")))
         for number in range(LARGE_TURNS // TURNS):
             learned = [a_memory(f"summary_{number}", kind="summary", text=AGENT_WORDS)]
             learned += [a_memory(f"m{number}-{other}", text=USER_WORDS[:90]) for other in range(3)]
