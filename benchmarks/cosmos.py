@@ -26,7 +26,7 @@ from uuid import uuid4
 import click
 import msgspec
 
-from benchmarks.cosmos_actions import Service
+from benchmarks.cosmos_actions import LARGE, Service
 from benchmarks.cosmos_verbs import verbs_of
 from benchmarks.figures import median, shown, table
 from benchmarks.servers import work_folder
@@ -38,8 +38,9 @@ from tests.cosmos.launcher import KEY, CosmosServer
 OF_VERBS = "_verbs"
 """The other of the two databases: what one part leaves is no work for the other."""
 HELD_MS = 60
-"""How long each answer is held back to count the waits: far longer than what is done in between."""
+"""How long each answer is held back to count the waits, at least: far longer than what is done in between."""
 COLD_RESTORE, STORE = "start: restore, cold", "store"
+BY_ACCOUNT, READ_WHOLE = "retrieve, large memory", "retrieve, large memory, first, process"
 MOST_WAITS = {COLD_RESTORE: 3, STORE: 1, "store, Idempotency-Key": 1}
 SPENT = ("requests", "request_units", "bytes_sent", "bytes_received")
 HEADS = ["", "round trips", "requests", "RU", "bytes sent", "received", "p50 ms"]
@@ -83,11 +84,8 @@ class Watch:
     def __init__(self, store: CosmosStore, server: CosmosServer | None, repeat: int) -> None:
         self._store, self._server, self._repeat = store, server, repeat
 
-    async def row(self, name: str, work: Work, first: Work | None = None, *, rests: bool = False) -> Row:
-        """Do the work so often, each time with the next number and after what it needs `first`; once more for waits.
-
-        Those of work that `rests` in between cannot be told.
-        """
+    async def row(self, name: str, work: Work, first: Work | None = None) -> Row:
+        """Do the work so often, each time with the next number and after what it needs `first`; once more for waits."""
         spent, took = dict.fromkeys(SPENT, 0.0), []
         for number in range(self._repeat):
             if first:
@@ -98,22 +96,23 @@ class Watch:
             spent = {what: spent[what] + count - before[what] for what, count in self._spent().items()}
         if first:
             await first(self._repeat)
-        waits = None if rests else await self._waits(lambda: work(self._repeat))
+        p50_ms = median(took) or 0.0
+        waits = await self._waits(lambda: work(self._repeat), max(HELD_MS, 4 * p50_ms))
         means = {what: count / self._repeat for what, count in spent.items()}
-        return Row(name=name, round_trips=waits, p50_ms=median(took) or 0.0, **means)
+        return Row(name=name, round_trips=waits, p50_ms=p50_ms, **means)
 
     def _spent(self) -> dict[str, float]:
         verbs = [spent for verb, spent in self._store.usage()["verbs"].items() if verb != "metadata"]
         return {name: sum(spent[name] for spent in verbs) for name in SPENT}
 
-    async def _waits(self, work: Callable[[], Awaitable[object]]) -> int | None:
+    async def _waits(self, work: Callable[[], Awaitable[object]], held_ms: float) -> int | None:
         if self._server is None:
             await work()  # what is measured next may need it
             return None
-        self._server.fails({"delay_ms": HELD_MS, "path": "/docs"})
+        self._server.fails({"delay_ms": held_ms, "path": "/docs"})
         began = time.perf_counter()
         await work()
-        waits = int((time.perf_counter() - began) * 1000 / HELD_MS)
+        waits = int((time.perf_counter() - began) * 1000 / held_ms)
         self._server.fails()
         return waits
 
@@ -169,7 +168,14 @@ async def _verbs(settings: Settings, server: CosmosServer | None, repeat: int) -
 
 
 async def _actions(settings: Settings, server: CosmosServer | None, repeat: int) -> AsyncIterator[Row]:
-    """Two services one after the other: what the first has in memory the second has not."""
+    """Services one after the other: what the first has in memory the next has not."""
+    async for row in _talking(settings, server, repeat):
+        yield row
+    async for row in _coming_back(settings, server, repeat):
+        yield row
+
+
+async def _talking(settings: Settings, server: CosmosServer | None, repeat: int) -> AsyncIterator[Row]:
     users = repeat + 1
     async with Service.opened(settings) as first:
         watch = Watch(first.store, server, repeat)
@@ -180,19 +186,26 @@ async def _actions(settings: Settings, server: CosmosServer | None, repeat: int)
         yield await watch.row("store, Idempotency-Key", lambda n: first.turn(f"user-{n}", f"key-{n}"))
         yield await watch.row("context, hot", lambda n: first.context(f"user-{n}"))
         yield await watch.row("store, a repeat of it", lambda n: first.turn(f"user-{n}", f"key-{n}"))
+        await first.embed_everything()
         yield await watch.row("end", lambda n: first.end(f"user-{n}"), lambda n: first.context(f"user-{n}"))
         yield await watch.row("reflection of a sitting", lambda n: first.reflect(f"user-{n}"))
-        await first.embed()
-        yield await watch.row(
-            "vectors of a turn", lambda _: first.embed(), lambda n: first.turn(f"new-{n}"), rests=True
-        )
-        await first.embed()
+        yield await watch.row("vectors of a reflection", lambda n: first.embed(f"user-{n}"))
+        yield await watch.row("vectors of a turn", lambda n: first.embed(f"new-{n}"), lambda n: first.turn(f"new-{n}"))
         await first.talk(users, "again")
+        await first.grow()
+
+
+async def _coming_back(settings: Settings, server: CosmosServer | None, repeat: int) -> AsyncIterator[Row]:
     async with Service.opened(settings, later_h=1) as later:
         watch = Watch(later.store, server, repeat)
         yield await watch.row(COLD_RESTORE, lambda n: later.start(f"user-{n}", "again"))
-        yield await watch.row("retrieve, cold", lambda n: later.retrieve(f"user-{n}"))
+        yield await watch.row("retrieve, first", lambda n: later.retrieve(f"user-{n}"))
         yield await watch.row("retrieve, hot", lambda n: later.retrieve(f"user-{n}"))
+        if later.store.searched_by == "account":  # another reads large memories too
+            yield await watch.row(BY_ACCOUNT, lambda _: later.retrieve(LARGE))
+    async with Service.opened(settings.model_copy(update={"cosmos_search": "process"})) as reading:
+        watch = Watch(reading.store, server, repeat)
+        yield await watch.row(READ_WHOLE, lambda _: reading.retrieve(LARGE), lambda _: reading.forget(LARGE))
     async with Service.opened(settings) as last:
         watch = Watch(last.store, server, repeat)
         yield await watch.row("context, cold", lambda n: last.context(f"user-{n}", "again"))

@@ -18,11 +18,16 @@ from memory_service.llm.offline import LocalEmbedder
 from memory_service.server import Server, listening, url_of
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
+from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import CosmosStore
+from memory_service.stores.cosmos.search import READ_WHOLE_TURNS
 from memory_service.values import Scope
+from tests.support.values import a_key, a_memory, a_turn, begin
 
 NEVER_S = 3600
 TURNS = 10
+LARGE, LARGE_TURNS = "large", READ_WHOLE_TURNS + 100
+"""A user whose memory is rather narrowed than read, with so many turns."""
 USER_WORDS = "I have been thinking about the house by the lake again, and whether we can pay for it. " * 2
 AGENT_WORDS = "With what you told me of your savings and of the loan, it can be done in about four years. " * 4
 """A turn of 0.5 KB of words."""
@@ -91,6 +96,10 @@ class Service:
     async def retrieve(self, user_id: str) -> None:
         await self._post("/memory/retrieve", user_id=user_id, query=QUESTION)
 
+    async def forget(self, user_id: str) -> None:
+        """Let go of what is here of a user's memory to search it."""
+        self._parts.recall.forget(_scope(user_id))
+
     async def end(self, user_id: str) -> None:
         await self._post("/sessions/end", user_id=user_id, session_id="s")
 
@@ -101,13 +110,39 @@ class Service:
             for _ in range(TURNS):
                 await self.turn(f"user-{number}", session_id=session_id)
 
+    async def grow(self) -> None:
+        """Give the large user what would have been said, and learned of each ten turns, over a long time."""
+        key = a_key(user_id=LARGE)
+        head = await begin(self.store, key)
+        for first in range(1, LARGE_TURNS, 5 * TURNS):
+            turns = tuple(a_turn(first + other, text=(USER_WORDS + AGENT_WORDS)[:260]) for other in range(5 * TURNS))
+            head = head.with_turn(turns[-1])
+            await self.store.commit(Commit(scope=key.scope, session=head, turns=turns))
+        await self.store.commit(Commit(scope=key.scope, session=head.ended("client")))
+        for number in range(LARGE_TURNS // TURNS):
+            learned = [a_memory(f"summary_{number}", kind="summary", text=AGENT_WORDS)]
+            learned += [a_memory(f"m{number}-{other}", text=USER_WORDS[:90]) for other in range(3)]
+            await self.store.commit(Commit(scope=key.scope, memories=tuple(learned)))
+        await self.embed_everything()
+
     # In the background
 
     async def reflect(self, user_id: str) -> None:
-        await self._parts.reflector.reflect_due(Scope(tenant_id="default", user_id=user_id))
+        await self._parts.reflector.reflect_due(_scope(user_id))
 
-    async def embed(self) -> None:
+    async def embed(self, user_id: str) -> None:
+        """What a turn and a reflection ring for."""
+        self._embedding.ring(_scope(user_id))
+        await self._embedding.embed_rung()
+
+    async def embed_everything(self) -> None:
         await self._embedding.embed_due()
 
     async def sweep(self) -> None:
+        """With its look for vectors, which otherwise follows it."""
         await self._parts.background.sweep()
+        await self._embedding.embed_due()
+
+
+def _scope(user_id: str) -> Scope:
+    return Scope(tenant_id="default", user_id=user_id)

@@ -2,6 +2,7 @@
 
 The searchable items of recently active users are kept in memory (`Corpus`), brought up to date from the
 store before each search, so a fact stored a moment ago is found; its vector follows when it is computed.
+Where a store has indexes of its own, it narrows the memories that are too large to be read for that.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Recall:
         self._embedding = embedding
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
-        self.searches = self.degraded = self.too_large = 0
+        self.searches = self.by_account = self.degraded = self.too_large = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
         # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
@@ -69,7 +70,7 @@ class Recall:
         decide and the answer says so.
         """
         self.searches += 1
-        vector = await self._embedding.question(question)
+        vector, narrowed = await asyncio.gather(self._embedding.question(question), self._is_narrowed(scope))
         self.degraded += vector is None
         sought = Sought(
             stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
@@ -78,8 +79,14 @@ class Recall:
             kinds=SEARCHED if kinds is None else tuple(kinds),
             with_extracts=kinds is not None,
         )
-        by = self._by_account if self._store.searched_by == "account" else self._by_process
+        by = self._by_account if narrowed else self._by_process
         return Retrieved(hits=await by(scope, question, sought, limit), degraded=("vector",) if vector is None else ())
+
+    async def _is_narrowed(self, scope: Scope) -> bool:
+        """Whether the store narrows a user's memory to the question: not one that is here, whatever its size."""
+        kept = self._cache.get(scope)
+        is_here = kept is not None and kept.space == self._embedding.space
+        return not is_here and await self._store.narrows(scope)
 
     async def _by_process(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
         searchable = self._searchable(scope)
@@ -90,6 +97,7 @@ class Recall:
 
     async def _by_account(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
         """The store narrows; what it gives is ranked as everything of a user is where it does not."""
+        self.by_account += 1
         candidates = await self._store.candidates(scope, sought, max(CANDIDATES, limit))
         corpus = Corpus()
         await self._in_thread(self._add, corpus, candidates)
@@ -149,6 +157,7 @@ class Recall:
             "searched_by": self._store.searched_by,
             "searched_why": self._store.searched_why,
             "searches": self.searches,
+            "searches_by_account": self.by_account,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     cosmos_insights_container: str = Field("insights", description="Container of insights.")
     cosmos_search: SearchedBy = Field(
         "auto",
-        description="Who searches: account (its vector and full-text indexes), process, or auto (account if it can).",
+        description="Who searches: account (by indexes of its own), process, or auto (account, if it can, the large).",
     )
 
     # Models: Azure OpenAI if its endpoint is set, else an OpenAI-compatible endpoint if its key or URL is, else none

@@ -20,6 +20,7 @@ from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
 from benchmarks import cosmos, outage, retrieval
+from benchmarks.cosmos_actions import LARGE_TURNS
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
 from benchmarks.http import Report
@@ -134,6 +135,14 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert actions[cosmos.COLD_RESTORE].round_trips == 3
     assert (actions["context, hot"].round_trips, actions["context, hot"].requests) == (0, 0)
     assert actions["retrieve, hot"].round_trips == 1
+    large, read_whole = actions[cosmos.BY_ACCOUNT], actions[cosmos.READ_WHOLE]
+    assert (large.round_trips, large.requests) == (2, 7), "how large it is, and two questions to each container"
+    documents = LARGE_TURNS * 1.4
+    told_units = azure_how_to.READING + azure_how_to.READING_EACH * documents
+    assert read_whole.request_units == pytest.approx(told_units, rel=0.05)
+    assert f"here {LARGE_TURNS} turns, and {round(LARGE_TURNS * 0.4)} memories" in " ".join(azure_how_to.PAGE.split())
+    assert actions["vectors of a turn"].requests == 5, "one partition of each container, which turn, its vectors"
+    assert actions["sweep, nothing to do"].requests == 6
     assert verbs["commit: turn"].requests == verbs["ping"].requests == 1
     assert verbs["entries: nothing new"].requests == 3
     assert verbs["commit: turn"].request_units > 10

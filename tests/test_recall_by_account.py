@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,18 @@ import pytest
 
 from memory_service.breaker import Breaker
 from memory_service.embedding import Embedding
-from memory_service.errors import ModelUnavailable
+from memory_service.errors import ModelUnavailable, StoreUnavailable
 from memory_service.llm.offline import LocalEmbedder
 from memory_service.recall import Recall
 from memory_service.stores.base import Store
+from memory_service.stores.cosmos import search
 from memory_service.values import EXTRACTIVE, Scope
 from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import settings_for
-from tests.support.remembering import learn, say
+from tests.support.remembering import Counting, learn, say
 from tests.support.stores import opened
 
-ANA = Scope(user_id="ana")
+ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 TALK = [
     "We adopted a kitten last week",
     "Her name is Miso",
@@ -39,6 +41,7 @@ QUESTIONS = [
     "Who plays a game?",
     "the colour",
 ]
+SMALL_TURNS = len(TALK)
 
 
 class Failing:
@@ -57,14 +60,33 @@ class Failing:
 async def recalls(cosmos_server: CosmosServer) -> AsyncIterator[tuple[Recall, Recall, Store]]:
     """Recall by the account, and by the process, over the same record."""
     async with AsyncExitStack() as stack:
-        made = []
-        for who in ("account", "process"):
-            store = await stack.enter_async_context(opened(settings_for(cosmos_server, cosmos_search=who)))
-            recall = Recall(store, Embedding(store, LocalEmbedder(), Breaker()), cache_bytes=10_000_000)
-            await recall.start(stack)
-            made.append((recall, store))
-        (account, store), (process, _) = made
+        account, store = await stack.enter_async_context(recall_by(cosmos_server, "account"))
+        process, _ = await stack.enter_async_context(recall_by(cosmos_server, "process"))
         yield account, process, store
+
+
+@pytest.fixture
+async def auto(cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Recall, Store]]:
+    """Recall that decides by user: of more than eight turns it is the account."""
+    monkeypatch.setattr(search, "READ_WHOLE_TURNS", SMALL_TURNS)
+    async with recall_by(cosmos_server, "auto") as recall_and_store:
+        yield recall_and_store
+
+
+@asynccontextmanager
+async def recall_by(
+    server: CosmosServer, who: str, cache_bytes: int = 10_000_000
+) -> AsyncIterator[tuple[Recall, Store]]:
+    async with opened(settings_for(server, cosmos_search=who)) as store, AsyncExitStack() as stack:
+        recall = Recall(store, Embedding(store, LocalEmbedder(), Breaker()), cache_bytes=cache_bytes)
+        await recall.start(stack)
+        yield recall, store
+
+
+def answered_by(recall: Recall) -> tuple[int, int]:
+    """Searches the account answered, and users whose memory is in the process."""
+    stats = recall.stats()
+    return stats["searches_by_account"], stats["cached_users"]
 
 
 async def hits(recall: Recall, question: str, scope: Scope = ANA, **more: Any) -> list[tuple[str, float]]:
@@ -75,14 +97,15 @@ async def test_both_ways_give_the_same_hits(recalls: tuple[Recall, Recall, Store
     account, process, store = recalls
     await say(store, ANA, *TALK)
     await say(store, ANA, *TALK[:4], session_id="again", name="Ana")
-    await say(store, Scope(user_id="ben"), *TALK)
+    await say(store, BEN, *TALK)
     assert (await hits(account, "walnuts"))[0][0] == (await hits(process, "walnuts"))[0][0]
     await Embedding(store, LocalEmbedder(), Breaker()).embed_due()
     for question in QUESTIONS:
         assert await hits(account, question) == await hits(process, question) != []
     assert (await hits(account, "Which pet do we have?"))[0][0] == TALK[0]
     assert (account.stats()["searched_by"], process.stats()["searched_by"]) == ("account", "process")
-    assert account.stats()["cached_users"] == 0
+    assert answered_by(account) == (account.stats()["searches"], 0)
+    assert answered_by(process) == (0, 1)
 
 
 async def test_both_ways_leave_out_the_same(recalls: tuple[Recall, Recall, Store]) -> None:
@@ -120,7 +143,7 @@ async def test_as_many_hits_are_given_as_are_asked_for(recalls: tuple[Recall, Re
 
 async def test_while_the_embedder_is_down_words_answer(cosmos_server: CosmosServer) -> None:
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(opened(settings_for(cosmos_server)))
+        store = await stack.enter_async_context(opened(settings_for(cosmos_server, cosmos_search="account")))
         recall = Recall(store, Embedding(store, Failing(), Breaker()), cache_bytes=1)
         await recall.start(stack)
         await say(store, ANA, *TALK)
@@ -138,3 +161,115 @@ async def test_what_was_stored_a_moment_ago_is_found_at_once_and_by_meaning_when
     assert await hits(account, "dog") == []
     await Embedding(store, LocalEmbedder(), Breaker()).embed_due()
     assert (await hits(account, "dog"))[0][0] == "We adopted a puppy"
+
+
+# Who decides by user
+
+
+async def test_a_small_memory_is_searched_in_the_process_and_a_large_one_by_the_account(
+    auto: tuple[Recall, Store], cosmos_server: CosmosServer
+) -> None:
+    recall, store = auto
+    await say(store, ANA, *TALK)
+    await say(store, BEN, *TALK[:4])
+    await say(store, BEN, *TALK[4:], "And it rained again", session_id="other")
+    await Embedding(store, LocalEmbedder(), Breaker()).embed_due()
+    assert (await hits(recall, "walnuts"))[0][0] == "I am allergic to walnuts"
+    assert answered_by(recall) == (0, 1)
+    assert (await hits(recall, "walnuts", BEN))[0][0] == "I am allergic to walnuts"
+    assert answered_by(recall) == (1, 1)
+    async with recall_by(cosmos_server, "process") as (process, _):
+        for scope in (ANA, BEN):
+            for question in QUESTIONS:
+                assert await hits(recall, question, scope) == await hits(process, question, scope) != []
+    assert answered_by(recall) == (1 + len(QUESTIONS), 1)
+
+
+async def test_how_large_a_memory_is_costs_one_request_of_one_partition_and_nothing_once_it_is_here(
+    auto: tuple[Recall, Store], cosmos_server: CosmosServer
+) -> None:
+    recall, store = auto
+    await say(store, ANA, *TALK)
+    cosmos_server.calls()
+    for asked in (['["default|ana"]'], []):
+        await hits(recall, "walnuts")
+        calls = cosmos_server.calls()
+        assert "change_feed" in [call["op"] for call in calls]
+        assert [call["key"] for call in calls if call["op"] == "query"] == asked
+
+
+async def test_how_large_a_memory_is_comes_while_the_question_is_embedded(
+    auto: tuple[Recall, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recall, store = auto
+    counted = asyncio.Event()
+    narrows = store.narrows
+
+    async def noted(scope: Scope) -> bool:
+        counted.set()
+        return await narrows(scope)
+
+    class Patient(LocalEmbedder):
+        async def embed(self, texts: Sequence[str]) -> np.ndarray:
+            await asyncio.wait_for(counted.wait(), 5)
+            return await super().embed(texts)
+
+    monkeypatch.setattr(store, "narrows", noted)
+    monkeypatch.setattr(recall._embedding, "_embedder", Patient())
+    assert (await recall.retrieve(ANA, "walnuts", 5)).degraded == ()
+
+
+async def test_who_grows_large_stays_in_the_process_until_the_cache_lets_go(auto: tuple[Recall, Store]) -> None:
+    recall, store = auto
+    await say(store, ANA, *TALK)
+    await hits(recall, "walnuts")
+    await say(store, ANA, "I ate a walnut after all")
+    assert len(await hits(recall, "walnut")) == 5
+    assert answered_by(recall) == (0, 1)
+    recall.forget(ANA)
+    assert "I ate a walnut after all" in [text for text, _ in await hits(recall, "walnut")]
+    assert answered_by(recall) == (1, 0)
+
+
+async def test_who_grows_too_large_for_the_cache_is_left_to_the_account(
+    auto: tuple[Recall, Store], cosmos_server: CosmosServer
+) -> None:
+    _, store = auto
+    await say(store, ANA, *TALK)
+    async with recall_by(cosmos_server, "auto", cache_bytes=60_000) as (recall, _):
+        await hits(recall, "walnuts")
+        assert answered_by(recall) == (0, 1)
+        for session in range(5):
+            remarks = [f"remark {session} {number} of the day" for number in range(20)]
+            await say(store, ANA, *remarks, session_id=f"s{session}")
+        await hits(recall, "walnuts")
+        assert (answered_by(recall), recall.stats()["too_large_to_cache"]) == ((0, 0), 1)
+        await hits(recall, "walnuts")
+        assert (answered_by(recall), recall.stats()["too_large_to_cache"]) == ((1, 0), 1)
+
+
+async def test_who_is_here_by_the_vectors_of_another_model_is_read_anew_only_if_small(
+    auto: tuple[Recall, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recall, store = auto
+    await say(store, ANA, *TALK)
+    await hits(recall, "walnuts")
+    await say(store, ANA, "I ate a walnut after all")
+    monkeypatch.setattr(recall._embedding, "_embedder", Counting())
+    await hits(recall, "walnuts")
+    assert recall.by_account == 1
+    await say(store, BEN, *TALK)
+    await hits(recall, "walnuts", BEN)
+    assert recall.by_account == 1
+
+
+async def test_a_memory_whose_size_cannot_be_told_is_not_searched(
+    auto: tuple[Recall, Store], cosmos_server: CosmosServer
+) -> None:
+    recall, store = auto
+    await say(store, ANA, *TALK)
+    cosmos_server.fails({"op": "query", "body": "COUNT", "status": 403})
+    with pytest.raises(StoreUnavailable):
+        await recall.retrieve(ANA, "walnuts", 5)
+    cosmos_server.fails()
+    assert (await hits(recall, "walnuts"))[0][0] == "I am allergic to walnuts"

@@ -113,8 +113,9 @@ class Store(ABC):
 
     capabilities: Capabilities
     searched_by: Literal["process", "account"] = "process"
-    """Who narrows a user's memory to a question. `account`: the backend, which then has `candidates`."""
+    """Who narrows a user's memory to a question. `account`: the backend, for all whom it `narrows`."""
     searched_why: str = "this store has no indexes to search by"
+    """Why so, in words for those who run the service."""
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
     damage_errors: ClassVar[tuple[type[Exception], ...]] = ()
     """By which a backend says that what it holds is damaged; looked at before `native_errors`."""
@@ -190,6 +191,14 @@ class Store(ABC):
         """
         with self._translated():
             return await self._entries(scope, cursor, space, limit)
+
+    async def narrows(self, scope: Scope) -> bool:
+        """Return whether to ask for `candidates` of this user, because to read all there is (`entries`) is dearer.
+
+        One round trip at most, and cheap beside either. Never where `searched_by` is `process`.
+        """
+        with self._translated():
+            return await self._narrows(scope)
 
     async def candidates(self, scope: Scope, sought: Sought, limit: int = CANDIDATES) -> Entries:
         """Return what of a user's memory may answer a question: at least the best so many by words and by vector.
@@ -306,6 +315,9 @@ class Store(ABC):
     ) -> list[Memory]: ...
     @abstractmethod
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
+    async def _narrows(self, scope: Scope) -> bool:
+        return False
+
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         raise NotImplementedError(f"{type(self).__name__} does not search by itself")
 

@@ -38,12 +38,15 @@ def everything(server: CosmosServer) -> Any:
     return {container: documents(server, container) for container in CONTAINERS}
 
 
-def create_database(server: CosmosServer, containers: dict[str, tuple[dict[str, Any], int]]) -> None:
-    """Make a database as an operator might: containers with their policy and time to live."""
+def create_database(
+    server: CosmosServer, containers: dict[str, tuple[dict[str, Any], int]], **search: dict[str, Any]
+) -> None:
+    """Make a database as an operator might: containers with their policy and time to live, and to search by."""
     with CosmosClient(server.url, KEY) as client:
         database = client.create_database("agent_memory")
         for name, (policy, lives) in containers.items():
-            database.create_container(name, PartitionKey("/owner"), indexing_policy=policy, default_ttl=lives)
+            key = PartitionKey("/owner")
+            database.create_container(name, key, indexing_policy=policy, default_ttl=lives, **search)
 
 
 def copy_database(

@@ -17,7 +17,7 @@ from memory_service.stores.cosmos import search
 from memory_service.stores.cosmos.search import DIMENSIONS, MOST_TERMS, direction_of, word_of, words_of
 from memory_service.text import Tokenizer
 from tests.cosmos.launcher import KEY, CosmosServer
-from tests.stores.contract_candidates import ANA, CandidatesContract, asked, learned, names, point, row, said
+from tests.stores.contract_candidates import ANA, BEN, CandidatesContract, asked, learned, names, point, row, said
 from tests.stores.cosmos_account import CONTAINERS, container, documents, settings_for
 from tests.support.remembering import say
 from tests.support.stores import opened
@@ -44,7 +44,10 @@ async def store(cosmos_server: CosmosServer) -> AsyncIterator[Store]:
 
 
 async def test_an_account_that_has_the_indexes_searches(store: Store, cosmos_server: CosmosServer) -> None:
-    assert (store.searched_by, store.searched_why) == ("account", "")
+    assert (store.searched_by, store.searched_why) == (
+        "account",
+        "COSMOS_SEARCH=auto: users with more than 500 turns",
+    )
     for name in CONTAINERS:
         made = container(cosmos_server, name)
         (embedding,) = made["vectorEmbeddingPolicy"]["vectorEmbeddings"]
@@ -62,13 +65,17 @@ async def test_an_account_that_has_the_indexes_searches(store: Store, cosmos_ser
 
 
 async def test_an_account_without_the_features_gets_plain_containers_and_the_process_searches(
-    cosmos_server: CosmosServer,
+    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cosmos_server.fails(NO_SEARCH)
     async with opened(settings_for(cosmos_server)) as store:
         assert store.searched_by == "process"
+        (told,) = [record for record in caplog.records if record.message == "the account does not search"]
+        assert vars(told)["reason"] == store.searched_why
         assert "interactions, session_summaries, insights" in store.searched_why
-        await said(store, "walnuts")
+        await said(store, *["walnuts"] * 3)
+        monkeypatch.setattr(search, "READ_WHOLE_TURNS", 2)
+        assert not await store.narrows(ANA), "there is nothing to narrow by"
         await learned(store, a_memory("m"))
         await point(store, {"m": row(1), "s#1": [row(1), row(1)]})
     for name in CONTAINERS:
@@ -109,10 +116,11 @@ async def test_containers_of_before_are_used_as_they_are_even_if_one_alone_lacks
 
 
 async def test_who_is_told_to_search_in_the_process_makes_containers_without_indexes(
-    cosmos_server: CosmosServer,
+    cosmos_server: CosmosServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(settings_for(cosmos_server, cosmos_search="process")) as store:
         assert store.searched_by == "process"
+    assert "the account does not search" not in caplog.messages, "nobody asked it to"
     assert not container(cosmos_server, "insights").get("vectorEmbeddingPolicy")
 
 
@@ -156,6 +164,36 @@ async def test_an_index_of_another_width_is_not_one_of_ours(store: Store, cosmos
         )
     async with opened(settings_for(cosmos_server)) as other:
         assert (other.searched_by, other.searched_why.split()[-1]) == ("process", "insights")
+
+
+# Whom the account narrows
+
+
+async def test_the_account_narrows_memories_that_are_dearer_to_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "READ_WHOLE_TURNS", 2)
+    await said(store, "walnuts")
+    await said(store, "walnuts", session_id="other")
+    await said(store, *["walnuts"] * 5, scope=BEN)
+    await learned(store, *(a_memory(f"m{number}") for number in range(5)))
+    assert not await store.narrows(ANA), "two turns, whatever was learned from them"
+    assert await store.narrows(BEN)
+    await said(store, "cake", session_id="third")
+    assert await store.narrows(ANA)
+
+
+@pytest.mark.parametrize(("wish", "narrowed"), [("account", True), ("process", False)])
+async def test_who_is_told_who_searches_does_not_count(
+    cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch, wish: str, narrowed: bool
+) -> None:
+    monkeypatch.setattr(search, "READ_WHOLE_TURNS", 1)
+    async with opened(settings_for(cosmos_server, cosmos_search=wish)) as store:
+        await said(store, "walnuts")
+        await said(store, "walnuts", "cake", scope=BEN)
+        cosmos_server.calls()
+        assert [await store.narrows(scope) for scope in (ANA, BEN)] == [narrowed, narrowed]
+        assert not cosmos_server.calls()
 
 
 # What is asked

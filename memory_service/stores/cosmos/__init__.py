@@ -6,6 +6,7 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -39,7 +40,7 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
-from memory_service.stores.cosmos.search import Index, Search
+from memory_service.stores.cosmos.search import READ_WHOLE_TURNS, Index, Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.values import (
     Effect,
@@ -54,6 +55,8 @@ from memory_service.values import (
     Turn,
     Unembedded,
 )
+
+logger = logging.getLogger(__name__)
 
 USERS_AT_ONCE = 8
 """Whose partitions are looked through at the same time."""
@@ -88,16 +91,19 @@ class CosmosStore(Store):
     async def _prepare(self, database: DatabaseProxy) -> None:
         without = await create_missing(database, self._names, self._wanted)
         self._index.kept = not without
-        if without:
-            self.searched_why = f"without {LACKING}: {', '.join(without)}"
-        elif self._wanted == "process":
+        if self._wanted == "process":
             self.searched_why = "COSMOS_SEARCH=process"
+        elif without:
+            self.searched_why = f"without {LACKING}: {', '.join(without)}"
         elif refusal := await self._search.refusal():
             self.searched_why = refusal
         else:
-            self.searched_by, self.searched_why = "account", ""
-        if self._wanted == "account" != self.searched_by:
-            raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
+            whom = f"users with more than {READ_WHOLE_TURNS} turns" if self._wanted == "auto" else "all users"
+            self.searched_by, self.searched_why = "account", f"COSMOS_SEARCH={self._wanted}: {whom}"
+        if self.searched_by == "process" and self._wanted != "process":
+            if self._wanted == "account":
+                raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
+            logger.warning("the account does not search", extra={"reason": self.searched_why})
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.meter.usage()}
@@ -174,6 +180,11 @@ class CosmosStore(Store):
             read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
         return page_of(here, space, limit)
+
+    async def _narrows(self, scope: Scope) -> bool:
+        if self._wanted == "auto" and self.searched_by == "account":
+            return await self._search.is_large(scope)
+        return self.searched_by == "account"
 
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         return await self._search.candidates(scope, sought, limit)

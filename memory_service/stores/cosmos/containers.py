@@ -95,7 +95,7 @@ SEARCH: dict[str, Any] = {
 }
 
 
-def _searched(policy: Document) -> Document:
+def searched(policy: Document) -> Document:
     return {
         **policy,
         "includedPaths": [*policy["includedPaths"], {"path": "/extract/?"}],
@@ -120,7 +120,7 @@ async def create_missing(database: DatabaseProxy, names: Names, search: Searched
     without = []
     for name in names.all:
         policy = INTERACTIONS if name == names.interactions else MEMORIES
-        if search == "process" or not await _made(database, name, indexing_policy=_searched(policy), **SEARCH):
+        if search == "process" or not await _made(database, name, indexing_policy=searched(policy), **SEARCH):
             if search == "account":
                 raise UnsafeStart(f"COSMOS_SEARCH=account: the account makes no container {name!r} with {LACKING}")
             await _made(database, name, indexing_policy=policy)

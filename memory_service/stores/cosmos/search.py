@@ -47,6 +47,10 @@ MOST_TERMS = 30
 """Words of a question that are asked for. Each makes it dearer. How many an account takes we found nowhere documented:
 a start asks for as many.
 """
+READ_WHOLE_TURNS = 500
+"""A memory of up to so many turns is read whole: with what was learned from them that costs what one search by the
+account does, some 220 RU, and each search after it 3. To read more pays only for who searches again soon.
+"""
 LONGEST_PLAIN = 24
 STEPS = 1000
 """Directions are written as whole numbers, of this length in all: three digits are enough to narrow by."""
@@ -151,6 +155,12 @@ class Search:
         except StoreUnavailable as exc:
             return f"the account refused a search: {exc}"
         return ""
+
+    async def is_large(self, scope: Scope) -> bool:
+        """Whether a memory is dearer to read whole than to narrow. The index counts, in one request."""
+        sql = "SELECT VALUE COUNT(1) FROM c WHERE c.type = 'turn'"
+        counts: list[Any] = await self._client.rows("narrows", self._names.interactions, sql, owner=owner_of(scope))
+        return bool(sum(counts) > READ_WHOLE_TURNS)  # a sum: a page may count but a part
 
     async def candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         """The best of each container by words, and the best by vector.
