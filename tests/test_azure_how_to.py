@@ -57,7 +57,8 @@ def computed(column: int) -> dict[str, float]:
     read_whole = READING + READING_EACH * documents + (given["searches of a session"] - 1) * ru["retrieve, hot"]
     by_account = given["searches of a session"] * ru["retrieve, large memory"]
     is_large = record_turns > given["turns of a memory that is read whole, at most"]
-    talk = sessions * (ru["start: new session"] + ru["start: restore, cold"] + ru["end"]) + turns * ru["store"]
+    begun_and_ended = sessions * (ru["start: new session"] + ru["start: restore, cold"] + ru["end"])
+    talk = begun_and_ended + turns * (ru["context, hot"] + ru["store"])
     vectors = turns * ru["vectors of a turn"]
     searches = sessions * (by_account if is_large else read_whole)
     reflections = sessions * (ru["reflection of a sitting"] + ru["vectors of a reflection"])
@@ -72,7 +73,7 @@ def computed(column: int) -> dict[str, float]:
         "turns on record of one user": record_turns,
         "storage, GB": storage_gb,
         "physical partitions": partitions,
-        "million RU a day for sessions and turns": talk / 1e6,
+        "million RU a day for sessions, contexts and turns": talk / 1e6,
         "million RU a day for vectors of turns": vectors / 1e6,
         "million RU a day for searches": searches / 1e6,
         "million RU a day for searches, all in the process": sessions * read_whole / 1e6,
@@ -96,7 +97,7 @@ def test_the_results_follow_from_the_assumptions_and_the_charges(column: int) ->
 
 
 PARTS = {
-    "sessions": "million RU a day for sessions and turns",
+    "sessions": "million RU a day for sessions, contexts and turns",
     "vectors": "million RU a day for vectors of turns",
     "searches": "million RU a day for searches",
     "reflection": "million RU a day for reflection",
