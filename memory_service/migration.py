@@ -18,9 +18,10 @@ from msgspec.structs import replace
 from memory_service.errors import MemoryServiceError, StoreThrottled
 from memory_service.stores.base import Store
 from memory_service.stores.exports import Exported
-from memory_service.values import Scope, Session, Sitting, Value
+from memory_service.values import Scope, Session, SessionKey, Sitting, Value
 
 T = TypeVar("T")
+Name = tuple[str | int, ...]
 
 AT_ONCE = 8
 """Users copied at the same time: a store far away is waited for, not worked for."""
@@ -84,7 +85,7 @@ class Migration:
             async for page in _pages(self._source, scope):
                 new = [thing for thing in page if not _is_there(thing, held.get(thing.name))]
                 for thing in new:
-                    if _went_another_way(thing, held.get(thing.name)):
+                    if await self._went_another_way(scope, thing, held):
                         self._count(users=1, conflict=Conflict(scope=scope, session_id=str(thing.name[1])))
                         return
                 self._count(same=len(page) - len(new))
@@ -95,6 +96,27 @@ class Migration:
             await self._write(scope, differing)
             self._count(users=1)
             self._tell(self.report)
+
+    async def _went_another_way(self, scope: Scope, thing: Exported, held: dict[Name, Held]) -> bool:
+        """Tell whether the target has of this what the source never was."""
+        there = held.get(thing.name)
+        if there is None or thing.versioned is None or there.versioned is None:
+            return False
+        one, other = thing.versioned, there.versioned
+        if other.version >= one.version:
+            return True
+        if not isinstance(one, Session) or not isinstance(other, Session):
+            return False
+        return one.incarnation != other.incarnation or await self._took_turns(scope, other, held)
+
+    async def _took_turns(self, scope: Scope, there: Session, held: dict[Name, Held]) -> bool:
+        """Tell whether the last turn that the target has of a session is not the source's."""
+        last = held.get(("turn", there.session_id, there.turn_count))
+        if last is None:
+            return False
+        key = SessionKey(scope=scope, session_id=there.session_id)
+        turns = await _patiently(partial(self._source.turns, key, there.turn_count - 1, 1))
+        return [_digest(Exported(turn=turn)) for turn in turns] != [last.value]
 
     async def _write(self, scope: Scope, things: list[Exported]) -> None:
         if things and not self._check:
@@ -142,12 +164,3 @@ def _is_there(thing: Exported, held: Held | None) -> bool:
         return False
     wanted = _remembered(thing)
     return wanted.value == held.value and wanted.vector in (b"", held.vector)
-
-
-def _went_another_way(thing: Exported, held: Held | None) -> bool:
-    """Tell whether the target has of this what the source never was."""
-    if held is None or thing.versioned is None or held.versioned is None:
-        return False
-    one, other = thing.versioned, held.versioned
-    anew = isinstance(one, Session) and isinstance(other, Session) and one.incarnation != other.incarnation
-    return anew or other.version >= one.version

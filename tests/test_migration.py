@@ -176,6 +176,31 @@ async def test_two_that_went_on_by_as_much_are_a_conflict(two_lives: FaultyStore
     assert [conflict.scope for conflict in (await copied(two_lives, target)).conflicts] == [ANA]
 
 
+@pytest.mark.parametrize(("in_source", "in_target"), [(3, 1), (0, 1)], ids=["more turns", "no turns"])
+async def test_turns_that_only_the_target_took_are_a_conflict_however_far_the_source_went(
+    two_lives: FaultyStore, in_source: int, in_target: int
+) -> None:
+    target = FaultyStore()
+    await copied(two_lives, target)
+    for store, count in ((two_lives, in_source), (target, in_target)):
+        for number in range(count):
+            await store_turn(store, f"{id(store)} {number}")
+    for _ in range(3):
+        hot = await two_lives.load(a_key())
+        assert hot is not None
+        await two_lives.commit(Commit(scope=ANA, session=hot.session.touched(NOON)))
+    before = await all_of(target, ANA)
+    assert [conflict.scope for conflict in (await copied(two_lives, target)).conflicts] == [ANA]
+    assert await all_of(target, ANA) == before
+
+
+async def store_turn(store: Store, turn_id: str) -> None:
+    hot = await store.load(a_key())
+    assert hot is not None
+    turn = a_turn(hot.session.turn_count + 1, turn_id=turn_id)
+    await store.commit(Commit(scope=ANA, session=hot.session.with_turn(turn), turns=(turn,)))
+
+
 async def test_of_a_user_with_a_conflict_nothing_is_written_however_many_pages_it_takes_to_see(
     two_lives: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
