@@ -324,7 +324,13 @@ async def test_a_store_that_was_stopped_is_unavailable(cosmos_server: CosmosServ
         ({"cosmos_endpoint": "no address"}, "COSMOS_ENDPOINT"),
         ({"cosmos_endpoint": "http://127.0.0.1:9/"}, "COSMOS_ENDPOINT"),
         ({"cosmos_key": "not base 64"}, "COSMOS_KEY"),
+        ({"cosmos_key": "clé"}, "COSMOS_KEY"),
         ({"cosmos_insights_container": "interactions"}, "three containers"),
+        ({"cosmos_insights_container": ""}, "COSMOS_INSIGHTS_CONTAINER"),
+        ({"cosmos_summaries_container": "a/b"}, "COSMOS_SUMMARIES_CONTAINER"),
+        ({"cosmos_interactions_container": "a#b"}, "COSMOS_INTERACTIONS_CONTAINER"),
+        ({"cosmos_database_name": ""}, "COSMOS_DATABASE_NAME"),
+        ({"cosmos_database_name": "ends "}, "COSMOS_DATABASE_NAME"),
     ],
 )
 async def test_what_cannot_be_opened_is_refused_with_one_line_that_holds_no_key(

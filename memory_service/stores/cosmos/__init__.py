@@ -24,7 +24,7 @@ from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit,
 from memory_service.stores.bodies import MICROSECOND, micros
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
-from memory_service.stores.cosmos.containers import LACKING, Names, create_missing
+from memory_service.stores.cosmos.containers import LACKING, Names, create_missing, require_names
 from memory_service.stores.cosmos.documents import (
     Document,
     effect_of,
@@ -80,6 +80,7 @@ class CosmosStore(Store):
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
         if not settings.cosmos_endpoint:
             raise UnsafeStart("STORE_URL=cosmos: needs COSMOS_ENDPOINT beside it")
+        require_names(settings)
         key = settings.cosmos_key.get_secret_value()
         client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
         return cls(client, Names.of(settings), settings.cosmos_search, point)

@@ -7,7 +7,7 @@ its own retries are turned off as far as they can be, and are done here.
 from __future__ import annotations
 
 import asyncio
-import binascii
+import base64
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,6 +73,7 @@ class Client:
 
     async def start(self, stack: AsyncExitStack, prepare: Callable[[DatabaseProxy], Awaitable[None]]) -> None:
         """Sign in, make the database if it is not there, and prepare it. Raises UnsafeStart."""
+        _require_base64(self._key)
         try:
             async with asyncio.timeout(START_S):
                 self._connection = await self._opened()
@@ -92,8 +93,6 @@ class Client:
         """What keeps the service from starting, in plain words."""
         status, _ = _statuses(exc)
         said = f"Cosmos DB could not be opened: {_reason(exc)}"
-        if isinstance(exc, binascii.Error):
-            return f"COSMOS_KEY: {said}"
         if self._key and status == UNAUTHORIZED:
             return f"COSMOS_KEY: {said}: the key is wrong, or the account takes none but Entra ID (then leave it empty)"
         if isinstance(exc, ClientAuthenticationError):
@@ -237,6 +236,13 @@ class Client:
             return found, answers[-1]["etag"]
 
         return await self.call(verb, container, read, paged=True)
+
+
+def _require_base64(key: str) -> None:
+    try:
+        base64.b64decode(key)
+    except ValueError:
+        raise UnsafeStart("COSMOS_KEY is no key of Cosmos DB: those are base64") from None
 
 
 async def _all_pages(pages: AsyncIterator[AsyncIterator[Document]]) -> list[Document]:

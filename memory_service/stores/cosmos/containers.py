@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,19 @@ EVERY_ITEM_ITS_OWN = -1
 # What has no vector in a space, oldest first: both kinds of containers are asked for that.
 DUE_VECTORS = [{"path": "/space", "order": "ascending"}, {"path": "/written", "order": "ascending"}]
 NEWEST_FIRST = [{"path": "/created", "order": "descending"}, {"path": "/name", "order": "ascending"}]
+
+
+NAME = re.compile(r"[^/\\?#\x00-\x1f]{0,254}[^/\\?#\s]")
+"""Of a database or a container, as Cosmos DB has it."""
+
+
+def require_names(settings: Settings) -> None:
+    """Raises UnsafeStart for a name that nothing can have."""
+    for setting in ("database_name", "interactions_container", "summaries_container", "insights_container"):
+        if not NAME.fullmatch(getattr(settings, f"cosmos_{setting}")):
+            raise UnsafeStart(
+                f"COSMOS_{setting.upper()} must be 1 to 255 characters, none of / \\ ? #, with no space at the end"
+            )
 
 
 class Names(Value, frozen=True, kw_only=True):
