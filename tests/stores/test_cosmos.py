@@ -345,6 +345,14 @@ async def test_what_cannot_be_opened_is_refused_with_one_line_that_holds_no_key(
     assert "base 64" not in words
 
 
+async def test_a_container_that_takes_only_short_owners_is_refused(cosmos_server: CosmosServer) -> None:
+    with CosmosClient(cosmos_server.url, KEY) as client:
+        client.create_database("agent_memory").create_container("interactions", PartitionKey("/owner", version=1))
+    with pytest.raises(UnsafeStart, match="partition key of version 1"):
+        async with opened(settings_for(cosmos_server)):
+            pass
+
+
 async def test_a_container_of_somebody_else_is_left_alone(cosmos_server: CosmosServer) -> None:
     with CosmosClient(cosmos_server.url, KEY) as client:
         client.create_database("agent_memory").create_container("insights", PartitionKey("/user"))

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 PAGE = "docs/how-to/azure-cosmos.md"
 FORBIDDEN = 403
 OWNER = "/owner"
+LARGE_KEYS = 2
+"""Version of a partition key that holds 2 KB; before, it was 101 bytes, and an owner may be longer."""
 EVERY_ITEM_ITS_OWN = -1
 """Time to live of a container: none, but for items that say how long they live."""
 
@@ -198,6 +200,8 @@ def creating(what: str) -> Iterator[None]:
 
 def _unfit(held: dict[str, Any], policy: Document) -> str:
     """What a container that others made would not do for us; nothing if it will do."""
+    if (held["partitionKey"].get("version") or 1) < LARGE_KEYS:
+        return "has a partition key of version 1, which is too short for some users (it must be 2)"
     if (held.get("defaultTtl") or EVERY_ITEM_ITS_OWN) > 0:
         return "lets what it holds expire (its time to live must be -1)"
     indexing = held.get("indexingPolicy") or {}
