@@ -22,6 +22,7 @@ from memory_service.logs import configure_logging
 from memory_service.migration import Migration, Report
 from memory_service.settings import Settings
 from memory_service.stores import make_store
+from memory_service.values import Scope
 
 T = TypeVar("T")
 
@@ -84,11 +85,17 @@ def migrate(source: str | None, target: str | None, check: bool) -> None:
         raise click.UsageError(f"--from: there is no file {path}")
     report = run(copy(read_settings(store_url=source), read_settings(store_url=target), check))
     for conflict in report.conflicts:
-        owner = f"user {conflict.scope.user_id!r} of tenant {conflict.scope.tenant_id!r}"
-        click.echo(f"{owner} was left out: {conflict.session_id!r} went on differently in the target", err=True)
+        why = f"{conflict.session_id!r} went on differently in the target"
+        click.echo(f"{_named(conflict.scope)} was left out: {why}", err=True)
+    for scope in report.damaged:
+        click.echo(f"{_named(scope)} is not complete: what is on record cannot be read", err=True)
     missing = "missing" if check else "copied"
     click.echo(f"users {report.users}, {missing} {report.written}, there already {report.same}")
-    sys.exit(1 if report.conflicts or (check and report.written) else 0)
+    sys.exit(1 if report.conflicts or report.damaged or (check and report.written) else 0)
+
+
+def _named(scope: Scope) -> str:
+    return f"user {scope.user_id!r} of tenant {scope.tenant_id!r}"
 
 
 async def prepare(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from memory_service.errors import MemoryServiceError, StoreThrottled
+from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreThrottled
 from memory_service.stores.base import Store
 from memory_service.stores.exports import Exported
 from memory_service.values import Scope, Session, SessionKey, Sitting, Value
@@ -37,12 +37,16 @@ class Conflict(Value, frozen=True, kw_only=True):
 
 
 class Report(Value, frozen=True, kw_only=True):
-    """Users looked at, and how many of their things were written or found as they should be."""
+    """Users looked at, and how many of their things were written or found as they should be.
+
+    `damaged`: of whom something cannot be read, in one of the stores.
+    """
 
     users: int = 0
     written: int = 0
     same: int = 0
     conflicts: tuple[Conflict, ...] = ()
+    damaged: tuple[Scope, ...] = ()
 
 
 class Held(Value, frozen=True, kw_only=True):
@@ -80,22 +84,28 @@ class Migration:
 
     async def _copy(self, scope: Scope, free: asyncio.Semaphore) -> None:
         async with free:
-            held = {thing.name: _remembered(thing) async for page in _pages(self._target, scope) for thing in page}
-            differing: list[Exported] = []
-            async for page in _pages(self._source, scope):
-                new = [thing for thing in page if not _is_there(thing, held.get(thing.name))]
-                for thing in new:
-                    if await self._went_another_way(scope, thing, held):
-                        self._count(users=1, conflict=Conflict(scope=scope, session_id=str(thing.name[1])))
-                        return
-                self._count(same=len(page) - len(new))
-                differing += new
-                if page and page[-1].versioned is None:  # they come first: nothing is written before all were looked at
-                    await self._write(scope, differing)
-                    differing = []
-            await self._write(scope, differing)
-            self._count(users=1)
-            self._tell(self.report)
+            try:
+                await self._copy_user(scope)
+            except StoreCorrupt:
+                self._count(users=1, damaged=scope)
+
+    async def _copy_user(self, scope: Scope) -> None:
+        held = {thing.name: _remembered(thing) async for page in _pages(self._target, scope) for thing in page}
+        differing: list[Exported] = []
+        async for page in _pages(self._source, scope):
+            new = [thing for thing in page if not _is_there(thing, held.get(thing.name))]
+            for thing in new:
+                if await self._went_another_way(scope, thing, held):
+                    self._count(users=1, conflict=Conflict(scope=scope, session_id=str(thing.name[1])))
+                    return
+            self._count(same=len(page) - len(new))
+            differing += new
+            if page and page[-1].versioned is None:  # they come first: nothing is written before all were looked at
+                await self._write(scope, differing)
+                differing = []
+        await self._write(scope, differing)
+        self._count(users=1)
+        self._tell(self.report)
 
     async def _went_another_way(self, scope: Scope, thing: Exported, held: dict[Name, Held]) -> bool:
         """Tell whether the target has of this what the source never was."""
@@ -123,12 +133,21 @@ class Migration:
             await _patiently(partial(self._target.restore, scope, things))
         self._count(written=len(things))
 
-    def _count(self, *, users: int = 0, written: int = 0, same: int = 0, conflict: Conflict | None = None) -> None:
+    def _count(
+        self,
+        *,
+        users: int = 0,
+        written: int = 0,
+        same: int = 0,
+        conflict: Conflict | None = None,
+        damaged: Scope | None = None,
+    ) -> None:
         self.report = Report(
             users=self.report.users + users,
             written=self.report.written + written,
             same=self.report.same + same,
             conflicts=(*self.report.conflicts, conflict) if conflict else self.report.conflicts,
+            damaged=(*self.report.damaged, damaged) if damaged else self.report.damaged,
         )
 
 

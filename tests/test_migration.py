@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+import apsw
 import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
@@ -305,6 +307,17 @@ def test_what_went_on_elsewhere_is_named_and_ends_with_1(cosmos: CosmosServer) -
     refused = migrate("--from", "sqlite:///before.db", "--to", "sqlite:///other.db")
     assert refused.exit_code == 1
     assert "user 'ana' of tenant 'default' was left out: 's' went on differently" in refused.output
+
+
+def test_who_cannot_be_read_is_named_and_everybody_else_is_copied(cosmos: CosmosServer) -> None:
+    asyncio.run(_lived("sqlite:///before.db"))
+    with closing(apsw.Connection("before.db")) as db:
+        db.execute("UPDATE turns SET body = substr(body, 1, 20) WHERE id = 1")
+    for options, done in (([], "copied 22"), (["--check"], "missing 0")):
+        refused = migrate("--from", "sqlite:///before.db", "--to", "cosmos:", *options)
+        assert refused.exit_code == 1
+        assert "user 'ana' of tenant 'default' is not complete: what is on record cannot be read" in refused.output
+        assert f"users 2, {done}" in refused.output
 
 
 async def _touched(url: str) -> None:
