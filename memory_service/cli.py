@@ -80,9 +80,10 @@ def migrate(source: str | None, target: str | None, check: bool) -> None:
         return
     if source == target:
         raise click.UsageError("--from and --to name the same store")
-    path = source.removeprefix("sqlite:///")
-    if path != source and not Path(path).exists():
-        raise click.UsageError(f"--from: there is no file {path}")
+    for option, url in {"--from": source, **({"--to": target} if check else {})}.items():
+        path = url.removeprefix("sqlite:///")
+        if path != url and not Path(path).exists():
+            raise click.UsageError(f"{option}: there is no file {path}")
     report = run(copy(read_settings(store_url=source), read_settings(store_url=target), check))
     for conflict in report.conflicts:
         why = f"{conflict.session_id!r} went on differently in the target"

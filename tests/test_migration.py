@@ -361,7 +361,8 @@ def test_without_stores_it_prepares_the_one_of_the_settings(cosmos: CosmosServer
         (["--to", "sqlite:///a.db"], "--from and --to belong together"),
         (["--check"], "--from and --to belong together"),
         (["--from", "cosmos:", "--to", "cosmos:"], "the same store"),
-        (["--from", "sqlite:///nothing.db", "--to", "cosmos:"], "there is no file nothing.db"),
+        (["--from", "sqlite:///nothing.db", "--to", "cosmos:"], "--from: there is no file nothing.db"),
+        (["--from", "cosmos:", "--to", "sqlite:///nothing.db", "--check"], "--to: there is no file nothing.db"),
         (["--from", "mongodb://x", "--to", "sqlite:///a.db"], "has no store 'mongodb'"),
     ],
 )
