@@ -169,7 +169,7 @@ async def test_what_the_sdk_asks_of_itself_is_not_counted_for_the_verb(cosmos_se
     assert calls["GET dbs/colls/pkranges"]
     assert verbs["commit"]["requests"] == calls["batch"] == 2
     assert verbs["entries"]["requests"] == calls["change_feed"]
-    ours = calls["batch"] + calls["change_feed"] + calls["query"]
+    ours = sum(calls[op] for op in ("batch", "change_feed", "query", "delete"))
     assert verbs["metadata"]["requests"] == calls.total() - ours
 
 
@@ -343,6 +343,25 @@ async def test_what_cannot_be_opened_is_refused_with_one_line_that_holds_no_key(
     assert "\n" not in words
     assert KEY not in words
     assert "base 64" not in words
+
+
+@pytest.mark.parametrize("container", ["interactions", "session_summaries", "insights"])
+async def test_who_may_read_but_not_write_is_refused(cosmos_server: CosmosServer, container: str) -> None:
+    async with opened(settings_for(cosmos_server)):
+        pass
+    writing = ("create", "upsert", "replace", "patch", "delete", "batch")
+    cosmos_server.fails(
+        *({"op": op, "path": f"colls/{container}/", "status": 403, "substatus": 5301} for op in writing)
+    )
+    with pytest.raises(UnsafeStart, match=f"nothing may be written to the Cosmos DB container '{container}'"):
+        async with opened(settings_for(cosmos_server)):
+            pass
+
+
+async def test_a_start_does_not_fail_for_an_account_that_is_busy(cosmos_server: CosmosServer) -> None:
+    cosmos_server.fails({"op": "delete", "status": 429, "retry_after_ms": 10})
+    async with opened(settings_for(cosmos_server)) as store:
+        await store.ping()
 
 
 async def test_a_container_that_takes_only_short_owners_is_refused(cosmos_server: CosmosServer) -> None:

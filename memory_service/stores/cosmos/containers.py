@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from azure.cosmos import PartitionKey
-from azure.cosmos.aio import DatabaseProxy
+from azure.cosmos.aio import ContainerProxy, DatabaseProxy
 from azure.cosmos.exceptions import CosmosHttpResponseError, CosmosResourceExistsError
 
 from memory_service.errors import UnsafeStart
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = "docs/how-to/azure-cosmos.md"
 FORBIDDEN = 403
+MOVING = (3, 1008)
+"""Substatus of 403 where another region takes the writes, or soon will."""
 OWNER = "/owner"
 LARGE_KEYS = 2
 """Version of a partition key that holds 2 KB; before, it was 101 bytes, and an owner may be longer."""
@@ -140,8 +142,10 @@ async def create_missing(database: DatabaseProxy, names: Names, search: Searched
             if search == "account":
                 raise UnsafeStart(f"COSMOS_SEARCH=account: the account makes no container {name!r} with {LACKING}")
             await _made(database, name, indexing_policy=policy)
-        held: dict[str, Any] = await database.get_container_client(name).read()
+        container = database.get_container_client(name)
+        held: dict[str, Any] = await container.read()
         _require_fit(name, held, policy)
+        await _require_writable(name, container)
         if not _is_searched(held):
             without.append(name)
     return without
@@ -155,6 +159,18 @@ def _require_fit(name: str, held: dict[str, Any], policy: Document) -> None:
         raise UnsafeStart(f"the Cosmos DB container {name!r} {unfit}: {PAGE} has how it must be made")
     if held.get("defaultTtl") is None:
         logger.warning("names of requests stay for ever: the container has no time to live", extra={"container": name})
+
+
+async def _require_writable(name: str, container: ContainerProxy) -> None:
+    """Raises UnsafeStart if we may not write. What is deleted to find that out is not there."""
+    try:
+        await container.delete_item("nothing", "nobody")
+    except CosmosHttpResponseError as exc:  # anything but a refusal says nothing about that
+        if exc.status_code == FORBIDDEN and exc.sub_status not in MOVING:
+            raise UnsafeStart(
+                f"nothing may be written to the Cosmos DB container {name!r} (status 403, {exc.sub_status or 0}): "
+                "it needs the role 'Cosmos DB Built-in Data Contributor', or a key that is not read-only"
+            ) from exc
 
 
 async def _made(database: DatabaseProxy, name: str, **policies: Any) -> bool:
