@@ -63,13 +63,13 @@ MEANING = (
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Means of one HTTP verb; `asked`: by verb of the store."""
+    """Means of one HTTP verb; `asked`: by verb of the store. `hit_rate` is None if no session was asked for."""
 
     replicas: int
     routing: Routing
     verb: str
     requests: int
-    hit_rate: float
+    hit_rate: float | None
     asked: dict[str, float]
     p50_ms: float
 
@@ -131,7 +131,7 @@ class Sums:
             routing=routing,
             verb=verb,
             requests=requests,
-            hit_rate=self.hits / leases if leases else float("nan"),
+            hit_rate=self.hits / leases if leases else None,
             asked={name: count / requests for name, count in sorted(self.asked.items())},
             p50_ms=percentile(self.times, 0.5) * 1e3,
         )
@@ -284,7 +284,7 @@ def tell(report: Report) -> str:
 
 def _cells(row: Row) -> list[str]:
     asked = ", ".join(f"{verb} {count:.2f}" for verb, count in row.asked.items() if count)
-    hits = f"{row.hit_rate:.0%}" if row.hit_rate == row.hit_rate else ""
+    hits = "" if row.hit_rate is None else f"{row.hit_rate:.0%}"
     trips, p50 = shown(row.round_trips, 2), shown(row.p50_ms, 1)
     return [str(row.replicas), row.routing, row.verb, shown(row.requests), hits, trips, asked, p50]
 
