@@ -1,4 +1,4 @@
-"""What one turn, session and user take: rows and indexes in PostgreSQL, memory in a replica.
+"""What one turn, session and user take: rows and indexes in PostgreSQL, memory and processor time of a replica.
 
     python -m benchmarks.sizes [--users 250] [--sessions 2] [--turns 10] [--folder DIR]
 
@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import click
 import httpx2
 import psycopg
 
-from benchmarks.cosmos_actions import AGENT_WORDS, USER_WORDS
+from benchmarks.cosmos_actions import AGENT_WORDS, QUESTION, USER_WORDS
 from benchmarks.figures import shown
-from benchmarks.servers import Server, quiet_service, real_service, resident_bytes, wait_until_quiet, work_folder
+from benchmarks.servers import (
+    Server,
+    cpu_seconds,
+    real_service,
+    resident_bytes,
+    wait_until_quiet,
+    work_folder,
+)
 from tests.postgres.launcher import PostgresServer
 
 TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests")
@@ -32,39 +39,76 @@ SELECT avg(octet_length(head) + (SELECT sum(octet_length(body)) FROM turns
     WHERE turns.session = sessions.id AND seq > live_after)) FROM sessions WHERE session_id = %s
 """
 AT_ONCE = 16
+SETTLED_S = 1
 LIVE = "live"
 """The session of each user that is not ended: its turns are what a replica holds."""
+
+
+READER, READ_TURNS, SEARCHES = "reader", 1000, 20
+"""A user with much on record, who searches."""
 
 
 class Talk:
     """Conversations of so many users, with a few of them at once."""
 
-    def __init__(self, server: Server, users: int, sessions: int, turns: int) -> None:
-        self._server, self._users, self._sessions, self._turns = server, users, sessions, turns
+    def __init__(self, http: httpx2.AsyncClient, users: int, sessions: int, turns: int) -> None:
+        self._http, self._users, self._sessions, self._turns = http, users, sessions, turns
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def all(self) -> None:
-        async with httpx2.AsyncClient(base_url=self._server.url, trust_env=False, timeout=60) as self._http:
-            await asyncio.gather(*(self._user(f"user-{number}") for number in range(self._users)))
+        await asyncio.gather(*(self._user(f"user-{number}") for number in range(self._users)))
+
+    async def much(self) -> None:
+        await self._session(READER, LIVE, READ_TURNS)
 
     async def contexts(self) -> None:
-        async with httpx2.AsyncClient(base_url=self._server.url, trust_env=False, timeout=60) as self._http:
-            asked = (self._post("/memory/context", user_id=f"user-{n}", session_id=LIVE) for n in range(self._users))
-            await asyncio.gather(*asked)
+        asked = (self._post("/memory/context", user_id=f"user-{n}", session_id=LIVE) for n in range(self._users))
+        await asyncio.gather(*asked)
+
+    async def search(self, user_id: str = READER) -> None:
+        await self._post("/memory/retrieve", user_id=user_id, query=QUESTION)
 
     async def _user(self, user_id: str) -> None:
         for session_id in [*(f"s{number}" for number in range(self._sessions)), LIVE]:
-            name = {"user_id": user_id, "session_id": session_id}
-            await self._post("/sessions/start", **name)
-            for turn in range(self._turns):
-                words = {"user_message": f"{turn} {USER_WORDS}", "agent_message": AGENT_WORDS}
-                await self._post("/memory/store", headers={"Idempotency-Key": f"{session_id}-{turn}"}, **name, **words)
+            await self._session(user_id, session_id, self._turns)
             if session_id != LIVE:
-                await self._post("/sessions/end", **name)
+                await self._post("/sessions/end", user_id=user_id, session_id=session_id)
+
+    async def _session(self, user_id: str, session_id: str, turns: int) -> None:
+        name = {"user_id": user_id, "session_id": session_id}
+        await self._post("/sessions/start", **name)
+        for turn in range(turns):
+            words = {"user_message": f"{turn} {USER_WORDS}", "agent_message": AGENT_WORDS}
+            await self._post("/memory/store", headers={"Idempotency-Key": f"{session_id}-{turn}"}, **name, **words)
 
     async def _post(self, path: str, headers: dict[str, str] | None = None, **body: str) -> None:
         async with self._gate:
             (await self._http.post(path, json=body, headers=headers or {})).raise_for_status()
+
+
+class Measures:
+    """What one service takes for parts of the talk."""
+
+    def __init__(self, server: Server, users: int, sessions: int, turns: int) -> None:
+        self._server, self._talk = server, (users, sessions, turns)
+
+    def cpu_ms(self, part: Callable[[Talk], Awaitable[None]], times: int = 1) -> float:
+        """Processor time for a part of the talk, and for the work behind it."""
+        before = cpu_seconds(self._server.pid) or 0
+        asyncio.run(self._do(part, times))
+        wait_until_quiet(self._server)
+        time.sleep(SETTLED_S)
+        wait_until_quiet(self._server)
+        return ((cpu_seconds(self._server.pid) or 0) - before) * 1000
+
+    async def _do(self, part: Callable[[Talk], Awaitable[None]], times: int) -> None:
+        async with httpx2.AsyncClient(base_url=self._server.url, trust_env=False, timeout=60) as http:
+            for _ in range(times):
+                await part(Talk(http, *self._talk))
+
+    @property
+    def megabytes(self) -> float:
+        return resident_bytes(self._server.pid) / 1e6
 
 
 def rows(url: str) -> Iterator[str]:
@@ -77,28 +121,34 @@ def rows(url: str) -> Iterator[str]:
             count, table, indexes = found
             yield f"| {name} | {shown(count)} | {shown(table / count)} | {shown(indexes / count)} |"
         (held,) = db.execute(HELD, (LIVE,)).fetchone() or (0,)
-        yield f"| head and live turns of a session, bytes of JSON | {shown(float(held))} |"
-        (vector,) = db.execute("SELECT avg(octet_length(data)) FROM vectors").fetchone() or (0,)
-        yield f"| a vector, bytes | {shown(float(vector))} |"
+        yield f"| head and live turns of a session as JSON, bytes | {shown(float(held))} |"
 
 
 def measured(folder: Path, users: int, sessions: int, turns: int) -> Iterator[str]:
+    talk = (users, sessions, turns)
     with PostgresServer(folder) as postgres:
-        with real_service(folder, STORE_URL=postgres.url) as service:
-            asyncio.run(Talk(service, users, sessions, turns).all())
-            wait_until_quiet(service)
-            time.sleep(2)
-            wait_until_quiet(service)
-            worked = resident_bytes(service.pid)
-        yield "| table | rows | bytes of a row | of its indexes |"
+        with real_service(folder, STORE_URL=postgres.url) as server:
+            service = Measures(server, *talk)
+            took = service.cpu_ms(Talk.all) / (users * (sessions + 1) * turns)
+            yield f"| a turn with all that follows it, ms of CPU | {shown(took, 1)} |"
+            yield f"| a replica that has done all that, MB | {shown(service.megabytes)} |"
         yield from rows(postgres.url)
-        with quiet_service(folder, STORE_URL=postgres.url, MAX_SESSIONS=str(10 * users)) as service:
-            before = resident_bytes(service.pid)
-            asyncio.run(Talk(service, users, sessions, turns).contexts())
-            after = resident_bytes(service.pid)
-        yield f"| a replica that has done nothing, MB | {shown(before / 1e6)} |"
-        yield f"| a replica that has stored, embedded and reflected on all that, MB | {shown(worked / 1e6)} |"
-        yield f"| a session in its pool with what is known of the user, KB | {shown((after - before) / users / 1e3)} |"
+        with real_service(folder, STORE_URL=postgres.url) as server:
+            Measures(server, *talk).cpu_ms(Talk.much)
+        with real_service(folder, STORE_URL=postgres.url, MAX_SESSIONS=str(10 * users)) as server:
+            service = Measures(server, *talk)
+            before = service.megabytes
+            service.cpu_ms(Talk.contexts)
+            each = (service.megabytes - before) * 1e3 / users
+            yield f"| a session in the pool with what is known of its user, KB | {shown(each)} |"
+            yield f"| a context, hot, ms of CPU | {shown(service.cpu_ms(Talk.contexts, 4) / users / 4, 1)} |"
+        with real_service(folder, STORE_URL=postgres.url) as server:
+            service = Measures(server, *talk)
+            service.cpu_ms(lambda talk: talk.search("user-0"))  # the first of all loads the embedder
+            first = service.cpu_ms(Talk.search)
+            later = service.cpu_ms(Talk.search, SEARCHES) / SEARCHES
+            yield f"| a first search over a thousand turns, ms of CPU | {shown(first)} |"
+            yield f"| a later search, ms of CPU | {shown(later, 1)} |"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
