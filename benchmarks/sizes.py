@@ -1,10 +1,10 @@
 """What one turn, session and user take: rows and indexes in PostgreSQL, memory and processor time of a replica.
 
-    python -m benchmarks.sizes [--users 250] [--sessions 2] [--turns 10] [--folder DIR]
+    python -m benchmarks.sizes [--users 250] [--sessions 2] [--turns 10] [--record 1000] [--folder DIR]
 
 Conversations go over HTTP into a real service over a PostgreSQL of its own, with vectors and reflections (extracts: no
 model). Then the tables are vacuumed and measured, and a second service is asked for the context of every session.
-Prints the two tables of docs/how-to/many-replicas.md.
+Prints what stands in docs/how-to/many-replicas.md (of a table its rows, bytes of a row, and of a row's indexes).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import httpx2
+import msgspec
 import psycopg
 
 from benchmarks.cosmos_actions import AGENT_WORDS, QUESTION, USER_WORDS
@@ -44,33 +45,42 @@ LIVE = "live"
 """The session of each user that is not ended: its turns are what a replica holds."""
 
 
-READER, READ_TURNS, SEARCHES = "reader", 1000, 20
+READER, SEARCHES = "reader", 20
 """A user with much on record, who searches."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`sessions` of each user are ended and one is not; `record`: turns of the user who searches."""
+
+    users: int
+    sessions: int
+    turns: int
+    record: int
 
 
 class Talk:
     """Conversations of so many users, with a few of them at once."""
 
-    def __init__(self, http: httpx2.AsyncClient, users: int, sessions: int, turns: int) -> None:
-        self._http, self._users, self._sessions, self._turns = http, users, sessions, turns
+    def __init__(self, http: httpx2.AsyncClient, plan: Plan) -> None:
+        self._http, self._plan = http, plan
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def all(self) -> None:
-        await asyncio.gather(*(self._user(f"user-{number}") for number in range(self._users)))
+        await asyncio.gather(*(self._user(f"user-{number}") for number in range(self._plan.users)))
 
     async def much(self) -> None:
-        await self._session(READER, LIVE, READ_TURNS)
+        await self._session(READER, LIVE, self._plan.record)
 
     async def contexts(self) -> None:
-        asked = (self._post("/memory/context", user_id=f"user-{n}", session_id=LIVE) for n in range(self._users))
+        asked = (self._post("/memory/context", user_id=f"user-{n}", session_id=LIVE) for n in range(self._plan.users))
         await asyncio.gather(*asked)
 
     async def search(self, user_id: str = READER) -> None:
         await self._post("/memory/retrieve", user_id=user_id, query=QUESTION)
 
     async def _user(self, user_id: str) -> None:
-        for session_id in [*(f"s{number}" for number in range(self._sessions)), LIVE]:
-            await self._session(user_id, session_id, self._turns)
+        for session_id in [*(f"s{number}" for number in range(self._plan.sessions)), LIVE]:
+            await self._session(user_id, session_id, self._plan.turns)
             if session_id != LIVE:
                 await self._post("/sessions/end", user_id=user_id, session_id=session_id)
 
@@ -89,8 +99,8 @@ class Talk:
 class Measures:
     """What one service takes for parts of the talk."""
 
-    def __init__(self, server: Server, users: int, sessions: int, turns: int) -> None:
-        self._server, self._talk = server, (users, sessions, turns)
+    def __init__(self, server: Server, plan: Plan) -> None:
+        self._server, self._plan = server, plan
 
     def cpu_ms(self, part: Callable[[Talk], Awaitable[None]], times: int = 1) -> float:
         """Processor time for a part of the talk, and for the work behind it."""
@@ -104,7 +114,7 @@ class Measures:
     async def _do(self, part: Callable[[Talk], Awaitable[None]], times: int) -> None:
         async with httpx2.AsyncClient(base_url=self._server.url, trust_env=False, timeout=60) as http:
             for _ in range(times):
-                await part(Talk(http, *self._talk))
+                await part(Talk(http, self._plan))
 
     @property
     def megabytes(self) -> float:
@@ -124,42 +134,42 @@ def rows(url: str) -> Iterator[str]:
         yield f"| head and live turns of a session as JSON, bytes | {shown(float(held))} |"
 
 
-def measured(folder: Path, users: int, sessions: int, turns: int) -> Iterator[str]:
-    talk = (users, sessions, turns)
+def measured(folder: Path, plan: Plan) -> Iterator[str]:
     with PostgresServer(folder) as postgres:
         with real_service(folder, STORE_URL=postgres.url) as server:
-            service = Measures(server, *talk)
-            took = service.cpu_ms(Talk.all) / (users * (sessions + 1) * turns)
+            service = Measures(server, plan)
+            took = service.cpu_ms(Talk.all) / (plan.users * (plan.sessions + 1) * plan.turns)
             yield f"| a turn with all that follows it, ms of CPU | {shown(took, 1)} |"
             yield f"| a replica that has done all that, MB | {shown(service.megabytes)} |"
         yield from rows(postgres.url)
         with real_service(folder, STORE_URL=postgres.url) as server:
-            Measures(server, *talk).cpu_ms(Talk.much)
-        with real_service(folder, STORE_URL=postgres.url, MAX_SESSIONS=str(10 * users)) as server:
-            service = Measures(server, *talk)
+            Measures(server, plan).cpu_ms(Talk.much)
+        with real_service(folder, STORE_URL=postgres.url, MAX_SESSIONS=str(10 * plan.users)) as server:
+            service = Measures(server, plan)
             before = service.megabytes
             service.cpu_ms(Talk.contexts)
-            each = (service.megabytes - before) * 1e3 / users
+            each = (service.megabytes - before) * 1e3 / plan.users
             yield f"| a session in the pool with what is known of its user, KB | {shown(each)} |"
-            yield f"| a context, hot, ms of CPU | {shown(service.cpu_ms(Talk.contexts, 4) / users / 4, 1)} |"
+            yield f"| a context, hot, ms of CPU | {shown(service.cpu_ms(Talk.contexts, 4) / plan.users / 4, 1)} |"
         with real_service(folder, STORE_URL=postgres.url) as server:
-            service = Measures(server, *talk)
+            service = Measures(server, plan)
             service.cpu_ms(lambda talk: talk.search("user-0"))  # the first of all loads the embedder
-            first = service.cpu_ms(Talk.search)
+            first = service.cpu_ms(Talk.search) / plan.record * 1000
             later = service.cpu_ms(Talk.search, SEARCHES) / SEARCHES
             yield f"| a first search over a thousand turns, ms of CPU | {shown(first)} |"
             yield f"| a later search, ms of CPU | {shown(later, 1)} |"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--users", default=250, show_default=True)
+@click.option("--users", default=250, show_default=True, help="Users who talk.")
 @click.option("--sessions", default=2, show_default=True, help="Sessions of a user that are ended and reflected on.")
 @click.option("--turns", default=10, show_default=True, help="Turns of a session.")
+@click.option("--record", default=1000, show_default=True, help="Turns of the user who searches.")
 @click.option("--folder", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work.")
-def main(users: int, sessions: int, turns: int, folder: Path | None) -> None:
+def main(users: int, sessions: int, turns: int, record: int, folder: Path | None) -> None:
     """Measure what is kept in PostgreSQL, and what a replica holds in memory."""
     with work_folder(folder) as own:
-        for line in measured(own, users, sessions, turns):
+        for line in measured(own, Plan(users=users, sessions=sessions, turns=turns, record=record)):
             print(line)
 
 

@@ -30,6 +30,7 @@ from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
 from tests import test_azure_how_to as azure_how_to
+from tests import test_many_replicas_how_to as many_replicas
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.cosmos.node import INSTALL_S
 
@@ -138,6 +139,16 @@ def test_the_benchmark_of_replicas_counts_what_each_verb_asks_of_the_store_they_
     assert not replace(asked_twice, asked={"commit": 1}).problems
     assert replace(dealt, asked={"commit": 2.1, "load": 1}).problems
     assert replace(report, lost=["a turn is gone"]).problems
+
+
+def test_the_benchmark_of_sizes_measures_every_line_of_the_page(tmp_path: Path) -> None:
+    ran = run("sizes", "--users", 3, "--sessions", 1, "--turns", 2, "--record", 20, "--folder", tmp_path)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = {line.strip("| ").split(" | ")[0]: line for line in ran.stdout.splitlines()}
+    by_hand = {"Redis: bytes kept for a byte of value"}
+    assert set(told) == set(many_replicas.MEASURED) - by_hand
+    assert told["turns"].startswith("| turns | 12 | ")
 
 
 @pytest.mark.timeout(INSTALL_S + 60)
