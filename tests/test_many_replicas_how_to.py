@@ -124,6 +124,11 @@ def test_what_a_replica_holds_follows_from_the_defaults() -> None:
     assert f"{' + '.join(f'{part:.0f}' for part in parts)} = {sum(parts):.0f} MB" in PAGE
 
 
+def test_what_it_says_of_replicas_is_what_it_comes_to() -> None:
+    with_them, without = RESULTS["replicas"]
+    assert re.search(rf"take {with_them:.0f} replicas with them and {without:.0f}\s+without", PAGE)
+
+
 def test_what_it_quotes_of_others_is_so() -> None:
     named = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", PAGE)) - OTHER_VARIABLES
     assert named <= set(known_settings())
