@@ -289,7 +289,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+def numbers(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
     try:
         return [max(1, int(number)) for number in value.split(",")]
     except ValueError as exc:
@@ -299,7 +299,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one round of one kind of request.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds, of which medians are taken.")
-@click.option("--connections", default="32,256", show_default=True, callback=_numbers, help="Numbers of connections.")
+@click.option("--connections", default="32,256", show_default=True, callback=numbers, help="Numbers of connections.")
 @click.option("--sessions", default=1000, show_default=True, help="Sessions of ten turns to prepare.")
 @click.option("--messages", default=1000, show_default=True, help="Messages of the user who is searched.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where: which disk.")

@@ -43,9 +43,19 @@ def work_folder(parent: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def real_service(folder: Path, **changes: str) -> Iterator[Server]:
-    """The service with its defaults but these, its record in `folder`; it sees no setting of the caller's."""
-    settings = {**changes, "HOST": "127.0.0.1", "PORT": "0", "STORE_URL": f"sqlite:///{folder}/memory.db"}
+    """The service with its defaults but these, its record in `folder` unless they name another store.
+
+    It sees no setting of the caller's.
+    """
+    settings = {"STORE_URL": f"sqlite:///{folder}/memory.db", **changes, "HOST": "127.0.0.1", "PORT": "0"}
     with _process(["-m", "memory_service", "serve"], folder / "service.log", settings) as server:
+        yield server
+
+
+@contextmanager
+def quiet_service(folder: Path, **changes: str) -> Iterator[Server]:
+    """The service of `benchmarks.quiet` with these settings, its log in `folder`."""
+    with _process(["-m", "benchmarks.quiet"], folder / "service.log", changes) as server:
         yield server
 
 
@@ -99,6 +109,11 @@ def wait_until_quiet(server: Server) -> None:
                 return
             time.sleep(0.05)
     print("the service is still busy in the background; what follows pays for it", file=sys.stderr, flush=True)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -19,7 +19,7 @@ import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from benchmarks import cosmos, outage, retrieval
+from benchmarks import cosmos, outage, replicas, retrieval
 from benchmarks.cosmos_actions import LARGE_TURNS
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
@@ -31,6 +31,7 @@ from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
 from tests import test_azure_how_to as azure_how_to
+from tests import test_many_replicas_how_to as many_replicas
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.cosmos.node import INSTALL_S
 
@@ -117,6 +118,38 @@ def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_do
     assert not replace(in_time, p99_ratio=2.1).sound
     assert not replace(in_time, reflected=4).sound
     assert not replace(in_time, runs=[replace(report.runs[0], hanging=True, in_flight=4)]).sound
+
+
+def test_the_benchmark_of_replicas_counts_what_each_verb_asks_of_the_store_they_share(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    ran = run("replicas", "--sessions", 4, "--turns", 3, "--replicas", "3", "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "not throughput" in ran.stdout
+    report = msgspec.json.decode(numbers.read_bytes(), type=replicas.Report)
+    rows = {(row.routing, row.verb): row for row in report.rows}
+    stuck, dealt = rows["sticky", "store"], rows["round robin", "store"]
+    assert (stuck.requests, stuck.hit_rate, stuck.asked) == (12, 1, {"commit": 1})
+    assert (rows["sticky", "context"].hit_rate, rows["sticky", "context"].asked) == (1, {"head": 1})
+    assert 1 < dealt.round_trips <= 4
+    assert rows["round robin", "context"].asked["head"] <= 1
+    assert (report.turns, report.problems) == (2 * 4 * 3, [])
+    asked_twice = replace(stuck, asked={"commit": 1, "head": 0.1})
+    assert asked_twice.problems == ["3 replicas, sticky, store: 0.10 times head, at most 0 is right"]
+    assert not replace(asked_twice, asked={"commit": 1}).problems
+    assert replace(dealt, asked={"commit": 2.1, "load": 1}).problems
+    assert replace(report, lost=["a turn is gone"]).problems
+
+
+def test_the_benchmark_of_sizes_measures_every_line_of_the_page(tmp_path: Path) -> None:
+    ran = run("sizes", "--users", 3, "--sessions", 1, "--turns", 2, "--record", 20, "--folder", tmp_path)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = {line.strip("| ").split(" | ")[0]: line for line in ran.stdout.splitlines()}
+    by_hand = {"Redis: bytes kept for a byte of value"}
+    assert set(told) == set(many_replicas.MEASURED) - by_hand
+    assert told["turns"].startswith("| turns | 12 | ")
 
 
 @pytest.mark.timeout(INSTALL_S + 60)

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["azure"]]
+EXTRAS = ("azure", "postgres", "redis")
+WANTED = [*PROJECT["dependencies"], *(name for extra in EXTRAS for name in PROJECT["optional-dependencies"][extra])]
 
 
 def name_of(requirement: str) -> str:
@@ -44,3 +45,11 @@ def test_the_image_leaves_the_choice_of_the_store_to_who_runs_it() -> None:
     assert not re.search(r"^(?!#).*STORE_URL", DOCKERFILE, re.MULTILINE)
     assert re.search(r"^WORKDIR /$", DOCKERFILE.rpartition("FROM ")[2], re.MULTILINE)
     assert "VOLUME /data" in DOCKERFILE
+
+
+def test_the_builder_is_given_what_is_copied_and_nothing_else() -> None:
+    copied = {
+        name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()
+    }
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert let_through == copied
