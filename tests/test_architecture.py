@@ -21,6 +21,7 @@ FLOORS = [
     ["consolidation"],
     [
         "embedding",
+        "hot_tier",
         "pool",
         "scheduler",
         "stores",
@@ -52,6 +53,7 @@ ALONE_KNOWS = {
     "psycopg": ["stores.postgres"],
     "psycopg_pool": ["stores.postgres"],
     "openai": ["llm.openai", "llm.openai_embedder"],
+    "redis": ["hot_tier"],
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],
 }
