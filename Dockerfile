@@ -1,8 +1,9 @@
 # Two stages: what is needed to install stays behind.
 FROM python:3.12-slim AS build
 WORKDIR /src
-# What every store of production needs, so with the extra `azure`. To make it anew:
-#   uv pip compile --universal --generate-hashes --no-header --extra azure -o requirements.lock pyproject.toml
+# What every store of production needs, and Redis, so with the extras. To make it anew:
+#   uv pip compile --universal --generate-hashes --no-header --extra azure --extra postgres --extra redis \
+#       -o requirements.lock pyproject.toml
 COPY requirements.lock ./
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./

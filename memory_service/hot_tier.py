@@ -60,7 +60,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 redis.call('ZADD', KEYS[2], now + ARGV[4], KEYS[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 if same and tonumber(version) == tonumber(ARGV[2]) then return 'renewed' end
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return 'kept'

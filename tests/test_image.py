@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["azure"]]
+EXTRAS = ("azure", "postgres", "redis")
+WANTED = [*PROJECT["dependencies"], *(one for extra in EXTRAS for one in PROJECT["optional-dependencies"][extra])]
 
 
 def name_of(requirement: str) -> str:
