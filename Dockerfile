@@ -1,7 +1,7 @@
 # Two stages: what is needed to install stays behind.
 FROM python:3.12-slim AS build
 WORKDIR /src
-# What every store of production needs, so with their extras. To make it anew:
+# What every store of production needs, and Redis, so with the extras. To make it anew:
 #   uv pip compile --universal --generate-hashes --no-header --extra azure --extra postgres --extra redis \
 #       -o requirements.lock pyproject.toml
 COPY requirements.lock ./

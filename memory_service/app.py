@@ -27,7 +27,7 @@ from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.points import KillAt, Point, nowhere
-from memory_service.pool import LongTermCache, SessionPool
+from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
@@ -88,6 +88,8 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
         reader, embedder = make_models(settings, stack)
         parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
+        if parts.tier is not None:
+            await parts.tier.start(stack, parts.pool.let_go)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
         parts.scheduler.every(settings.sweep_interval_seconds, "sweep", parts.background.sweep)
@@ -105,7 +107,8 @@ def make_service(settings: Settings, parts: Parts, around: Surroundings) -> Memo
 
 def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embedder, around: Surroundings) -> Parts:
     """Put the parts together; none is started."""
-    pool = make_pool(settings, store, around)
+    tier = make_tier(settings, store, around)
+    pool = make_pool(settings, store, tier, around)
     long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
     recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
@@ -136,19 +139,39 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         reader=reader,
         embedder=embedder,
         watchdog=Watchdog(),
+        tier=tier,
     )
 
 
-def make_pool(settings: Settings, store: Store, around: Surroundings) -> SessionPool:
+def make_pool(settings: Settings, store: Store, tier: Tier | None, around: Surroundings) -> SessionPool:
     return SessionPool(
-        store.load,
+        tier.load if tier else store.load,
         store.commit,
         look=None if is_alone(settings, store) else store.head,
+        tell=tier.keep_soon if tier else None,
         max_sessions=settings.max_sessions,
         ttl_s=settings.session_ttl_minutes * 60,
         clock=around.monotonic,
         point=make_point(settings),
     )
+
+
+def make_tier(settings: Settings, store: Store, around: Surroundings) -> Tier | None:
+    """Choose what replicas share beside the record. Raises UnsafeStart where there can be no other replica."""
+    url = settings.chosen_redis_url
+    if not url:
+        return None
+    if is_alone(settings, store):
+        raise UnsafeStart(
+            "REDIS_URL is for several services that share a record; this one has its record for itself "
+            "(SQLite, or POOL_COHERENCE=exclusive) and holds in memory what Redis would hold: take REDIS_URL away"
+        )
+    try:
+        from memory_service.hot_tier import HotTier
+    except ModuleNotFoundError as exc:
+        raise UnsafeStart(f"REDIS_URL needs {exc.name}: pip install 'agent-memory-service[redis]'") from exc
+    ttl_s = settings.session_ttl_minutes * 60
+    return HotTier(url, store.load, store.head, ttl_s=ttl_s, clock=around.monotonic)
 
 
 def is_alone(settings: Settings, store: Store) -> bool:

@@ -10,9 +10,9 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from cachetools import Cache, TLRUCache, TTLCache
@@ -24,6 +24,7 @@ from memory_service.values import Context, Hot, LongTerm, Scope, Session, Sessio
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
 Look = Callable[[SessionKey], Awaitable[Session | None]]
 Write = Callable[[Commit], Awaitable[None]]
+Tell = Callable[[SessionKey, Hot], None]
 Clock = Callable[[], float]
 
 
@@ -51,7 +52,7 @@ class SessionPool:
     """Sessions by key. `load` asks the store; `write` commits to it. The clock is monotonic seconds.
 
     Where others write the same record, `look` gives a session's head as stored: what is held is held against it
-    at each use, and loaded anew if it moved.
+    at each use, and loaded anew if it moved. `tell` is told what a session has become, for whoever else holds it.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class SessionPool:
         max_sessions: int,
         ttl_s: float,
         look: Look | None = None,
+        tell: Tell | None = None,
         clock: Clock = time.monotonic,
         point: Point = nowhere,
     ) -> None:
         self._load = load
         self._look = look
         self._write = write
+        self._tell = tell
         self._clock = clock
         self._shelf = _Shelf(max_sessions, ttl_s, clock, point)
         self._living: WeakValueDictionary[SessionKey, HotSession] = WeakValueDictionary()
@@ -126,6 +129,21 @@ class SessionPool:
             self.committing -= 1
         entry.show(then)
         self._keep(key, entry)
+        if self._tell is not None:
+            self._tell(key, then)
+
+    def let_go(self, key: SessionKey, incarnation: str, version: int) -> None:
+        """Drop a session that somebody else is said to have moved on, unless what is held is that or became of it.
+
+        What is said may be late or wrong: it is only asked for again.
+        """
+        entry = self._living.get(key)
+        if entry is None or entry.hot is None:
+            return
+        held = entry.hot.session
+        if held.incarnation != incarnation or held.version < version:
+            entry.show(None)
+            self._shelf.pop(key, None)
 
     async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
         """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
@@ -169,6 +187,19 @@ class SessionPool:
             "misses": self.misses,
             "evictions": self._shelf.evictions,
         }
+
+
+class Tier(Protocol):
+    """Where replicas that share a record show each other what they hold of it."""
+
+    async def start(self, stack: AsyncExitStack, moved: Callable[[SessionKey, str, int], None]) -> None: ...
+    async def load(self, key: SessionKey) -> Hot | None:
+        """Return the session as last committed, or None."""
+
+    def keep_soon(self, key: SessionKey, hot: Hot) -> None:
+        """Take note of what a session has become; neither waits nor fails."""
+
+    def stats(self) -> dict[str, Any]: ...
 
 
 def is_no_older(one: Session, other: Session) -> bool:

@@ -14,7 +14,7 @@ from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.errors import Draining
 from memory_service.llm.base import Embedder, Reader
-from memory_service.pool import LongTermCache, SessionPool
+from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
@@ -60,6 +60,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reader: Reader
     embedder: Embedder
     watchdog: Watchdog
+    tier: Tier | None = None
 
 
 class MemoryService:
@@ -200,6 +201,7 @@ class MemoryService:
         parts = self._parts
         return {
             **parts.pool.stats(),
+            "hot_tier": parts.tier.stats() if parts.tier else {"state": "off"},
             "durability": parts.store.capabilities.durability,
             "store": parts.store.usage(),
             "queues": parts.scheduler.stats(),

@@ -6,6 +6,7 @@ Deeper parts are given plain arguments, never this object. Names are the variabl
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +17,7 @@ def _upper(given: Any) -> Any:
 
 
 SearchedBy = Literal["auto", "account", "process"]
+TLS_PORT = 6380
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
 
@@ -75,6 +77,14 @@ class Settings(BaseSettings):
         "auto",
         description="Who searches: account (by indexes of its own), process, or auto (account, if it can, the large).",
     )
+
+    # Redis: what replicas that share a record hold of its sessions; it may be lost at any time
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Hot tier of replicas that share a record: redis://... or rediss://... (TLS); empty is none.",
+    )
+    redis_host: str = Field("", description="Its host, where there is no REDIS_URL: TLS on port 6380.")
+    redis_password: SecretStr = Field(SecretStr(""), description="Password that goes with REDIS_HOST.")
 
     # Models: Azure OpenAI if its endpoint is set, else an OpenAI-compatible endpoint if its key or URL is, else none
     azure_openai_endpoint: str = Field("", description="Azure OpenAI endpoint URL.")
@@ -142,6 +152,12 @@ class Settings(BaseSettings):
         if self.cosmos_endpoint and "store_url" not in self.model_fields_set:
             return "cosmos:"
         return self.store_url
+
+    @property
+    def chosen_redis_url(self) -> str:
+        if self.redis_host and not self.redis_url.get_secret_value():
+            return f"rediss://:{quote(self.redis_password.get_secret_value(), safe='')}@{self.redis_host}:{TLS_PORT}/0"
+        return self.redis_url.get_secret_value()
 
 
 def known_settings() -> dict[str, str]:

@@ -16,6 +16,7 @@ from memory_service.settings import Settings, known_settings
 from tests.cosmos.launcher import CosmosServer
 from tests.cosmos.node import INSTALL_S
 from tests.postgres.launcher import PostgresServer
+from tests.redis.launcher import RedisServer
 
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
@@ -121,6 +122,21 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = postgres_server.new_database()
     yield url
     postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The one Redis server of a test run; ask for `redis_server`."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    """A running Redis server with nothing in it, which may be killed, started and paused: `url`."""
+    redis_process.kill()
+    redis_process.start()
+    return redis_process
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ FLOORS = [
     [
         "clock",
         "embedding",
+        "hot_tier",
         "pool",
         "scheduler",
         "stores",
@@ -53,6 +54,7 @@ ALONE_KNOWS = {
     "psycopg": ["stores.postgres"],
     "psycopg_pool": ["stores.postgres"],
     "openai": ["llm.openai", "llm.openai_embedder"],
+    "redis": ["hot_tier"],
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],
 }

@@ -100,7 +100,7 @@ def computed(routing: int) -> dict[str, float]:
         "million rows of vectors": (turns_of_user + memories_of_user) * given["users"] / 1e6,
         "GB in PostgreSQL": (per_user * given["users"] + names) / 1e9,
         "of them vectors, GB": (turns_of_user + memories_of_user) * row["vectors"] * given["users"] / 1e9,
-        "MB in Redis, once it is shared": value * one["Redis: bytes kept for a byte of value"] / 1e6,
+        "MB in Redis": value * one["Redis: bytes kept for a byte of value"] / 1e6,
     }
 
 

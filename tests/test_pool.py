@@ -626,3 +626,61 @@ async def test_who_comes_later_is_not_shown_what_was_loaded_for_who_came_before(
         assert hot.session == head
         head = head.touched(NOON)
         await store.commit(Commit(scope=KEY.scope, session=head))
+
+
+async def test_what_is_said_to_have_moved_on_is_let_go_of(shared: SessionPool, store: FaultyStore) -> None:
+    head = await begin(store, KEY, turns=1)
+    await shared.read(KEY)
+    shared.let_go(KEY, head.incarnation, head.version + 1)
+    assert shared.stats()["total_sessions"] == 0
+    store.calls.clear()
+    entry = await shared.read(KEY)
+    assert entry.hot is not None
+    assert store.calls == {"load": 1}
+    shared.let_go(KEY, "another incarnation", 1)
+    assert entry.hot is None
+
+
+async def test_what_is_said_of_the_past_changes_nothing(shared: SessionPool, store: FaultyStore) -> None:
+    head = await begin(store, KEY, turns=1)
+    hot = (await shared.read(KEY)).hot
+    for version in range(head.version + 1):
+        shared.let_go(KEY, head.incarnation, version)
+    shared.let_go(a_key("unknown"), head.incarnation, 99)
+    entry = await shared.read(KEY)
+    assert entry.hot is hot
+
+
+async def test_what_is_said_falsely_in_the_middle_of_a_change_does_no_harm(
+    shared: SessionPool, store: FaultyStore
+) -> None:
+    head = await begin(store, KEY, turns=1)
+    await shared.read(KEY)
+    hang = store.hang_at("commit")
+    growing = asyncio.create_task(grow(shared))
+    await hang.reached.wait()
+    shared.let_go(KEY, head.incarnation, 99)
+    hang.release()
+    await growing
+    assert turns_of(await shared.read(KEY)) == 2
+
+
+async def test_others_are_told_what_was_committed_and_nothing_else(store: FaultyStore, clock: Ticks) -> None:
+    told: list[Hot] = []
+    pool = SessionPool(
+        store.load,
+        store.commit,
+        max_sessions=8,
+        ttl_s=60,
+        look=store.head,
+        tell=lambda _, hot: told.append(hot),
+        clock=clock,
+    )
+    await begin(store, KEY)
+    await pool.read(KEY)
+    await grow(pool)
+    for after in (False, True):
+        store.fail_at("commit", StoreUnavailable("gone"), after=after)
+        with pytest.raises(StoreUnavailable):
+            await grow(pool)
+    assert [hot.session.turn_count for hot in told] == [1]

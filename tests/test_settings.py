@@ -158,6 +158,28 @@ def test_cosmos_is_the_store_when_its_endpoint_is_set_and_no_other_store_is(monk
     assert Settings().chosen_store_url == "transient://"
 
 
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, ""),
+        ({"REDIS_URL": "redis://cache:6379/1"}, "redis://cache:6379/1"),
+        ({"REDIS_HOST": "cache.example"}, "rediss://:@cache.example:6380/0"),
+        (
+            {"REDIS_HOST": "cache.example", "REDIS_PASSWORD": "a/b:c@d?"},
+            "rediss://:a%2Fb%3Ac%40d%3F@cache.example:6380/0",
+        ),
+        ({"REDIS_URL": "redis://cache", "REDIS_HOST": "other"}, "redis://cache"),
+        ({"REDIS_PASSWORD": "alone"}, ""),
+    ],
+)
+def test_redis_is_named_by_its_url_or_by_host_and_password(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], chosen: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().chosen_redis_url == chosen
+
+
 # What must not happen
 
 
@@ -197,7 +219,9 @@ def test_a_secret_in_the_wrong_line_is_not_repeated(monkeypatch: pytest.MonkeyPa
     assert {line.partition(":")[0] for line in ended.output.splitlines()} == {"PORT", "LOG_LEVEL"}
 
 
-@pytest.mark.parametrize("name", [name for name in known_settings() if re.search("KEY$|TOKEN$|PASSWORD$", name)])
+@pytest.mark.parametrize(
+    "name", [name for name in known_settings() if re.search("KEY$|TOKEN$|PASSWORD$|^REDIS_URL$", name)]
+)
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "sk-live-0123456789")
     settings = Settings()

@@ -16,9 +16,15 @@ ANA = {"user_id": "ana", "session_id": "s"}
 Pair = tuple[httpx2.AsyncClient, httpx2.AsyncClient]
 
 
+@pytest.fixture(params=["alone", "redis"])
+def tier(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of what they share beside the record."""
+    return {} if request.param == "alone" else {"redis_url": request.getfixturevalue("redis_server").url}
+
+
 @pytest.fixture
-async def pair(connect: Connect) -> Pair:
-    return await connect(), await connect()
+async def pair(connect: Connect, tier: dict[str, str]) -> Pair:
+    return await connect(**tier), await connect(**tier)
 
 
 def turn(text: str) -> dict[str, str]:
@@ -94,8 +100,8 @@ async def test_a_session_is_reflected_on_once_however_many_ask_for_it(pair: Pair
     assert len(found["insights"]) == 1
 
 
-async def test_a_store_costs_no_look_before_it_and_a_context_one(pair: Pair) -> None:
-    http = pair[0]
+async def test_a_store_costs_no_look_before_it_and_a_context_one(connect: Connect, tier: dict[str, str]) -> None:
+    http = await connect(**tier)
     await told(http, START, **ANA)
     await told(http, STORE, **turn("one"))
 

@@ -25,13 +25,16 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=["cosmos", "postgres"])
+@pytest.fixture(params=["cosmos", "postgres", "postgres and redis"])
 def record(request: pytest.FixtureRequest) -> dict[str, str]:
     """Settings with which all keep the same record."""
     if request.param == "cosmos":
         server = request.getfixturevalue("cosmos_server")
         return dict(server.environment)
-    return {"STORE_URL": request.getfixturevalue("postgres_url")}
+    shared = {"STORE_URL": request.getfixturevalue("postgres_url")}
+    if request.param == "postgres and redis":
+        shared["REDIS_URL"] = request.getfixturevalue("redis_server").url
+    return shared
 
 
 @pytest.fixture
