@@ -21,6 +21,7 @@ from memory_service.stores.transient import TransientStore
 from memory_service.values import Scope, Session, Sitting
 from tests.cosmos.launcher import CosmosServer
 from tests.postgres.launcher import PostgresServer
+from tests.redis.launcher import RedisServer
 from tests.stores.cosmos_account import copy_database, settings_for, without_lease
 from tests.stores.postgres_database import rows
 from tests.support.stores import YieldingStore, store_of
@@ -40,6 +41,10 @@ class Ground(ABC):
     @abstractmethod
     def store(self) -> Store:
         """Make a store over what was kept; it is not opened yet."""
+
+    def redis_url(self) -> str:
+        """Of the hot tier beside the store, if there is one."""
+        return ""
 
     def crash(self) -> None:  # noqa: B027 (a record that a server keeps stays where it is)
         """From now on `store` gives what a crash at this moment leaves.
@@ -139,6 +144,22 @@ class PostgresGround(Ground):
         rows(self.url, "UPDATE sittings SET lease_until = NULL RETURNING 1")
 
 
+class SharedGround(PostgresGround):
+    """The same, beside a Redis that no crash empties: it may hold what is on no record, and of which nothing came."""
+
+    def redis_url(self) -> str:
+        return redis_server().url
+
+
+@cache
+def redis_server() -> RedisServer:
+    """The server of all machines of this run; it ends with this process."""
+    stack = ExitStack()
+    server = stack.enter_context(RedisServer(Path(mkdtemp(prefix="redis-"))))
+    atexit.register(stack.close)
+    return server
+
+
 @cache
 def postgres_server() -> PostgresServer:
     """The server of all machines of this run; it ends with this process."""
@@ -156,6 +177,7 @@ SLOW_GROUNDS: dict[str, type[Ground]] = {
     "transient": TransientGround,
     "cosmos": CosmosGround,
     "postgres": PostgresGround,
+    "postgres and redis": SharedGround,
 }
 """Driven through fewer examples; one of `GROUNDS` is beside them to compare with."""
 
