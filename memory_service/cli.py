@@ -80,10 +80,9 @@ def migrate(source: str | None, target: str | None, check: bool) -> None:
         return
     if source == target:
         raise click.UsageError("--from and --to name the same store")
-    for option, url in {"--from": source, **({"--to": target} if check else {})}.items():
-        path = url.removeprefix("sqlite:///")
-        if path != url and not Path(path).exists():
-            raise click.UsageError(f"{option}: there is no file {path}")
+    require_record("--from", source)
+    if check:
+        require_record("--to", target)
     report = run(copy(read_settings(store_url=source), read_settings(store_url=target), check))
     for conflict in report.conflicts:
         why = f"{conflict.session_id!r} went on differently in the target"
@@ -93,6 +92,15 @@ def migrate(source: str | None, target: str | None, check: bool) -> None:
     missing = "missing" if check else "copied"
     click.echo(f"users {report.users}, {missing} {report.written}, there already {report.same}")
     sys.exit(1 if report.conflicts or report.damaged or (check and report.written) else 0)
+
+
+def require_record(option: str, url: str) -> None:
+    """Nothing is made where something is to be looked for. Raises UsageError."""
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).exists():
+        raise click.UsageError(f"{option}: there is no file {path}")
+    if path != url and not Path(path).stat().st_size:
+        raise click.UsageError(f"{option}: {path} is empty")
 
 
 def _named(scope: Scope) -> str:

@@ -347,6 +347,14 @@ async def test_a_service_over_the_copy_remembers_everything(
         assert (await client.store_turn("Her name is Mia.", "Lovely."))["turn_number"] == 2
 
 
+def test_an_empty_file_is_not_taken_for_a_record_with_nobody_in_it(cosmos: CosmosServer) -> None:
+    Path("a.db").touch()
+    refused = migrate("--from", "sqlite:///a.db", "--to", "cosmos:")
+    assert refused.exit_code == 2
+    assert "--from: a.db is empty" in refused.output
+    assert Path("a.db").stat().st_size == 0
+
+
 def test_without_stores_it_prepares_the_one_of_the_settings(cosmos: CosmosServer) -> None:
     assert migrate().output == "cosmos: ready\n"
     made = [call for call in cosmos.calls() if call["op"] == "POST dbs/colls"]
