@@ -1,10 +1,11 @@
 """What several services on one PostgreSQL ask of it: pool hits and round trips of each HTTP verb.
 
-    python -m benchmarks.replicas [--sessions 60] [--turns 10] [--replicas 1,2,3] [--folder DIR] [--json FILE]
+    python -m benchmarks.replicas [--sessions 60] [--turns 10] [--replicas 1,2,3] [--redis] [--folder DIR] [--json FILE]
 
-It starts the PostgreSQL server of the tests and the services, each a process of its own. Requests are dealt out to them
-by round robin, or each session's to one (sticky). All sessions start; then for each turn all ask for their context and
-all store; then all search. Background work is held back, so what is counted is what callers asked for.
+It starts the PostgreSQL server of the tests, with `--redis` a Redis too, and the services, each a process of its own.
+Requests are dealt out to them by round robin, or each session's to one (sticky). All sessions start; then for each turn
+all ask for their context and all store; then all search. Background work is held back, so what is counted is what
+callers asked for.
 
 Exit status 1 if a request was not answered 200, a verb asked for more than is right, or an acknowledged turn is not
 there, once, under its number and seen by every replica.
@@ -34,6 +35,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.load import Answer
 from benchmarks.servers import Server, quiet_service, work_folder
 from tests.postgres.launcher import PostgresServer
+from tests.redis.launcher import RedisServer
 
 Routing = Literal["round robin", "sticky"]
 ROUTINGS: tuple[Routing, ...] = ("round robin", "sticky")
@@ -45,7 +47,7 @@ VERBS = {
 }
 SEARCHES = 2
 AT_ONCE = 16
-HEADS = ["replicas", "routing", "verb", "requests", "pool hits", "round trips", "of which", "p50 ms"]
+HEADS = ["replicas", "routing", "verb", "requests", "pool hits", "Redis hits", "round trips", "of which", "p50 ms"]
 OWN: dict[str, dict[str, float]] = {
     "context": {"head": 1, "load": 0},
     "store": {"head": 0, "load": 0, "commit": 1},
@@ -56,6 +58,11 @@ OTHERS: dict[str, dict[str, float]] = {
     "store": {"head": 0, "load": 1, "commit": 2},
 }
 """And where somebody else has: a context is loaded anew, a store is refused, loaded and made once more."""
+THROUGH_REDIS: dict[str, dict[str, float]] = {
+    "context": {"head": 2, "load": 1},
+    "store": {"head": 1, "load": 1, "commit": 2},
+}
+"""With Redis: what was found there is held against the head once more, and loaded only if it is not of that."""
 MEANING = (
     "Round trips are statements, each one round trip; a start sends some of its at the same time. Two cores show"
     " correctness and round trips, not throughput: the times say what one call takes here, not what replicas add."
@@ -63,13 +70,17 @@ MEANING = (
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Means of one HTTP verb; `asked`: by verb of the store. `hit_rate` is None if no session was asked for."""
+    """Means of one HTTP verb; `asked`: by verb of the store. `hit_rate` is None if no session was asked for,
+    `redis_rate` (of those that the pool did not have) if Redis was asked for none.
+    """
 
     replicas: int
     routing: Routing
     verb: str
     requests: int
     hit_rate: float | None
+    redis_rate: float | None
+    redis: bool
     asked: dict[str, float]
     p50_ms: float
 
@@ -80,7 +91,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problems(self) -> list[str]:
         alone = self.replicas == 1 or self.routing == "sticky"
-        most = (OWN if alone else OTHERS).get(self.verb, {})
+        others = THROUGH_REDIS if self.redis else OTHERS
+        most = (OWN if alone else others).get(self.verb, {})
         name = f"{self.replicas} replicas, {self.routing}, {self.verb}"
         return [
             f"{name}: {self.asked.get(verb, 0):.2f} times {verb}, at most {allowed:g} is right"
@@ -103,12 +115,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
     """What the replicas have counted since they began."""
 
-    hits: int
-    misses: int
+    sessions: Counter[str]
     asked: Counter[str]
 
     def since(self, before: Spent) -> Spent:
-        return Spent(hits=self.hits - before.hits, misses=self.misses - before.misses, asked=self.asked - before.asked)
+        return Spent(sessions=self.sessions - before.sessions, asked=self.asked - before.asked)
 
 
 class Sums:
@@ -117,24 +128,30 @@ class Sums:
     def __init__(self) -> None:
         self.times: list[float] = []
         self.asked: Counter[str] = Counter()
-        self.hits = self.misses = 0
+        self.sessions: Counter[str] = Counter()
 
     def add(self, spent: Spent, times: Iterable[float]) -> None:
         self.times += times
         self.asked += spent.asked
-        self.hits, self.misses = self.hits + spent.hits, self.misses + spent.misses
+        self.sessions += spent.sessions
 
-    def row(self, replicas: int, routing: Routing, verb: str) -> Row:
-        leases, requests = self.hits + self.misses, len(self.times)
+    def row(self, replicas: int, routing: Routing, verb: str, redis: bool) -> Row:
+        requests = len(self.times)
         return Row(
             replicas=replicas,
             routing=routing,
             verb=verb,
             requests=requests,
-            hit_rate=self.hits / leases if leases else None,
+            hit_rate=self._rate("pool"),
+            redis_rate=self._rate("redis"),
+            redis=redis,
             asked={name: count / requests for name, count in sorted(self.asked.items())},
             p50_ms=percentile(self.times, 0.5) * 1e3,
         )
+
+    def _rate(self, where: str) -> float | None:
+        hits, misses = self.sessions[f"{where} hits"], self.sessions[f"{where} misses"]
+        return hits / (hits + misses) if hits + misses else None
 
 
 class Replicas:
@@ -181,7 +198,13 @@ class Replicas:
         asked: Counter[str] = Counter()
         for one in told:
             asked.update({verb: spent["round_trips"] for verb, spent in one["store"]["verbs"].items()})
-        return Spent(hits=sum(one["hits"] for one in told), misses=sum(one["misses"] for one in told), asked=asked)
+        sessions: Counter[str] = Counter()
+        for one in told:
+            sessions.update({"pool hits": one["hits"], "pool misses": one["misses"]})
+            tier = one["hot_tier"]
+            missed = tier.get("misses", 0) + tier.get("stale", 0)
+            sessions.update({"redis hits": tier.get("hits", 0), "redis misses": missed})
+        return Spent(sessions=sessions, asked=asked)
 
     async def lost(self) -> list[str]:
         """Ask every replica for every session: what was acknowledged, in the order of its numbers, and nothing else."""
@@ -239,22 +262,24 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     lost: list[str]
 
 
-async def _run(servers: list[Server], routing: Routing, sessions: int, turns: int) -> Run:
+async def _run(servers: list[Server], routing: Routing, sessions: int, turns: int, redis: bool) -> Run:
     async with _clients(servers) as https:
         replicas = Replicas(https, routing, sessions)
         await replicas.converse(turns)
-        rows = [sums.row(len(servers), routing, verb) for verb, sums in replicas.sums.items()]
+        rows = [sums.row(len(servers), routing, verb, redis) for verb, sums in replicas.sums.items()]
         return Run(rows=rows, turns=replicas.turns, lost=await replicas.lost())
 
 
-def measured(folder: Path, counts: Iterable[int], sessions: int, turns: int) -> Report:
+def measured(folder: Path, counts: Iterable[int], sessions: int, turns: int, redis: bool) -> Report:
     runs = []
-    with PostgresServer(folder) as postgres:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(PostgresServer(folder))
+        beside = {"REDIS_URL": stack.enter_context(RedisServer(_made(folder / "redis"))).url} if redis else {}
         for count in counts:
             for routing in ROUTINGS if count > 1 else ROUTINGS[:1]:
                 say(f"{count} replicas, {routing}")
-                with _started(folder, count, postgres.new_database()) as servers:
-                    runs.append(asyncio.run(_run(servers, routing, sessions, turns)))
+                with _started(folder, count, {"STORE_URL": postgres.new_database(), **beside}) as servers:
+                    runs.append(asyncio.run(_run(servers, routing, sessions, turns, redis)))
     return Report(
         machine=machine(),
         rows=[row for run in runs for row in run.rows],
@@ -263,11 +288,16 @@ def measured(folder: Path, counts: Iterable[int], sessions: int, turns: int) -> 
     )
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 @contextmanager
-def _started(parent: Path, count: int, store_url: str) -> Iterator[list[Server]]:
+def _started(parent: Path, count: int, settings: dict[str, str]) -> Iterator[list[Server]]:
     with ExitStack() as stack:
         folders = [stack.enter_context(work_folder(parent)) for _ in range(count)]
-        yield [stack.enter_context(quiet_service(folder, STORE_URL=store_url)) for folder in folders]
+        yield [stack.enter_context(quiet_service(folder, **settings)) for folder in folders]
 
 
 def tell(report: Report) -> str:
@@ -284,21 +314,24 @@ def tell(report: Report) -> str:
 
 def _cells(row: Row) -> list[str]:
     asked = ", ".join(f"{verb} {count:.2f}" for verb, count in row.asked.items() if count)
-    hits = "" if row.hit_rate is None else f"{row.hit_rate:.0%}"
+    hits, found = ("" if rate is None else f"{rate:.0%}" for rate in (row.hit_rate, row.redis_rate))
     trips, p50 = shown(row.round_trips, 2), shown(row.p50_ms, 1)
-    return [str(row.replicas), row.routing, row.verb, shown(row.requests), hits, trips, asked, p50]
+    return [str(row.replicas), row.routing, row.verb, shown(row.requests), hits, found, trips, asked, p50]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--sessions", default=60, show_default=True, help="Sessions, each of a user of its own.")
 @click.option("--turns", default=10, show_default=True, help="Turns of each.")
 @click.option("--replicas", default="1,2,3", show_default=True, callback=numbers, help="Numbers of replicas.")
+@click.option("--redis", is_flag=True, help="Let them share their sessions through Redis.")
 @click.option("--folder", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Where to work.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all numbers here.")
-def main(sessions: int, turns: int, replicas: list[int], folder: Path | None, json_file: Path | None) -> None:
+def main(
+    sessions: int, turns: int, replicas: list[int], redis: bool, folder: Path | None, json_file: Path | None
+) -> None:
     """Count what several services ask of the store they share, for each HTTP verb."""
     with work_folder(folder) as own:
-        report = measured(own, replicas, sessions, turns)
+        report = measured(own, replicas, sessions, turns, redis)
     print(tell(report))
     if json_file:
         json_file.write_text(json.dumps(msgspec.to_builtins(report), indent=1))

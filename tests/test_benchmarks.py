@@ -142,6 +142,21 @@ def test_the_benchmark_of_replicas_counts_what_each_verb_asks_of_the_store_they_
     assert replace(report, lost=["a turn is gone"]).problems
 
 
+def test_with_redis_a_replica_takes_from_there_what_another_has_moved(tmp_path: Path) -> None:
+    numbers, how = tmp_path / "numbers.json", ("--sessions", 6, "--turns", 4, "--replicas", "3", "--redis")
+    ran = run("replicas", *how, "--folder", tmp_path, "--json", numbers)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = msgspec.json.decode(numbers.read_bytes(), type=replicas.Report)
+    rows = {(row.routing, row.verb): row for row in report.rows}
+    dealt = rows["round robin", "context"]
+    assert dealt.redis_rate is not None
+    assert dealt.redis_rate > 0.3
+    assert dealt.asked.get("load", 0) < 0.5
+    assert rows["sticky", "context"].asked == {"head": 1}
+    assert report.problems == []
+    assert replace(dealt, asked={"head": 2.1}).problems
+
+
 def test_the_benchmark_of_sizes_measures_every_line_of_the_page(tmp_path: Path) -> None:
     ran = run("sizes", "--users", 3, "--sessions", 1, "--turns", 2, "--record", 20, "--folder", tmp_path)
 
