@@ -15,8 +15,8 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "stores.bodies", "stores.exports"],
-    ["corpus"],
+    ["context", "ranking", "extract", "stores.exports"],
+    ["corpus", "stores.bodies"],
     ["stores.base", "llm.base"],
     ["consolidation"],
     [

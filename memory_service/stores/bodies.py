@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from memory_service.values import Memory, Session, Sitting, Turn, Value
+from memory_service.stores.exports import Exported
+from memory_service.values import Effect, Memory, Request, Session, Sitting, Turn, Value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -50,3 +51,9 @@ def micros_or_none(moment: datetime | None) -> int | None:
 
 def moment(micros: int) -> datetime:
     return EPOCH + micros * MICROSECOND
+
+
+def exported_request(_: str, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:
+    """A row of a request's name, with the key it is found by before it."""
+    effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
+    return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)

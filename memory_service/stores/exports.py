@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -55,6 +56,24 @@ def exported_item(value: Turn | Memory, space: str | None, data: bytes | None) -
     if not space or data is None:
         return item
     return replace(item, vector=Vector(item_id=item.item_id, token=0, space=space, data=data))
+
+
+Queries = Sequence[tuple[str, Any, Callable[..., Exported]]]
+"""Of one kind of things after the other: SQL that gives rows behind a key, the key before the first, what a row is."""
+Place = tuple[int, Any]
+"""Which of the queries, and the key of the last row it gave."""
+
+
+def first_of(queries: Queries) -> Place:
+    return 0, queries[0][1]
+
+
+def following(queries: Queries, place: Place, rows: Sequence[Any]) -> Place | None:
+    """Where to go on behind these rows: in the next query if there were none; None behind the last."""
+    number, _ = place
+    if rows:
+        return number, rows[-1][0]
+    return (number + 1, queries[number + 1][1]) if number + 1 < len(queries) else None
 
 
 class Exports(Value, frozen=True, kw_only=True):

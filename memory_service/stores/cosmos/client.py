@@ -196,7 +196,7 @@ class Client:
         **options: Any,
     ) -> list[Document]:
         """Ask one partition; without `owner` all of them. `options` are the SDK's."""
-        parameters = [{"name": f"@{name}", "value": value} for name, value in (values or {}).items()] or None
+        parameters = _parameters(values or {}) or None
 
         async def asked(items: ContainerProxy) -> list[Document]:
             where: dict[str, Any] = {} if owner is None else {"partition_key": owner}
@@ -209,7 +209,7 @@ class Client:
         self, verb: str, container: str, sql: str, values: Document, owner: str, token: str | None, limit: int
     ) -> tuple[list[Document], str | None]:
         """Ask one partition for so many, going on from a token (None: from the start); and the next token."""
-        parameters: list[dict[str, object]] = [{"name": f"@{name}", "value": v} for name, v in values.items()]
+        parameters = _parameters(values)
 
         async def asked(items: ContainerProxy) -> tuple[list[Document], str | None]:
             found = items.query_items(sql, parameters=parameters, max_item_count=limit, partition_key=owner)
@@ -236,6 +236,10 @@ class Client:
             return found, answers[-1]["etag"]
 
         return await self.call(verb, container, read, paged=True)
+
+
+def _parameters(values: Document) -> list[dict[str, object]]:
+    return [{"name": f"@{name}", "value": value} for name, value in values.items()]
 
 
 def _require_base64(key: str) -> None:
@@ -288,9 +292,9 @@ def _refusal(exc: Exception) -> Exception:
     return StoreUnavailable(f"Cosmos DB: {_reason(exc)}")
 
 
-def _given_up(exc: Exception, pause_s: float | None) -> StoreUnavailable:
+def _given_up(exc: Exception, pause_s: float) -> StoreUnavailable:
     if _statuses(exc)[0] == THROTTLED:
-        return StoreThrottled(retry_after_s=max(1, round(pause_s or 0)))
+        return StoreThrottled(retry_after_s=max(1, round(pause_s)))
     return StoreUnavailable(f"Cosmos DB: {_reason(exc)}")
 
 

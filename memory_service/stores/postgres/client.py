@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from memory_service.errors import StorageFull, StoreUnavailable, UnsafeStart
@@ -80,10 +80,14 @@ class Client:
         """Execute one statement."""
 
         async def work(db: AsyncConnection[Any], _: bool) -> list[Row]:
-            self.round_trips[verb] += 1
-            return await (await db.execute(sql.encode(), values)).fetchall()
+            return await (await self.execute(db, verb, sql, values)).fetchall()
 
         return await self.call(work)
+
+    async def execute(self, db: AsyncConnection[Any], verb: str, sql: str, values: Values) -> AsyncCursor[Any]:
+        """Execute a statement inside a `call`: one round trip, counted for the verb."""
+        self.round_trips[verb] += 1
+        return await db.execute(sql.encode(), values)
 
     async def call(self, work: Callable[[AsyncConnection[Any], bool], Awaitable[T]]) -> T:
         """Do something with a connection; what failed in passing is done again, and told that it may be done already.

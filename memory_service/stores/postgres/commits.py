@@ -36,9 +36,8 @@ class Commits:
         change = _encode(change_of(commit)).decode()
 
         async def work(db: AsyncConnection[Any], again: bool) -> None:
-            self._client.round_trips["commit"] += 1
             values = (commit.scope.tenant_id, commit.scope.user_id, change, again)
-            await db.execute("SELECT commit_change(%s, %s, %s, %s)", values)
+            await self._client.execute(db, "commit", "SELECT commit_change(%s, %s, %s, %s)", values)
 
         self._point("before_commit")
         try:

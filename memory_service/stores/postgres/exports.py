@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
 
-from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
-from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.exports import (
+    Erased,
+    Exported,
+    Exports,
+    Place,
+    Queries,
+    Users,
+    exported_item,
+    first_of,
+    following,
+)
 from memory_service.stores.postgres.client import Client
 from memory_service.stores.postgres.commits import memory_columns, session_columns, sitting_columns, turn_columns
-from memory_service.values import Effect, Request, Scope
+from memory_service.values import Scope
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)"
 USERS = (
     "SELECT tenant_id, user_id FROM owners WHERE (tenant_id, user_id) > (%s, %s) ORDER BY tenant_id, user_id LIMIT %s"
 )
 
-Cursor = tuple[int, Any]
-"""Which of the queries, and the key of the last row it gave."""
-
-
-def _request(_: Any, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:
-    effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
-    return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
-
-
-QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
+QUERIES: Queries = (
     (
         f"SELECT id, head FROM sessions WHERE owner = {OWNER} AND id > %(after)s ORDER BY id LIMIT %(limit)s",
         0,
@@ -44,7 +45,7 @@ QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
         "SELECT request_key, request_key, made_at, digest, session_id, turn_id FROM requests"
         f" WHERE owner = {OWNER} AND request_key > %(after)s ORDER BY request_key LIMIT %(limit)s",
         "",
-        _request,
+        exported_request,
     ),
     (
         "SELECT turns.written, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
@@ -152,22 +153,16 @@ class Moving:
         scopes = [Scope(tenant_id=tenant_id, user_id=user_id) for tenant_id, user_id in rows]
         return Users(scopes=scopes, cursor=rows[-1] if rows else cursor, more=len(rows) == limit)
 
-    async def export(self, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
+    async def export(self, scope: Scope, cursor: Place | None, limit: int) -> Exports:
         things: list[Exported] = []
-        number, after = cursor or (0, QUERIES[0][1])
-        while len(things) < limit:
-            sql, _, made_of = QUERIES[number]
-            rows = await self._client.rows(
-                "export", sql, {**_named(scope), "after": after, "limit": limit - len(things)}
-            )
-            things += [made_of(*row) for row in rows]
-            if rows:
-                after = rows[-1][0]
-            elif number + 1 < len(QUERIES):
-                number, after = number + 1, QUERIES[number + 1][1]
-            else:
-                return Exports(things=things, cursor=(number, after), more=False)
-        return Exports(things=things, cursor=(number, after), more=True)
+        place: Place | None = cursor or first_of(QUERIES)
+        while place is not None and len(things) < limit:
+            number, after = place
+            values = {**_named(scope), "after": after, "limit": limit - len(things)}
+            rows = await self._client.rows("export", QUERIES[number][0], values)
+            things += [QUERIES[number][2](*row) for row in rows]
+            place = following(QUERIES, place, rows)
+        return Exports(things=things, cursor=place, more=place is not None)
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         given = msgspec.json.encode([_given(n, thing) for n, thing in enumerate(things, 1)]).decode()
@@ -176,20 +171,19 @@ class Moving:
         async def work(db: AsyncConnection[Any], _: bool) -> None:
             async with db.transaction():
                 for sql in (*LOCK, *RESTORE):
-                    self._client.round_trips["restore"] += 1
-                    await db.execute(sql.encode(), values)
+                    await self._client.execute(db, "restore", sql, values)
 
         await self._client.call(work)
 
     async def erase(self, scope: Scope) -> Erased:
         async def work(db: AsyncConnection[Any], _: bool) -> Erased:
             async with db.transaction():
-                await db.execute(LOCK[1].encode(), _named(scope))
+                await self._client.execute(db, "erase", LOCK[1], _named(scope))
                 gone = {}
                 for table in ERASED_IN_ORDER:
-                    deleted = await db.execute(f"DELETE FROM {table} WHERE owner = {OWNER}".encode(), _named(scope))
-                    gone[table] = deleted.rowcount
-                await db.execute(f"DELETE FROM owners WHERE id = {OWNER}".encode(), _named(scope))
+                    sql = f"DELETE FROM {table} WHERE owner = {OWNER}"
+                    gone[table] = (await self._client.execute(db, "erase", sql, _named(scope))).rowcount
+                await self._client.execute(db, "erase", f"DELETE FROM owners WHERE id = {OWNER}", _named(scope))
             return Erased(**{table: count for table, count in gone.items() if table != "vectors"})
 
         return await self._client.call(work)

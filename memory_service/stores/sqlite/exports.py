@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 
-from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, text_of, turn_of
-from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, text_of, turn_of
+from memory_service.stores.exports import (
+    Erased,
+    Exported,
+    Exports,
+    Place,
+    Queries,
+    Users,
+    exported_item,
+    first_of,
+    following,
+)
 from memory_service.stores.sqlite.rows import one, owner_of, put_memory, put_vector, session_state, sitting_state
 from memory_service.values import Effect, Request, Scope, Session, Sitting, Turn, turn_item_id
 
 FIRST_USERS = ("", "")
-Cursor = tuple[int, Any]
-"""Which of the queries, and the key of the last row it gave."""
-
-
-def _request(_: Any, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:
-    effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
-    return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
-
-
-QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
+QUERIES: Queries = (
     (
         "SELECT id, head FROM sessions WHERE owner = ? AND id > ? ORDER BY id LIMIT ?",
         0,
@@ -38,7 +39,7 @@ QUERIES: tuple[tuple[str, Any, Callable[..., Exported]], ...] = (
         "SELECT request_key, request_key, made_at, digest, session_id, turn_id FROM requests"
         " WHERE owner = ? AND request_key > ? ORDER BY request_key LIMIT ?",
         "",
-        _request,
+        exported_request,
     ),
     (
         "SELECT turns.id, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
@@ -75,23 +76,18 @@ def users(db: apsw.Connection, cursor: tuple[str, str] | None, limit: int) -> Us
     return Users(scopes=scopes, cursor=found[-1] if found else cursor, more=len(found) == limit)
 
 
-def export(db: apsw.Connection, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
+def export(db: apsw.Connection, scope: Scope, cursor: Place | None, limit: int) -> Exports:
     owner = _owner(db, scope)
     if owner is None:
         return Exports(things=[], cursor=cursor, more=False)
     things: list[Exported] = []
-    number, after = cursor or (0, QUERIES[0][1])
-    while len(things) < limit:
-        sql, _, made_of = QUERIES[number]
-        rows = db.execute(sql, (owner, after, limit - len(things))).fetchall()
-        things += [made_of(*row) for row in rows]
-        if rows:
-            after = rows[-1][0]
-        elif number + 1 < len(QUERIES):
-            number, after = number + 1, QUERIES[number + 1][1]
-        else:
-            return Exports(things=things, cursor=(number, after), more=False)
-    return Exports(things=things, cursor=(number, after), more=True)
+    place: Place | None = cursor or first_of(QUERIES)
+    while place is not None and len(things) < limit:
+        number, after = place
+        rows = db.execute(QUERIES[number][0], (owner, after, limit - len(things))).fetchall()
+        things += [QUERIES[number][2](*row) for row in rows]
+        place = following(QUERIES, place, rows)
+    return Exports(things=things, cursor=place, more=place is not None)
 
 
 def restore(db: apsw.Connection, scope: Scope, things: Sequence[Exported]) -> None:
