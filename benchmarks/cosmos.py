@@ -40,7 +40,7 @@ OF_VERBS = "_verbs"
 HELD_MS = 60
 """How long each answer is held back to count the waits, at least: far longer than what is done in between."""
 COLD_RESTORE, STORE = "start: restore, cold", "store"
-BY_ACCOUNT, READ_WHOLE = "retrieve, large memory", "retrieve, large memory, first, process"
+BY_STORE, READ_WHOLE = "retrieve, large memory", "retrieve, large memory, first, process"
 MOST_WAITS = {COLD_RESTORE: 3, STORE: 1, "store, Idempotency-Key": 1}
 SPENT = ("requests", "request_units", "bytes_sent", "bytes_received")
 HEADS = ["", "round trips", "requests", "RU", "bytes sent", "received", "p50 ms"]
@@ -201,9 +201,9 @@ async def _coming_back(settings: Settings, server: CosmosServer | None, repeat: 
         yield await watch.row(COLD_RESTORE, lambda n: later.start(f"user-{n}", "again"))
         yield await watch.row("retrieve, first", lambda n: later.retrieve(f"user-{n}"))
         yield await watch.row("retrieve, hot", lambda n: later.retrieve(f"user-{n}"))
-        if later.store.searched_by == "account":  # another reads large memories too
-            yield await watch.row(BY_ACCOUNT, lambda _: later.retrieve(LARGE))
-    async with Service.opened(settings.model_copy(update={"cosmos_search": "process"})) as reading:
+        if later.store.searched_by == "store":  # another reads large memories too
+            yield await watch.row(BY_STORE, lambda _: later.retrieve(LARGE))
+    async with Service.opened(settings.model_copy(update={"store_search": "process"})) as reading:
         watch = Watch(reading.store, server, repeat)
         yield await watch.row(READ_WHOLE, lambda _: reading.retrieve(LARGE), lambda _: reading.forget(LARGE))
     async with Service.opened(settings) as last:

@@ -20,7 +20,7 @@ from memory_service.service import MemoryService
 from memory_service.settings import Settings
 from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import CosmosStore
-from memory_service.stores.cosmos.search import READ_WHOLE_TURNS
+from memory_service.stores.indexing import READ_WHOLE_TURNS
 from memory_service.values import Scope
 from tests.support.values import a_key, a_memory, a_turn, begin
 

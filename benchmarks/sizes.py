@@ -31,7 +31,7 @@ from benchmarks.servers import (
 )
 from tests.postgres.launcher import PostgresServer
 
-TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests")
+TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests", "search_entries")
 SIZES = """
 SELECT count(*), pg_table_size('{table}'), pg_indexes_size('{table}') FROM {table}
 """
@@ -151,13 +151,23 @@ def measured(folder: Path, plan: Plan) -> Iterator[str]:
             each = (service.megabytes - before) * 1e3 / plan.users
             yield f"| a session in the pool with what is known of its user, KB | {shown(each)} |"
             yield f"| a context, hot, ms of CPU | {shown(service.cpu_ms(Talk.contexts, 4) / plan.users / 4, 1)} |"
-        with real_service(folder, STORE_URL=postgres.url) as server:
+        with real_service(folder, STORE_URL=postgres.url, STORE_SEARCH="process") as server:
             service = Measures(server, plan)
             service.cpu_ms(lambda talk: talk.search("user-0"))  # the first of all loads the embedder
             first = service.cpu_ms(Talk.search) / plan.record * 1000
             later = service.cpu_ms(Talk.search, SEARCHES) / SEARCHES
-            yield f"| a first search over a thousand turns, ms of CPU | {shown(first)} |"
-            yield f"| a later search, ms of CPU | {shown(later, 1)} |"
+            yield f"| a first search over a thousand turns in the process, ms of CPU | {shown(first)} |"
+            yield f"| a later one, ms of CPU | {shown(later, 1)} |"
+        with real_service(folder, STORE_URL=postgres.url, STORE_SEARCH="store") as server:
+            service = Measures(server, plan)
+            service.cpu_ms(lambda talk: talk.search("user-0"))
+            before = sum(cpu_seconds(pid) or 0 for pid in postgres.pids)
+            here = service.cpu_ms(Talk.search, SEARCHES) / SEARCHES
+            there = (
+                (sum(cpu_seconds(pid) or 0 for pid in postgres.pids) - before) * 1000 / SEARCHES / plan.record * 1000
+            )
+            yield f"| a search by PostgreSQL, ms of CPU of the replica | {shown(here, 1)} |"
+            yield f"| and of PostgreSQL, over a thousand turns | {shown(there, 1)} |"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -139,7 +139,8 @@ class Embedding:
         for item, count in zip(due, counts, strict=True):
             data = rows[start : start + count].tobytes()
             start += count
-            vectors[item.scope].append(Vector(item_id=_item_id(item), token=item.token, space=space, data=data))
+            vector = Vector(item_id=_item_id(item), token=item.token, space=space, data=data, texts=count)
+            vectors[item.scope].append(vector)
         await asyncio.gather(
             *(self._store.commit(Commit(scope=scope, vectors=tuple(own))) for scope, own in vectors.items())
         )

@@ -55,7 +55,7 @@ class Recall:
         self._embedding = embedding
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
-        self.searches = self.by_account = self.degraded = self.too_large = 0
+        self.searches = self.by_store = self.degraded = self.too_large = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
         # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
@@ -79,7 +79,7 @@ class Recall:
             kinds=SEARCHED if kinds is None else tuple(kinds),
             with_extracts=kinds is not None,
         )
-        by = self._by_account if narrowed else self._by_process
+        by = self._by_store if narrowed else self._by_process
         return Retrieved(hits=await by(scope, question, sought, limit), degraded=("vector",) if vector is None else ())
 
     async def _is_narrowed(self, scope: Scope) -> bool:
@@ -95,9 +95,9 @@ class Recall:
             hits: list[Hit] = await self._in_thread(self._search, searchable.corpus, question, sought, limit)
             return hits
 
-    async def _by_account(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
+    async def _by_store(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
         """The store narrows; what it gives is ranked as everything of a user is where it does not."""
-        self.by_account += 1
+        self.by_store += 1
         candidates = await self._store.candidates(scope, sought, max(CANDIDATES, limit))
         corpus = Corpus()
         await self._in_thread(self._add, corpus, candidates)
@@ -157,7 +157,7 @@ class Recall:
             "searched_by": self._store.searched_by,
             "searched_why": self._store.searched_why,
             "searches": self.searches,
-            "searches_by_account": self.by_account,
+            "searches_by_store": self.by_store,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),

@@ -16,7 +16,7 @@ def _upper(given: Any) -> Any:
     return given.upper() if isinstance(given, str) else given
 
 
-SearchedBy = Literal["auto", "account", "process"]
+SearchedBy = Literal["auto", "store", "process"]
 TLS_PORT = 6380
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         "sqlite:///./data/memory.db",
         description="Where the record is kept: sqlite:///PATH, postgresql://..., cosmos:, or transient:// (tests).",
     )
+    store_search: SearchedBy = Field(
+        "auto",
+        description="Who searches: store (by indexes of its own), process, or auto (store, if it can, the large).",
+    )
 
     # Azure Cosmos DB: the store when its endpoint is set and STORE_URL is not
     cosmos_endpoint: str = Field("", description="Cosmos DB endpoint URL.")
@@ -73,10 +77,6 @@ class Settings(BaseSettings):
     cosmos_interactions_container: str = Field("interactions", description="Container of sessions and turns.")
     cosmos_summaries_container: str = Field("session_summaries", description="Container of summaries.")
     cosmos_insights_container: str = Field("insights", description="Container of insights.")
-    cosmos_search: SearchedBy = Field(
-        "auto",
-        description="Who searches: account (by indexes of its own), process, or auto (account, if it can, the large).",
-    )
 
     # Redis: what replicas that share a record hold of its sessions; it may be lost at any time
     redis_url: SecretStr = Field(

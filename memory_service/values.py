@@ -253,13 +253,15 @@ class Memory(Value, frozen=True, kw_only=True):
 class Vector(Value, frozen=True, kw_only=True):
     """The vectors of one item (a turn: one per message, in order; a memory: one), float32, unit length, row by row.
 
-    `token` is the store's mark of the item's revision; a vector of an overtaken revision is dropped.
+    `token` is the store's mark of the item's revision; a vector of an overtaken revision is dropped. `texts`: how many
+    there are, when they are written.
     """
 
     item_id: str
     token: int
     space: str
     data: bytes
+    texts: int = 1
 
 
 class Request(Value, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ FLOORS = [
     ["context", "ranking", "extract", "stores.exports"],
     ["corpus", "stores.bodies"],
     ["stores.base", "llm.base"],
-    ["consolidation"],
+    ["consolidation", "stores.indexing"],
     [
         "clock",
         "embedding",

@@ -12,7 +12,7 @@ import pytest
 
 from memory_service.settings import Settings, known_settings
 from memory_service.stores.cosmos.containers import INTERACTIONS, MEMORIES, SEARCH, searched
-from memory_service.stores.cosmos.search import READ_WHOLE_TURNS
+from memory_service.stores.indexing import READ_WHOLE_TURNS
 from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import create_database, settings_for
 from tests.support.stores import opened
@@ -55,12 +55,12 @@ def computed(column: int) -> dict[str, float]:
 
     documents = record_turns + record_sessions * given["documents a session leaves beside its turns"]
     read_whole = READING + READING_EACH * documents + (given["searches of a session"] - 1) * ru["retrieve, hot"]
-    by_account = given["searches of a session"] * ru["retrieve, large memory"]
+    by_store = given["searches of a session"] * ru["retrieve, large memory"]
     is_large = record_turns > given["turns of a memory that is read whole, at most"]
     begun_and_ended = sessions * (ru["start: new session"] + ru["start: restore, cold"] + ru["end"])
     talk = begun_and_ended + turns * (ru["context, hot"] + ru["store"])
     vectors = turns * ru["vectors of a turn"]
-    searches = sessions * (by_account if is_large else read_whole)
+    searches = sessions * (by_store if is_large else read_whole)
     reflections = sessions * (ru["reflection of a sitting"] + ru["vectors of a reflection"])
     in_person = talk + vectors + searches + reflections
     peak_alone = in_person / DAY_S * given["peak over mean"]
@@ -137,8 +137,8 @@ async def test_the_account_searches_containers_that_were_made_by_its_policies(co
     search = {"vector_embedding_policy": vectors, "full_text_policy": texts}
     made = {"interactions": interactions, "session_summaries": memories, "insights": memories}
     create_database(cosmos_server, {name: (policy, -1) for name, policy in made.items()}, **search)
-    async with opened(settings_for(cosmos_server, cosmos_search="account")) as store:
-        assert store.searched_by == "account"
+    async with opened(settings_for(cosmos_server, store_search="store")) as store:
+        assert store.searched_by == "store"
 
 
 async def test_containers_without_what_it_says_to_leave_out_are_searched_in_the_process(

@@ -183,7 +183,7 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert actions[cosmos.COLD_RESTORE].round_trips == 3
     assert (actions["context, hot"].round_trips, actions["context, hot"].requests) == (1, 1)
     assert actions["retrieve, hot"].round_trips == 1
-    large, read_whole = actions[cosmos.BY_ACCOUNT], actions[cosmos.READ_WHOLE]
+    large, read_whole = actions[cosmos.BY_STORE], actions[cosmos.READ_WHOLE]
     assert (large.round_trips, large.requests) == (2, 7), "how large it is, and two questions to each container"
     documents = LARGE_TURNS * 1.4
     told_units = azure_how_to.READING + azure_how_to.READING_EACH * documents

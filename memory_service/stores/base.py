@@ -112,8 +112,8 @@ class Store(ABC):
     """
 
     capabilities: Capabilities
-    searched_by: Literal["process", "account"] = "process"
-    """Who narrows a user's memory to a question. `account`: the backend, for all whom it `narrows`."""
+    searched_by: Literal["process", "store"] = "process"
+    """Who narrows a user's memory to a question. `store`: the backend, for all whom it `narrows`."""
     searched_why: str = "this store has no indexes to search by"
     """Why so, in words for those who run the service."""
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
@@ -204,7 +204,7 @@ class Store(ABC):
         """Return what of a user's memory may answer a question: at least the best so many by words and by vector.
 
         In no order but that of turns within a session, with all vectors of the space that they have; superseded
-        memories are left out. Only where `searched_by` is `account`.
+        memories are left out. Only where `searched_by` is `store`.
         """
         with self._translated():
             return await self._candidates(scope, sought, limit)

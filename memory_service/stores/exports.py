@@ -55,7 +55,8 @@ def exported_item(value: Turn | Memory, space: str | None, data: bytes | None) -
     item = Exported(turn=value) if isinstance(value, Turn) else Exported(memory=value)
     if not space or data is None:
         return item
-    return replace(item, vector=Vector(item_id=item.item_id, token=0, space=space, data=data))
+    texts = len(value.messages) if isinstance(value, Turn) else 1
+    return replace(item, vector=Vector(item_id=item.item_id, token=0, space=space, data=data, texts=texts))
 
 
 Queries = Sequence[tuple[str, Any, Callable[..., Exported]]]

@@ -10,7 +10,6 @@ import pytest
 
 from client import MemoryServiceClient
 from memory_service.stores.cosmos import client as calls
-from memory_service.stores.cosmos import search
 from tests.api.conftest import Connect
 from tests.api.talking import (
     CONTEXT,
@@ -28,27 +27,6 @@ from tests.api.talking import (
 from tests.cosmos.launcher import CosmosServer
 
 pytestmark = pytest.mark.only_on("cosmos", "it is about this store")
-
-
-@pytest.mark.parametrize(
-    ("wish", "small_turns", "searched_by", "by_account"),
-    [("auto", 1, "account", 0), ("auto", 0, "account", 1), ("account", 1, "account", 1), ("process", 0, "process", 0)],
-)
-async def test_the_counters_say_who_searches(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch, wish: str, small_turns: int, searched_by: str, by_account: int
-) -> None:
-    monkeypatch.setattr(search, "READ_WHOLE_TURNS", small_turns)
-    http = await connect(cosmos_search=wish)
-    await told(http, "/sessions/start", user_id="ana", session_id="s")
-    turn = {"user_message": "I'm allergic to walnuts.", "agent_message": "Noted: no walnuts."}
-    await told(http, STORE, user_id="ana", session_id="s", **turn)
-    found = await told(http, RETRIEVE, user_id="ana", query="walnuts")
-    assert "walnuts" in found["results"][0]["text"]
-    recall = (await settled(http))["recall"]
-    assert recall["searched_by"] == searched_by
-    assert recall["searched_why"].startswith(f"COSMOS_SEARCH={wish}")
-    assert (recall["searches"], recall["searches_by_account"]) == (1, by_account)
-    assert recall["cached_users"] == 1 - by_account
 
 
 async def test_two_services_on_one_record_take_turns_in_one_session(

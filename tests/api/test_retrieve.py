@@ -8,8 +8,9 @@ import httpx2
 import pytest
 
 from client import InvalidRequest, MemoryServiceClient
+from memory_service.stores import indexing
 from tests.api.conftest import ClientAt, Connect
-from tests.api.talking import ALL_KINDS, AT, PATIENCE_S, RETRIEVE, commits, moment, settled, told
+from tests.api.talking import ALL_KINDS, AT, PATIENCE_S, RETRIEVE, STORE, commits, moment, settled, told
 
 SMALL_TALK = (
     ("The weather is awful today.", "Take an umbrella."),
@@ -308,3 +309,25 @@ async def test_a_search_whose_embedder_is_away_says_so_and_goes_by_words(
     assert answer["degraded"] == ["vector"]
     assert answer["facts"][0] == "user: I cooked lentil soup."
     assert answer["results"][0]["score_parts"]["vector"] == 0
+
+
+@pytest.mark.only_on("cosmos", "postgres", "others have no indexes of their own")
+@pytest.mark.parametrize(
+    ("wish", "small_turns", "searched_by", "by_store"),
+    [("auto", 1, "store", 0), ("auto", 0, "store", 1), ("store", 1, "store", 1), ("process", 0, "process", 0)],
+)
+async def test_the_counters_say_who_searches(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, wish: str, small_turns: int, searched_by: str, by_store: int
+) -> None:
+    monkeypatch.setattr(indexing, "READ_WHOLE_TURNS", small_turns)
+    http = await connect(store_search=wish)
+    await told(http, "/sessions/start", user_id="ana", session_id="s")
+    turn = {"user_message": "I'm allergic to walnuts.", "agent_message": "Noted: no walnuts."}
+    await told(http, STORE, user_id="ana", session_id="s", **turn)
+    found = await told(http, RETRIEVE, user_id="ana", query="walnuts")
+    assert "walnuts" in found["results"][0]["text"]
+    recall = (await settled(http))["recall"]
+    assert recall["searched_by"] == searched_by
+    assert recall["searched_why"].startswith(f"STORE_SEARCH={wish}")
+    assert (recall["searches"], recall["searches_by_store"]) == (1, by_store)
+    assert recall["cached_users"] == 1 - by_store

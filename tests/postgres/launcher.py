@@ -110,10 +110,15 @@ class PostgresServer:
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(START_S)
 
+    @property
+    def pids(self) -> list[int]:
+        """All its processes that are there now."""
+        return [self._server.pid, *children(self._server.pid)]
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """A block in which it hangs: connections are taken and nothing is answered."""
-        hung = [self._server.pid, *children(self._server.pid)]
+        hung = self.pids
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)
         try:

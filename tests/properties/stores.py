@@ -110,7 +110,7 @@ class CosmosGround(Ground):
 
     def store(self) -> Store:
         # What a search goes through is looked at, and compared with other stores: so it is all of a user's memory here.
-        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database, cosmos_search="process"))
+        return store_of(settings_for(cosmos_server(), cosmos_database_name=self.database, store_search="process"))
 
     def crash(self) -> None:
         before = self.database

@@ -7,7 +7,19 @@ from typing import Any
 
 import psycopg
 
-TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests")
+from memory_service.settings import Settings
+
+
+def settings_for(url: str, **changes: Any) -> Settings:
+    return Settings(_env_file=None, store_url=url, **changes)
+
+
+TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests", "search_entries")
+
+
+def execute(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute(sql.encode())
 
 
 def rows(url: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -17,7 +29,8 @@ def rows(url: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
 
 def everything(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables; of users of whom nothing is kept, none."""
-    found = {table: sorted(rows(url, f"SELECT * FROM {table}"), key=repr) for table in TABLES[1:]}
+    made = [table for table in TABLES[1:] if rows(url, "SELECT to_regclass(%s)", table) != [(None,)]]
+    found = {table: sorted(rows(url, f"SELECT * FROM {table}"), key=repr) for table in made}
     return {table: held for table, held in found.items() if held}
 
 

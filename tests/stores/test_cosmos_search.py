@@ -12,9 +12,9 @@ import pytest
 from azure.cosmos import CosmosClient
 
 from memory_service.errors import StoreUnavailable, UnsafeStart
+from memory_service.stores import indexing
 from memory_service.stores.base import Store
-from memory_service.stores.cosmos import search
-from memory_service.stores.cosmos.search import DIMENSIONS, MOST_TERMS, direction_of, word_of, words_of
+from memory_service.stores.indexing import DIMENSIONS, MOST_TERMS, direction_of, word_of, words_of
 from memory_service.text import Tokenizer
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract_candidates import ANA, BEN, CandidatesContract, asked, learned, names, point, row, said
@@ -30,7 +30,7 @@ NO_SEARCH = {"op": "POST dbs/colls", "body": "vectorIndexes|vectorEmbedding|full
 class TestCosmosCandidates(CandidatesContract):
     @pytest.fixture
     async def store(self, cosmos_server: CosmosServer) -> AsyncIterator[Store]:
-        async with opened(settings_for(cosmos_server, cosmos_search="account")) as store:
+        async with opened(settings_for(cosmos_server, store_search="store")) as store:
             yield store
 
 
@@ -45,8 +45,8 @@ async def store(cosmos_server: CosmosServer) -> AsyncIterator[Store]:
 
 async def test_an_account_that_has_the_indexes_searches(store: Store, cosmos_server: CosmosServer) -> None:
     assert (store.searched_by, store.searched_why) == (
-        "account",
-        "COSMOS_SEARCH=auto: users with more than 500 turns",
+        "store",
+        "STORE_SEARCH=auto: users with more than 500 turns",
     )
     for name in CONTAINERS:
         made = container(cosmos_server, name)
@@ -70,11 +70,11 @@ async def test_an_account_without_the_features_gets_plain_containers_and_the_pro
     cosmos_server.fails(NO_SEARCH)
     async with opened(settings_for(cosmos_server)) as store:
         assert store.searched_by == "process"
-        (told,) = [record for record in caplog.records if record.message == "the account does not search"]
+        (told,) = [record for record in caplog.records if record.message == "the store does not search"]
         assert vars(told)["reason"] == store.searched_why
         assert "interactions, session_summaries, insights" in store.searched_why
         await said(store, *["walnuts"] * 3)
-        monkeypatch.setattr(search, "READ_WHOLE_TURNS", 2)
+        monkeypatch.setattr(indexing, "READ_WHOLE_TURNS", 2)
         assert not await store.narrows(ANA), "there is nothing to narrow by"
         await learned(store, a_memory("m"))
         await point(store, {"m": row(1), "s#1": [row(1), row(1)]})
@@ -88,8 +88,8 @@ async def test_a_start_that_insists_on_such_an_account_is_refused_and_makes_no_c
     cosmos_server: CosmosServer,
 ) -> None:
     cosmos_server.fails(NO_SEARCH)
-    with pytest.raises(UnsafeStart, match=r"COSMOS_SEARCH=account.*interactions.*vector and full-text") as caught:
-        async with opened(settings_for(cosmos_server, cosmos_search="account")):
+    with pytest.raises(UnsafeStart, match=r"STORE_SEARCH=store.*interactions.*vector and full-text") as caught:
+        async with opened(settings_for(cosmos_server, store_search="store")):
             pass
     assert "\n" not in str(caught.value)
     with CosmosClient(cosmos_server.url, KEY) as client:
@@ -110,25 +110,25 @@ async def test_containers_of_before_are_used_as_they_are_even_if_one_alone_lacks
             f"without vector and full-text indexes: {lacking}",
         )
         assert [turn.seq for turn in (await store.entries(ANA, None, "")).turns] == [1]
-    with pytest.raises(UnsafeStart, match=f"COSMOS_SEARCH=account: .*{lacking}"):
-        async with opened(settings_for(cosmos_server, cosmos_search="account")):
+    with pytest.raises(UnsafeStart, match=f"STORE_SEARCH=store: .*{lacking}"):
+        async with opened(settings_for(cosmos_server, store_search="store")):
             pass
 
 
 async def test_who_is_told_to_search_in_the_process_makes_containers_without_indexes(
     cosmos_server: CosmosServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(settings_for(cosmos_server, cosmos_search="process")) as store:
+    async with opened(settings_for(cosmos_server, store_search="process")) as store:
         assert store.searched_by == "process"
-    assert "the account does not search" not in caplog.messages, "nobody asked it to"
+    assert "the store does not search" not in caplog.messages, "nobody asked it to"
     assert not container(cosmos_server, "insights").get("vectorEmbeddingPolicy")
 
 
 async def test_what_was_stored_while_the_process_searched_is_found_when_the_account_does_again(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
-    async with opened(settings_for(cosmos_server, cosmos_search="process")) as other:
-        assert (other.searched_by, other.searched_why) == ("process", "COSMOS_SEARCH=process")
+    async with opened(settings_for(cosmos_server, store_search="process")) as other:
+        assert (other.searched_by, other.searched_why) == ("process", "STORE_SEARCH=process")
         await said(other, "walnuts", "cake")
         await point(other, {"s#1": [row(1)] * 2, "s#2": [row(0, 1)] * 2})
     assert names(await asked(store, "walnuts")) == ["s#1"]
@@ -143,8 +143,8 @@ async def test_an_account_that_does_not_answer_such_questions_leaves_them_to_the
     async with opened(settings_for(cosmos_server)) as other:
         assert other.searched_by == "process"
         assert "refused a search" in other.searched_why
-    with pytest.raises(UnsafeStart, match="COSMOS_SEARCH=account: the account refused a search"):
-        async with opened(settings_for(cosmos_server, cosmos_search="account")):
+    with pytest.raises(UnsafeStart, match="STORE_SEARCH=store: the account refused a search"):
+        async with opened(settings_for(cosmos_server, store_search="store")):
             pass
 
 
@@ -172,7 +172,7 @@ async def test_an_index_of_another_width_is_not_one_of_ours(store: Store, cosmos
 async def test_the_account_narrows_memories_that_are_dearer_to_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "READ_WHOLE_TURNS", 2)
+    monkeypatch.setattr(indexing, "READ_WHOLE_TURNS", 2)
     await said(store, "walnuts")
     await said(store, "walnuts", session_id="other")
     await said(store, *["walnuts"] * 5, scope=BEN)
@@ -183,12 +183,12 @@ async def test_the_account_narrows_memories_that_are_dearer_to_read(
     assert await store.narrows(ANA)
 
 
-@pytest.mark.parametrize(("wish", "narrowed"), [("account", True), ("process", False)])
+@pytest.mark.parametrize(("wish", "narrowed"), [("store", True), ("process", False)])
 async def test_who_is_told_who_searches_does_not_count(
     cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch, wish: str, narrowed: bool
 ) -> None:
-    monkeypatch.setattr(search, "READ_WHOLE_TURNS", 1)
-    async with opened(settings_for(cosmos_server, cosmos_search=wish)) as store:
+    monkeypatch.setattr(indexing, "READ_WHOLE_TURNS", 1)
+    async with opened(settings_for(cosmos_server, store_search=wish)) as store:
         await said(store, "walnuts")
         await said(store, "walnuts", "cake", scope=BEN)
         cosmos_server.calls()
@@ -228,7 +228,7 @@ async def test_long_texts_are_split_elsewhere_than_on_the_event_loop(
         threads.append(threading.current_thread())
         return words_of(stems)
 
-    monkeypatch.setattr(search, "words_of", noted)
+    monkeypatch.setattr(indexing, "words_of", noted)
     await asyncio.gather(*(said(store, "walnuts", session_id=f"s{number}") for number in range(8)))
     assert len(threads) == 8
     assert threading.main_thread() not in threads

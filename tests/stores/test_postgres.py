@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 from memory_service.errors import UnsafeStart
-from memory_service.stores.base import Commit, Store
+from memory_service.stores.base import Commit, Sought, Store
 from memory_service.stores.postgres import PostgresStore
 from memory_service.values import Hot
 from tests.postgres.launcher import PostgresServer
 from tests.postgres.proxy import pooling
 from tests.stores.contract import DurableStoreContract, StoreContract
-from tests.stores.postgres_database import contents, everything, rows
+from tests.stores.postgres_database import contents, everything, rows, settings_for
 from tests.support.stores import opened
 from tests.support.values import NOON, a_key, a_scope, a_session, a_turn, begin, next_turn
 
@@ -36,12 +36,12 @@ class TestPostgresStore(DurableStoreContract):
 
 
 class TestThroughAPooler(StoreContract):
-    """Each transaction goes to another server connection than the one before."""
+    """Each transaction goes to another server connection than the one before. Nothing is written to search by."""
 
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[Store]:
         self.url = postgres_url
-        async with pooling(postgres_url) as proxy, opened(proxy.url) as store:
+        async with pooling(postgres_url) as proxy, opened(settings_for(proxy.url, store_search="process")) as store:
             yield store
 
     def everything(self, store: Any) -> Any:
@@ -142,6 +142,8 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             "due_sessions": lambda: store.due_sessions(NOON, 0, 10),
             "due_vectors": lambda: store.due_vectors("space", 10),
             "users": lambda: store.users(),
+            "narrows": lambda: store.narrows(key.scope),
+            "candidates": lambda: store.candidates(key.scope, WALNUTS),
             "ping": lambda: store.ping(),
         }
         for verb, call in verbs.items():
@@ -149,6 +151,9 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             await call()
             assert proxy.batches - before == 1, verb
             assert round_trips(store, verb) - counted == 1, verb
+
+
+WALNUTS = Sought(stems=("walnut",), vector=None, space="space", kinds=("message",))
 
 
 def round_trips(store: Store, verb: str) -> int:

@@ -67,7 +67,8 @@ def item_id_of(item: Unembedded) -> str:
 
 
 def a_vector(item: Unembedded, space: str = "space", data: bytes = b"\0\0\x80?") -> Vector:
-    return Vector(item_id=item_id_of(item), token=item.token, space=space, data=data)
+    texts = len(item.turn.messages) if item.turn else 1
+    return Vector(item_id=item_id_of(item), token=item.token, space=space, data=data, texts=texts)
 
 
 def next_turn(hot: Hot, key: SessionKey, *, turn_id: str = "", text: str = "hello") -> tuple[Commit, Hot]:

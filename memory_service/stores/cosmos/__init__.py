@@ -6,7 +6,6 @@ Every user is one partition: no verb of one user can see another's, and what one
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -40,8 +39,9 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
-from memory_service.stores.cosmos.search import READ_WHOLE_TURNS, Index, Search
+from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.indexing import Index, decided
 from memory_service.values import (
     Effect,
     Hot,
@@ -55,8 +55,6 @@ from memory_service.values import (
     Turn,
     Unembedded,
 )
-
-logger = logging.getLogger(__name__)
 
 USERS_AT_ONCE = 8
 """Whose partitions are looked through at the same time."""
@@ -83,7 +81,7 @@ class CosmosStore(Store):
         require_names(settings)
         key = settings.cosmos_key.get_secret_value()
         client = Client(settings.cosmos_endpoint, key, settings.cosmos_database_name)
-        return cls(client, Names.of(settings), settings.cosmos_search, point)
+        return cls(client, Names.of(settings), settings.store_search, point)
 
     async def start(self, stack: AsyncExitStack) -> None:
         self._index.start(stack)  # before the client, so ended after it: nothing is written that is not indexed
@@ -92,19 +90,10 @@ class CosmosStore(Store):
     async def _prepare(self, database: DatabaseProxy) -> None:
         without = await create_missing(database, self._names, self._wanted)
         self._index.kept = not without
-        if self._wanted == "process":
-            self.searched_why = "COSMOS_SEARCH=process"
-        elif without:
-            self.searched_why = f"without {LACKING}: {', '.join(without)}"
-        elif refusal := await self._search.refusal():
-            self.searched_why = refusal
-        else:
-            whom = f"users with more than {READ_WHOLE_TURNS} turns" if self._wanted == "auto" else "all users"
-            self.searched_by, self.searched_why = "account", f"COSMOS_SEARCH={self._wanted}: {whom}"
-        if self.searched_by == "process" and self._wanted != "process":
-            if self._wanted == "account":
-                raise UnsafeStart(f"COSMOS_SEARCH=account: {self.searched_why}")
-            logger.warning("the account does not search", extra={"reason": self.searched_why})
+        lacking = f"without {LACKING}: {', '.join(without)}" if without else ""
+        if self._wanted != "process" and not lacking:
+            lacking = await self._search.refusal()
+        self.searched_by, self.searched_why = decided(self._wanted, lacking)
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.meter.usage()}
@@ -183,9 +172,9 @@ class CosmosStore(Store):
         return page_of(here, space, limit)
 
     async def _narrows(self, scope: Scope) -> bool:
-        if self._wanted == "auto" and self.searched_by == "account":
+        if self._wanted == "auto" and self.searched_by == "store":
             return await self._search.is_large(scope)
-        return self.searched_by == "account"
+        return self.searched_by == "store"
 
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         return await self._search.candidates(scope, sought, limit)

@@ -28,7 +28,7 @@ from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.memories import ATTEMPTS, Memories
-from memory_service.stores.cosmos.search import Index
+from memory_service.stores.indexing import Index
 from memory_service.values import Request, Session, Sitting, Vector, effect_of, turn_item_id
 
 REFUSALS = (StaleVersion, DuplicateTurn, DuplicateRequest)
@@ -59,7 +59,7 @@ class Commits:
         """When the newest request of all that were committed here was made: older names end with time."""
 
     async def write(self, commit: Commit) -> None:
-        writing = Writing(commit, doc.owner_of(commit.scope), await self._index.columns(commit))
+        writing = Writing(commit, doc.owner_of(commit.scope), await self._index.columns(commit.turns, commit.memories))
         self._point("before_commit")
         if commit.session is None and not commit.sittings:
             await self._memories.put(commit.memories, writing.owner, writing.indexed)
@@ -167,7 +167,7 @@ class Commits:
             memory: Document = {"id": doc.memory_id(vector.item_id)}
             item = turns.get(vector.item_id) if "#" in vector.item_id else memory
             if item is not None:
-                columns = {**doc.vector_columns(vector), **self._index.direction(vector, item.get("texts", 1))}
+                columns = {**doc.vector_columns(vector), **self._index.direction(vector)}
                 patch = batches.patch(item["id"], columns, f"c.written = {vector.token}")
                 by_container.setdefault(self._names.of_item(vector.item_id), []).append(patch)
         for container, operations in by_container.items():
@@ -178,7 +178,7 @@ class Commits:
         """Documents of turns, without bodies: a vector names its turn by its number, they are by its `turn_id`."""
         if not vectors:
             return {}
-        columns = "c.id, c.type, c.session, c.seq, c.texts"
+        columns = "c.id, c.type, c.session, c.seq"
         sql = f"SELECT {columns} FROM c WHERE c.type = 'turn' AND ARRAY_CONTAINS(@tokens, c.written)"
         tokens = {"tokens": [vector.token for vector in vectors]}
         rows = await self._client.rows(VERB, self._names.interactions, sql, tokens, owner)

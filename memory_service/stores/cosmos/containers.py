@@ -15,6 +15,7 @@ from azure.cosmos.exceptions import CosmosHttpResponseError, CosmosResourceExist
 from memory_service.errors import UnsafeStart
 from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.indexing import DIMENSIONS
 from memory_service.values import Value
 
 logger = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ MEMORIES = _indexing(
 )
 
 
-# What the account searches by (search.py). Numbers of other models are made to fit, so this never has to change.
-DIMENSIONS = 256
+# What the account searches by. Numbers of other models are made to fit, so this never has to change.
 DIRECTION = {"path": "/direction", "dataType": "float32", "distanceFunction": "cosine", "dimensions": DIMENSIONS}
 WORDS = {"path": "/words", "language": "en-US"}
 SEARCH: dict[str, Any] = {
@@ -139,8 +139,8 @@ async def create_missing(database: DatabaseProxy, names: Names, search: Searched
     for name in names.all:
         policy = INTERACTIONS if name == names.interactions else MEMORIES
         if search == "process" or not await _made(database, name, indexing_policy=searched(policy), **SEARCH):
-            if search == "account":
-                raise UnsafeStart(f"COSMOS_SEARCH=account: the account makes no container {name!r} with {LACKING}")
+            if search == "store":
+                raise UnsafeStart(f"STORE_SEARCH=store: the account makes no container {name!r} with {LACKING}")
             await _made(database, name, indexing_policy=policy)
         container = database.get_container_client(name)
         held: dict[str, Any] = await container.read()

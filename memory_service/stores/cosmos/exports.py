@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.batches import Operation
@@ -14,8 +13,8 @@ from memory_service.stores.cosmos.client import Client
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
-from memory_service.stores.cosmos.search import Index
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.indexing import Index
 from memory_service.values import Scope
 
 Cursor = tuple[int, str | None]
@@ -91,9 +90,8 @@ class Moving:
         return Exports(things=things, cursor=(number, token), more=number < len(self._queries))
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
-        turns = tuple(thing.turn for thing in things if thing.turn)
-        memories = tuple(thing.memory for thing in things if thing.memory)
-        indexed = await self._index.columns(Commit(scope=scope, turns=turns, memories=memories))
+        turns = [thing.turn for thing in things if thing.turn]
+        indexed = await self._index.columns(turns, [thing.memory for thing in things if thing.memory])
         by_container: dict[str, list[Operation]] = {}
         for thing in things:
             container, document = self._placed(thing, scope)
@@ -112,16 +110,15 @@ class Moving:
             return self._names.interactions, doc.request_document(thing.request, thing.effect)
         stamp = self._commits.stamps.next()
         if thing.turn is not None:
-            vector = self._vector_of(thing, len(thing.turn.messages))
-            return self._names.interactions, {**doc.turn_document(thing.turn, stamp), **vector}
+            return self._names.interactions, {**doc.turn_document(thing.turn, stamp), **self._vector_of(thing)}
         assert thing.memory is not None
         container = self._names.of_memory(thing.memory.memory_id)
-        return container, {**doc.memory_document(thing.memory, stamp), **self._vector_of(thing, 1)}
+        return container, {**doc.memory_document(thing.memory, stamp), **self._vector_of(thing)}
 
-    def _vector_of(self, thing: Exported, texts: int) -> Document:
+    def _vector_of(self, thing: Exported) -> Document:
         if thing.vector is None:
             return {}
-        return {**doc.vector_columns(thing.vector), **self._index.direction(thing.vector, texts)}
+        return {**doc.vector_columns(thing.vector), **self._index.direction(thing.vector)}
 
     async def erase(self, scope: Scope) -> Erased:
         owner, gone = doc.owner_of(scope), Counter[str]()

@@ -1,32 +1,18 @@
-"""The account's own search: what it indexes of an item, and the questions that narrow a user's memory by it.
-
-It only narrows: what comes back is ranked as everywhere, by words and exact vectors. So what is indexed depends on no
-formula and on no model:
-
-`words`: the stems of an item, each once, spelled so that whatever the account does to words leaves them alone.
-`direction`: one vector of 256 numbers for an item, whatever its own are.
-
-Should one of the two ever have to be made otherwise, it needs another name: a container is searched by the account only
-if it was made with both.
-"""
+"""The questions that narrow a user's memory by the account's own indexes."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
-from functools import cache
-from hashlib import blake2b, shake_256
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memory_service.errors import StoreUnavailable
-from memory_service.stores.base import Commit, Entries, Sought
+from memory_service.stores import indexing
+from memory_service.stores.base import Entries, Sought
 from memory_service.stores.cosmos.client import Client
-from memory_service.stores.cosmos.containers import DIMENSIONS, Names
+from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import (
     Document,
     item_id_of,
@@ -36,107 +22,8 @@ from memory_service.stores.cosmos.documents import (
     vector_of,
     vector_property,
 )
-from memory_service.text import Tokenizer
-from memory_service.values import EXTRACTIVE, KINDS, Memory, Scope, Turn, Vector, turn_item_id
-
-Floats = NDArray[np.float32]
-
-MOST_WORDS = 20_000
-"""Different words of an item that are indexed: some 200 KB. An item has 2 MB at most, with its text and vectors."""
-MOST_TERMS = 30
-"""Words of a question that are asked for. Each makes it dearer. How many an account takes we found nowhere documented:
-a start asks for as many.
-"""
-READ_WHOLE_TURNS = 500
-"""A memory of up to so many turns is read whole: with what was learned from them that costs what one search by the
-account does, some 220 RU, and each search after it 3. To read more pays only for who searches again soon.
-"""
-LONGEST_PLAIN = 24
-STEPS = 1000
-"""Directions are written as whole numbers, of this length in all: three digits are enough to narrow by."""
-
-
-# What is indexed
-
-
-def word_of(stem: str) -> str:
-    """Spell a stem for the account: letters and digits that are one word to any tokenizer.
-
-    No English ending and no stop word ends in q, so nothing is taken off it and it is not passed over.
-    """
-    plain = stem.isascii() and stem.isalnum() and len(stem) <= LONGEST_PLAIN
-    return f"{stem if plain else blake2b(stem.encode(), digest_size=4).hexdigest()}q"
-
-
-def words_of(stems: Iterable[str]) -> str:
-    return " ".join(list(dict.fromkeys(map(word_of, stems)))[:MOST_WORDS])
-
-
-@cache
-def _signs(dimensions: int) -> Floats:
-    """The directions onto which vectors of so many dimensions are projected: the same in all versions, for ever."""
-    drawn = shake_256(b"directions of memory").digest(dimensions * DIMENSIONS // 8)
-    bits = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(dimensions, DIMENSIONS)
-    return bits.astype(np.float32) * 2 - 1
-
-
-def direction_of(rows: Floats) -> list[int] | None:
-    """Where an item's vectors point to on the average, in 256 numbers; None if that is nowhere."""
-    mean = rows.mean(axis=0, dtype=np.float64)
-    if len(mean) != DIMENSIONS:
-        mean = mean @ _signs(len(mean))
-    length = float(np.linalg.norm(mean))
-    if not 0 < length < np.inf:
-        return None
-    numbers: list[int] = np.rint(mean * (STEPS / length)).astype(int).tolist()
-    return numbers
-
-
-def _turn_columns(turn: Turn, tokenize: Tokenizer) -> Document:
-    stems = (stem for said in turn.messages for stem in tokenize(f"{said.speaker}: {said.content}"))
-    return {"words": words_of(stems), "texts": len(turn.messages)}
-
-
-def _memory_columns(memory: Memory, tokenize: Tokenizer) -> Document:
-    return {"words": words_of(tokenize(memory.text)), "extract": memory.model == EXTRACTIVE}
-
-
-class Index:
-    """What is written beside an item for the account to find it by: nothing unless its containers index it."""
-
-    def __init__(self) -> None:
-        self.kept = False
-        self._one_at_a_time = threading.Lock()
-
-    def start(self, stack: AsyncExitStack) -> None:
-        self._tokenize = Tokenizer()
-        stack.callback(self._close)
-
-    def _close(self) -> None:
-        self.kept = False
-        del self._tokenize
-
-    async def columns(self, commit: Commit) -> dict[str, Document]:
-        """By item. Long texts take long to split: not on the event loop."""
-        if not self.kept or not (commit.turns or commit.memories):
-            return {}
-        return await asyncio.to_thread(self._columns, commit, self._tokenize)
-
-    def _columns(self, commit: Commit, tokenize: Tokenizer) -> dict[str, Document]:
-        with self._one_at_a_time:
-            turns = {turn_item_id(turn.session_id, turn.seq): _turn_columns(turn, tokenize) for turn in commit.turns}
-            return turns | {memory.memory_id: _memory_columns(memory, tokenize) for memory in commit.memories}
-
-    def direction(self, vector: Vector, texts: int) -> Document:
-        """The column of an item of so many texts. It takes the place of that of another space even if there is none."""
-        if not self.kept:
-            return {}
-        numbers = np.frombuffer(vector.data, np.float32)
-        whole = len(numbers) and len(numbers) % texts == 0
-        return {"direction": direction_of(numbers.reshape(texts, -1)) if whole else None}
-
-
-# What is asked
+from memory_service.stores.indexing import DIMENSIONS, MOST_TERMS, direction_of, terms_of
+from memory_service.values import KINDS, Scope
 
 
 class Search:
@@ -160,7 +47,7 @@ class Search:
         """Whether a memory is dearer to read whole than to narrow. The index counts, in one request."""
         sql = "SELECT VALUE COUNT(1) FROM c WHERE c.type = 'turn'"
         counts: list[Any] = await self._client.rows("narrows", self._names.interactions, sql, owner=owner_of(scope))
-        return bool(sum(counts) > READ_WHOLE_TURNS)  # a sum: a page may count but a part
+        return bool(sum(counts) > indexing.READ_WHOLE_TURNS)  # a sum: a page may count but a part
 
     async def candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         """The best of each container by words, and the best by vector.
@@ -229,9 +116,7 @@ def _columns(space: str) -> str:
 
 
 def _terms(stems: Sequence[str]) -> str:
-    """The longest, for these are the rarest."""
-    words = dict.fromkeys(map(word_of, sorted(stems, key=len, reverse=True)))
-    return ", ".join(f"'{word}'" for word in list(words)[:MOST_TERMS])
+    return ", ".join(f"'{word}'" for word in terms_of(stems))
 
 
 def _entries(found: dict[str, Document], space: str) -> Entries:

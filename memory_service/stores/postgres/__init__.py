@@ -13,17 +13,20 @@ from typing import Any, Self
 
 import msgspec
 import psycopg
+from psycopg import AsyncConnection
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
-from memory_service.settings import Settings
-from memory_service.stores.base import Capabilities, Commit, Entries, Store
+from memory_service.settings import SearchedBy, Settings
+from memory_service.stores.base import Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.indexing import Index, decided
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
 from memory_service.stores.postgres.exports import Moving
 from memory_service.stores.postgres.schema import migrate
+from memory_service.stores.postgres.search import Search
 from memory_service.values import (
     Effect,
     Hot,
@@ -83,10 +86,13 @@ class PostgresStore(Store):
     native_errors = (OSError, psycopg.Error)
     damage_errors = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted, msgspec.DecodeError)
 
-    def __init__(self, url: str, point: Point = nowhere) -> None:
+    def __init__(self, url: str, searched: SearchedBy = "auto", point: Point = nowhere) -> None:
         self._client = Client(url)
-        self._commits = Commits(self._client, point)
-        self._moving = Moving(self._client)
+        self._index = Index()
+        self._search = Search(self._client)
+        self._wanted = searched
+        self._commits = Commits(self._client, self._index, point)
+        self._moving = Moving(self._client, self._index)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -95,10 +101,16 @@ class PostgresStore(Store):
             psycopg.conninfo.conninfo_to_dict(settings.store_url)
         except psycopg.ProgrammingError as exc:
             raise UnsafeStart("STORE_URL: write postgresql://USER:PASSWORD@HOST:5432/DATABASE") from exc
-        return cls(settings.store_url, point)
+        return cls(settings.store_url, settings.store_search, point)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        await self._client.start(stack, migrate)
+        self._index.start(stack)  # before the client, so ended after it: nothing is written that is not indexed
+        await self._client.start(stack, self._prepare)
+
+    async def _prepare(self, db: AsyncConnection[Any]) -> None:
+        lacking = await migrate(db, searched=self._wanted != "process")
+        self._index.kept = not lacking and self._wanted != "process"
+        self.searched_by, self.searched_why = decided(self._wanted, lacking)
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.usage()}
@@ -165,6 +177,12 @@ class PostgresStore(Store):
             cursor=rows[-1][0] if rows else after,
             more=len(rows) == limit,
         )
+
+    async def _narrows(self, scope: Scope) -> bool:
+        return self.searched_by == "store" and await self._search.narrows(scope, small=self._wanted == "store")
+
+    async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
+        return await self._search.candidates(scope, sought, limit)
 
     # All users
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ from memory_service.errors import MemoryServiceError, StaleVersion
 from memory_service.points import Point
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.bodies import micros, micros_or_none, text_of
+from memory_service.stores.indexing import Index
 from memory_service.stores.postgres.client import Client
-from memory_service.values import Memory, Request, Session, Sitting, Turn, Vector, effect_of
+from memory_service.values import Memory, Request, Session, Sitting, Turn, Vector, effect_of, turn_item_id
 
 STALE = "AM001"
 CONFLICT = "23505"
@@ -28,16 +30,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Commits:
-    def __init__(self, client: Client, point: Point) -> None:
-        self._client, self._point = client, point
+    def __init__(self, client: Client, index: Index, point: Point) -> None:
+        self._client, self._index, self._point = client, index, point
         self.count = 0
 
     async def write(self, commit: Commit) -> None:
-        change = _encode(change_of(commit)).decode()
+        change = change_of(commit, self._index)
+        if entries := await entries_of(self._index, commit.turns, commit.memories):
+            change["search"] = list(entries.values())
+        function = "commit_with_entries" if self._index.kept else "commit_change"
+        given = (commit.scope.tenant_id, commit.scope.user_id, _encode(change).decode())
 
         async def work(db: AsyncConnection[Any], again: bool) -> None:
-            values = (commit.scope.tenant_id, commit.scope.user_id, change, again)
-            await self._client.execute(db, "commit", "SELECT commit_change(%s, %s, %s, %s)", values)
+            await self._client.execute(db, "commit", f"SELECT {function}(%s, %s, %s, %s)", (*given, again))
 
         self._point("before_commit")
         try:
@@ -50,7 +55,7 @@ class Commits:
         self.count += 1
 
 
-def change_of(commit: Commit) -> dict[str, Any]:
+def change_of(commit: Commit, index: Index) -> dict[str, Any]:
     """The parts of a commit that are there, as columns."""
     change: dict[str, Any] = {}
     if commit.request is not None:
@@ -61,7 +66,7 @@ def change_of(commit: Commit) -> dict[str, Any]:
         "turns": [turn_columns(turn) for turn in commit.turns],
         "sittings": [sitting_columns(sitting) for sitting in commit.sittings],
         "memories": [memory_columns(memory) for memory in commit.memories],
-        "vectors": [_vector(vector) for vector in commit.vectors],
+        "vectors": [{**_vector(vector), **direction_columns(index, vector)} for vector in commit.vectors],
     }
     change |= {name: columns for name, columns in parts.items() if columns}
     return change
@@ -110,6 +115,24 @@ def memory_columns(memory: Memory) -> dict[str, Any]:
         "superseded": memory.valid_to is not None,
         "body": text_of(memory),
     }
+
+
+async def entries_of(index: Index, turns: Sequence[Turn], memories: Sequence[Memory]) -> dict[str, dict[str, Any]]:
+    """What each is found by, if an index is kept. A superseded memory shall have nothing: it comes without `words`."""
+    if not index.kept:
+        return {}
+    columns = await index.columns(turns, [memory for memory in memories if memory.valid_to is None])
+    found_by = {turn_item_id(turn.session_id, turn.seq): {"kind": "message", "seq": turn.seq} for turn in turns}
+    found_by |= {memory.memory_id: {"kind": memory.kind} for memory in memories}
+    return {
+        item_id: {"item_id": item_id, "extract": False, **of_it, **columns.get(item_id, {})}
+        for item_id, of_it in found_by.items()
+    }
+
+
+def direction_columns(index: Index, vector: Vector) -> dict[str, Any]:
+    """As PostgreSQL reads a vector: a list of numbers, as a text."""
+    return {name: numbers and str(numbers) for name, numbers in index.direction(vector).items()}
 
 
 def _vector(vector: Vector) -> dict[str, Any]:

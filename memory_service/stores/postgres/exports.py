@@ -21,8 +21,16 @@ from memory_service.stores.exports import (
     first_of,
     following,
 )
+from memory_service.stores.indexing import Index
 from memory_service.stores.postgres.client import Client
-from memory_service.stores.postgres.commits import memory_columns, session_columns, sitting_columns, turn_columns
+from memory_service.stores.postgres.commits import (
+    direction_columns,
+    entries_of,
+    memory_columns,
+    session_columns,
+    sitting_columns,
+    turn_columns,
+)
 from memory_service.values import Scope
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)"
@@ -66,7 +74,10 @@ QUERIES: Queries = (
 )
 
 # Each is given the same things; `n` is the place of one among them, which becomes its place in the order of writing.
-GIVEN = "json_to_recordset(%(things)s::json) AS given(n bigint, kind text, columns json, space text, data text)"
+GIVEN = (
+    "json_to_recordset(%(things)s::json)"
+    " AS given(n bigint, kind text, columns json, space text, data text, search json)"
+)
 LOCK = [
     "INSERT INTO owners (tenant_id, user_id) VALUES (%(tenant)s, %(user)s) ON CONFLICT DO NOTHING",
     f"SELECT id FROM owners WHERE id = {OWNER} FOR UPDATE",
@@ -141,12 +152,30 @@ RESTORE = [
     """,
     f"UPDATE owners SET written = written + 2 * %(count)s WHERE id = {OWNER}",
 ]
+# Before the last of these, where the record is searched: what each is found by.
+RESTORE_ENTRIES = [
+    f"""
+    DELETE FROM search_entries USING {GIVEN} WHERE owner = {OWNER} AND item_id = columns ->> 'item_id'
+    """,
+    f"""
+    INSERT INTO search_entries (owner, item_id, revision, kind, extract, words, space, direction)
+    SELECT {OWNER}, of_it.item_id, coalesce(turns.id, memories.id), of_it.kind, extract, words::tsvector, given.space,
+        direction::halfvec FROM {GIVEN}
+        CROSS JOIN json_to_record(search) AS of_it(item_id text, kind text, extract boolean, words text, direction text)
+        LEFT JOIN turns ON turns.owner = {OWNER} AND of_it.kind = 'message'
+            AND turns.written = n + (SELECT written FROM owners WHERE id = {OWNER})
+        LEFT JOIN memories ON memories.owner = {OWNER} AND of_it.kind <> 'message'
+            AND memories.written = n + (SELECT written FROM owners WHERE id = {OWNER})
+    WHERE words IS NOT NULL
+    """,
+    f"UPDATE owners SET indexed = indexed + 2 * %(count)s WHERE id = {OWNER} AND indexed = written",
+]
 ERASED_IN_ORDER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
 
 
 class Moving:
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, index: Index) -> None:
+        self._client, self._index = client, index
 
     async def users(self, cursor: tuple[str, str] | None, limit: int) -> Users:
         rows = await self._client.rows("users", USERS, (*(cursor or ("", "")), limit))
@@ -165,12 +194,19 @@ class Moving:
         return Exports(things=things, cursor=place, more=place is not None)
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
-        given = msgspec.json.encode([_given(n, thing) for n, thing in enumerate(things, 1)]).decode()
-        values = {**_named(scope), "things": given, "count": len(things)}
+        turns = [thing.turn for thing in things if thing.turn]
+        entries = await entries_of(self._index, turns, [thing.memory for thing in things if thing.memory])
+        given = [_given(n, thing) for n, thing in enumerate(things, 1)]
+        for columns, thing in zip(given, things, strict=True):
+            if thing.item_id in entries:
+                direction = direction_columns(self._index, thing.vector) if thing.vector else {}
+                columns["search"] = {**entries[thing.item_id], **direction}
+        values = {**_named(scope), "things": msgspec.json.encode(given).decode(), "count": len(things)}
+        steps = [*LOCK, *RESTORE[:-1], *(RESTORE_ENTRIES if self._index.kept else []), RESTORE[-1]]
 
         async def work(db: AsyncConnection[Any], _: bool) -> None:
             async with db.transaction():
-                for sql in (*LOCK, *RESTORE):
+                for sql in steps:
                     await self._client.execute(db, "restore", sql, values)
 
         await self._client.call(work)

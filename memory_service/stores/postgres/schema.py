@@ -6,6 +6,7 @@ import hashlib
 from importlib import resources
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
 
 from memory_service.errors import UnsafeStart
@@ -13,10 +14,15 @@ from memory_service.errors import UnsafeStart
 OURS = 0x6D656D6F7279
 """Names our lock among all advisory locks of the database."""
 OLDEST = 140000
+SEARCH = 2
+"""Number of the migration that needs pgvector."""
 
 
-async def migrate(db: AsyncConnection[Any]) -> None:
-    """Bring the schema up to date, one process at a time, all or nothing. Raises UnsafeStart."""
+async def migrate(db: AsyncConnection[Any], *, searched: bool) -> str:
+    """Bring the schema up to date, one process at a time, all or nothing. Raises UnsafeStart.
+
+    `searched`: with what a search by the database needs, if that can be had; returns what it lacks.
+    """
     await _require_usable(db)
     async with db.transaction():
         # Held until the transaction ends, and by nothing longer: it must work through a proxy that shares connections.
@@ -29,11 +35,24 @@ async def migrate(db: AsyncConnection[Any]) -> None:
         newer = applied.keys() - {number for number, _ in ours}
         if newer:
             raise UnsafeStart(f"the database was written by a newer version of this service (schema {max(newer)})")
+        lacking = await _lacking(db) if searched else ""
         for number, script in ours:
             digest = hashlib.sha256(script.encode()).hexdigest()
-            if number not in applied:
+            if number not in applied and (number != SEARCH or (searched and not lacking)):
                 await db.execute(script.encode())
                 await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
+    return lacking
+
+
+async def _lacking(db: AsyncConnection[Any]) -> str:
+    """What is not there that a search by the database needs; it is made if that is allowed."""
+    try:
+        async with db.transaction():
+            await db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.errors.Error as exc:
+        return f"no pgvector: CREATE EXTENSION vector was refused ({type(exc).__name__})"
+    found = await (await db.execute("SELECT to_regtype('halfvec') IS NOT NULL")).fetchone()
+    return "" if found and found[0] else "pgvector 0.7 or later, in the search path, is needed"
 
 
 async def _require_usable(db: AsyncConnection[Any]) -> None:

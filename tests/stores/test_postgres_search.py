@@ -1,0 +1,226 @@
+"""Search by PostgreSQL's own entries, and what is done where there are none: without pgvector, or not of everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import numpy as np
+import psycopg
+import pytest
+
+from memory_service.errors import UnsafeStart
+from memory_service.stores import indexing
+from memory_service.stores.base import Commit, Store
+from memory_service.stores.postgres import PostgresStore, search
+from memory_service.stores.postgres.commits import change_of, entries_of
+from memory_service.values import Hot, Scope
+from tests.postgres.launcher import PostgresServer
+from tests.postgres.proxy import pooling
+from tests.stores.contract_candidates import (
+    ANA,
+    BEN,
+    NOWHERE,
+    CandidatesContract,
+    asked,
+    learned,
+    names,
+    point,
+    row,
+    said,
+)
+from tests.stores.postgres_database import everything, execute, rows, settings_for
+from tests.support.stores import opened
+from tests.support.values import a_key, a_memory, a_session, next_turn
+
+
+class TestPostgresCandidates(CandidatesContract):
+    @pytest.fixture
+    async def store(self, postgres_url: str) -> AsyncIterator[Store]:
+        async with pooling(postgres_url) as proxy, opened(settings_for(proxy.url, store_search="store")) as store:
+            yield store
+
+
+@pytest.fixture
+async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
+    async with opened(settings_for(postgres_url, store_search="store")) as store:
+        assert isinstance(store, PostgresStore)
+        yield store
+
+
+# Who searches
+
+
+@pytest.mark.parametrize(
+    ("wish", "by", "why"),
+    [
+        ("auto", "store", "STORE_SEARCH=auto: users with more than 500 turns"),
+        ("store", "store", "STORE_SEARCH=store: all users"),
+        ("process", "process", "STORE_SEARCH=process"),
+    ],
+)
+async def test_a_database_with_pgvector_searches_unless_it_shall_not(
+    postgres_url: str, wish: str, by: str, why: str
+) -> None:
+    async with opened(settings_for(postgres_url, store_search=wish)) as store:
+        assert (store.searched_by, store.searched_why) == (by, why)
+        await said(store, "I am allergic to walnuts")
+    held = everything(postgres_url).get("search_entries") if by == "store" else None
+    assert (held is not None) == (by == "store")
+    tables = rows(postgres_url, "SELECT to_regclass('search_entries') IS NOT NULL")
+    assert tables == [(by == "store",)], "what is not used is not made either"
+
+
+@pytest.fixture
+def plain_url(postgres_url: str) -> Iterator[str]:
+    """URL of the database for somebody who may make tables and no extensions."""
+    execute(postgres_url, "CREATE ROLE plain LOGIN; GRANT ALL ON SCHEMA public TO plain")
+    yield postgres_url.replace("postgres@", "plain@")
+    execute(postgres_url, "REASSIGN OWNED BY plain TO postgres; DROP OWNED BY plain; DROP ROLE plain")
+
+
+async def test_where_pgvector_may_not_be_made_the_process_searches(
+    plain_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(plain_url) as store:
+        assert store.searched_by == "process"
+        assert store.searched_why == "no pgvector: CREATE EXTENSION vector was refused (InsufficientPrivilege)"
+        (told,) = [record for record in caplog.records if record.message == "the store does not search"]
+        assert vars(told)["reason"] == store.searched_why
+        await said(store, "I am allergic to walnuts")
+        assert not await store.narrows(ANA)
+
+
+async def test_where_pgvector_may_not_be_made_and_must_be_there_is_no_start(plain_url: str) -> None:
+    with pytest.raises(UnsafeStart, match=r"STORE_SEARCH=store: no pgvector: CREATE EXTENSION vector"):
+        async with opened(settings_for(plain_url, store_search="store")):
+            pass
+
+
+async def test_pgvector_out_of_sight_is_as_good_as_none(postgres_url: str) -> None:
+    execute(postgres_url, "CREATE SCHEMA elsewhere; CREATE EXTENSION vector SCHEMA elsewhere")
+    async with opened(postgres_url) as store:
+        assert (store.searched_by, store.searched_why) == (
+            "process",
+            "pgvector 0.7 or later, in the search path, is needed",
+        )
+        await said(store, "I am allergic to walnuts")
+
+
+async def test_once_pgvector_is_there_who_comes_after_is_narrowed_and_who_was_there_is_read_whole(
+    plain_url: str, postgres_url: str
+) -> None:
+    async with opened(plain_url) as store:
+        await said(store, "I am allergic to walnuts")
+    execute(postgres_url, "CREATE EXTENSION vector")
+    async with opened(settings_for(plain_url, store_search="store")) as store:
+        assert store.searched_by == "store"
+        await said(store, "I am allergic to walnuts", scope=BEN)
+        await said(store, "walnuts again", session_id="later")
+        assert [await store.narrows(scope) for scope in (ANA, BEN)] == [False, True]
+        assert names(await asked(store, "walnuts", scope=BEN)) == ["s#1"]
+
+
+# Whom it narrows
+
+
+async def test_memories_that_are_dearer_to_read_are_narrowed(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "READ_WHOLE_TURNS", 2)
+    async with opened(postgres_url) as store:
+        await said(store, "walnuts", "cake")
+        await said(store, "walnuts", "cake", "tea", scope=BEN)
+        await learned(store, *(a_memory(f"m{number}") for number in range(5)))
+        assert not await store.narrows(ANA), "two turns, whatever was learned from them"
+        assert await store.narrows(BEN)
+        assert not await store.narrows(Scope(user_id="nobody"))
+        await said(store, "tea", session_id="later")
+        assert await store.narrows(ANA)
+
+
+async def test_of_whom_another_writes_without_entries_all_is_read(store: Store, postgres_url: str) -> None:
+    """A process of the same record that was told not to search, or started before there was pgvector."""
+    await said(store, "I am allergic to walnuts")
+    await said(store, "I am allergic to walnuts", scope=BEN)
+    await learned(store, a_memory("m", text="eats no walnuts"))
+    async with opened(settings_for(postgres_url, store_search="process")) as other:
+        await learned(other, a_memory("m", text="eats walnuts again"))
+    assert [await store.narrows(scope) for scope in (ANA, BEN)] == [False, True]
+    assert names(await asked(store, "walnuts")) == ["s#1"], "of another revision nothing is found"
+    await said(store, "tea", session_id="later")
+    assert not await store.narrows(ANA), "what is missing does not come by itself"
+
+
+async def test_of_whom_another_writes_vectors_without_directions_all_is_read(store: Store, postgres_url: str) -> None:
+    await learned(store, a_memory("m"))
+    async with opened(settings_for(postgres_url, store_search="process")) as other:
+        await point(other, {"m": row(1)})
+    assert not await store.narrows(ANA)
+
+
+async def test_who_is_moved_here_whole_is_narrowed(store: Store, postgres_server: PostgresServer) -> None:
+    """What a database without entries holds gets them on its way into another."""
+    url = postgres_server.new_database()
+    try:
+        async with opened(settings_for(url, store_search="process")) as other:
+            await said(other, "I am allergic to walnuts", "The weather is fine")
+            await learned(other, a_memory("m", text="eats no walnuts"), a_memory("gone", text="walnuts"))
+            await learned(other, a_memory("gone", text="walnuts").superseded(a_memory("m")))
+            await point(other, {"s#1": np.stack([row(1), row(1)]), "m": row(0, 1)})
+            things = (await other.export(ANA)).things
+        await store.restore(ANA, things)
+        await store.restore(ANA, things)
+    finally:
+        postgres_server.drop_database(url)
+    assert await store.narrows(ANA)
+    assert names(await asked(store, "walnuts")) == ["m", "s#1"]
+    assert names(await asked(store, "", row(1), limit=1, kinds=["message"])) == ["s#1"]
+    await said(store, "walnuts", session_id="later")
+    assert await store.narrows(ANA)
+
+
+# What is kept
+
+
+async def test_a_commit_made_again_for_a_lost_answer_leaves_what_came_after_it(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    head = a_session()
+    await store.commit(Commit(scope=ANA, session=head))
+    turn, _ = next_turn(Hot(session=head), a_key(), text="walnuts")
+    await store.commit(turn)
+    await point(store, {"s#1": np.stack([row(1), row(1)])})
+    before = everything(postgres_url)
+    entries = await entries_of(store._index, turn.turns, ())
+    change = json.dumps({**change_of(turn, store._index), "search": list(entries.values())})
+    rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", change)
+    assert everything(postgres_url) == before
+    assert names(await asked(store, "", row(1))) == ["s#1"]
+    assert await store.narrows(ANA)
+
+
+async def test_of_a_user_who_is_erased_no_entry_is_left(store: Store, postgres_url: str) -> None:
+    await said(store, "I am allergic to walnuts")
+    await said(store, "tea", scope=BEN)
+    await learned(store, a_memory("m"))
+    await store.erase(ANA)
+    (left,) = everything(postgres_url)["search_entries"]
+    assert "'teaq'" in str(left)
+
+
+async def test_among_many_users_one_is_found_by_an_index(store: Store, postgres_url: str) -> None:
+    for number in range(60):
+        await said(store, *["walnuts and cake"] * 30, scope=Scope(user_id=f"user-{number}"))
+    await said(store, "walnuts")
+    execute(postgres_url, "ANALYZE")
+    parts = [search.MINE, search.BY_WORDS, search.BY_DIRECTION]
+    arms = "SELECT item_id FROM by_words UNION SELECT item_id FROM by_direction"
+    sql = f"EXPLAIN WITH {', '.join([*parts, search.FOUND.format(arms=arms)])}"
+    values = {"tenant": "default", "user": "ana", "kinds": ["message"], "with_extracts": False, "space": "space"}
+    values |= {"terms": ["walnutq"], "any_term": "walnutq", "direction": str([1] * 256), "limit": 50}
+    with psycopg.connect(postgres_url) as db:
+        plan = "\n".join(line for (line,) in db.execute(sql.encode(), values).fetchall())
+    assert "Index Cond: (owner = " in plan
+    assert "Seq Scan on search_entries" not in plan
+    assert names(await asked(store, "walnuts", NOWHERE)) == ["s#1"]
