@@ -6,6 +6,7 @@ locks the user's row first: of one user one commit is made after the other, of m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any, Self
 
 import msgspec
 import psycopg
+from psycopg import AsyncConnection
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
@@ -38,6 +40,8 @@ from memory_service.values import (
     Unembedded,
     Vector,
 )
+
+logger = logging.getLogger(__name__)
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = %s AND user_id = %s)"
 SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = %s)"
@@ -98,7 +102,14 @@ class PostgresStore(Store):
         return cls(settings.store_url, point)
 
     async def start(self, stack: AsyncExitStack) -> None:
-        await self._client.start(stack, migrate)
+        await self._client.start(stack, self._prepare)
+
+    async def _prepare(self, db: AsyncConnection[Any]) -> None:
+        off = await migrate(db)
+        if off:
+            self.capabilities = Capabilities(durability="relaxed", exclusive=False)
+            reason = f"off: {', '.join(off)}"
+            logger.warning("PostgreSQL does not sync: a power cut may lose what was answered", extra={"reason": reason})
 
     def usage(self) -> dict[str, Any]:
         return {"commits": self._commits.count, **self._client.usage()}

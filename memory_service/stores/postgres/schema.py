@@ -13,11 +13,16 @@ from memory_service.errors import UnsafeStart
 OURS = 0x6D656D6F7279
 """Names our lock among all advisory locks of the database."""
 OLDEST = 140000
+SYNCING = ["fsync", "full_page_writes"]
+"""Settings of the server without which a commit may be gone, or the database damaged, after a power cut."""
 
 
-async def migrate(db: AsyncConnection[Any]) -> None:
-    """Bring the schema up to date, one process at a time, all or nothing. Raises UnsafeStart."""
-    await _require_usable(db)
+async def migrate(db: AsyncConnection[Any]) -> list[str]:
+    """Bring the schema up to date, one process at a time, all or nothing; returns which of `SYNCING` are off.
+
+    Raises UnsafeStart.
+    """
+    off = await _require_usable(db)
     async with db.transaction():
         # Held until the transaction ends, and by nothing longer: it must work through a proxy that shares connections.
         await db.execute("SELECT pg_advisory_xact_lock(%s)", (OURS,))
@@ -34,16 +39,23 @@ async def migrate(db: AsyncConnection[Any]) -> None:
             if number not in applied:
                 await db.execute(script.encode())
                 await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
+    return off
 
 
-async def _require_usable(db: AsyncConnection[Any]) -> None:
+async def _require_usable(db: AsyncConnection[Any]) -> list[str]:
     if db.info.server_version < OLDEST:
         raise UnsafeStart(f"PostgreSQL 14 or later is needed; this is {db.info.server_version // 10000}")
-    found = await (await db.execute("SELECT current_setting('server_encoding'), pg_is_in_recovery()")).fetchone()
-    if found and found[0] != "UTF8":
-        raise UnsafeStart(f"the database must be in UTF8; this one is in {found[0]}")
-    if found and found[1]:
+    asked = await db.execute(
+        "SELECT current_setting('server_encoding'), pg_is_in_recovery(),"
+        " ARRAY(SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'off' ORDER BY name)",
+        (SYNCING,),
+    )
+    ((encoding, standby, off),) = await asked.fetchall()
+    if encoding != "UTF8":
+        raise UnsafeStart(f"the database must be in UTF8; this one is in {encoding}")
+    if standby:
         raise UnsafeStart("this PostgreSQL server is a standby, which takes no writes")
+    return list(off)
 
 
 def _ours() -> list[tuple[int, str]]:
