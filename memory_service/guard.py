@@ -29,6 +29,8 @@ from memory_service.errors import (
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
+LAST_REQUEST_S = 0.5
+"""Seconds for a request that was sent before its sender could know that the service is about to end."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +97,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._address = self.client[0] if self.client else ""
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
-        self._refused = False
+        self._refused = self._parting = False
         self._phase = "idle"
         self._began = 0.0
         if self.keeper.enter(self, self._address):
@@ -147,6 +149,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._phase = "body"
+        if self._parting:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -173,7 +177,17 @@ class GuardedProtocol(HttpToolsProtocol):
     # The end of the service
 
     def shutdown(self) -> None:
-        """Close if nothing is under way, let a request be served; one that is still arriving has to be quick."""
+        """Let a request be served; one that is still arriving, or may be on its way, has to be quick.
+
+        If it were closed at once, a proxy that kept the connection or has just opened it would be told nothing of what
+        it sent into it, and could not know whether it was served.
+        """
+        self._parting = True
+        if self._phase == "idle" and not self._refused and (self.cycle is None or self.cycle.response_complete):
+            self._unset_keepalive_if_required()
+            self._stop_timer()
+            self._timer = self.loop.call_later(LAST_REQUEST_S, self.transport.close)
+            return
         super().shutdown()
         if self._phase == "body" and not self._refused:
             self._stop_timer()

@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -29,6 +31,24 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let in those who wait at the door before it is closed: else they were cut off, with what they have sent."""
+        waiting = [one for listener in sockets or [] for one in _waiting(listener)]
+        for server in self.servers:
+            server.close()
+        protocol: Any = self.config.http_protocol_class
+        parts = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        for one in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(partial(protocol, **parts), one)
+        await super().shutdown(sockets)
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """Connections that were made and not yet taken."""
+    with suppress(OSError):  # would block: there are no more
+        while True:
+            yield listener.accept()[0]
 
 
 BROKEN = 70

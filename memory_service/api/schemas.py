@@ -129,7 +129,7 @@ class ContextAnswer(Struct, kw_only=True):
 
 
 class StoreAnswer(Struct, kw_only=True):
-    """`durability`: fsync (on this disk), quorum (on several), relaxed (may lose a moment), none (memory only)."""
+    """`durability`: fsync (on a disk), quorum (on several), relaxed (lost if the machine is), none (memory only)."""
 
     status: Literal["success"] = "success"
     message: str = "Turn stored successfully"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,7 +12,7 @@ import pytest
 
 from client import InvalidRequest, MemoryServiceClient, SessionEnded
 from memory_service.context import unfence
-from tests.api.conftest import ClientAt, Connect
+from tests.api.conftest import ClientAt, Connect, Visit
 from tests.api.talking import (
     AT,
     CONTEXT,
@@ -27,6 +28,7 @@ from tests.api.talking import (
     told,
 )
 from tests.api.texts import TEXTS
+from tests.postgres.launcher import PostgresServer
 
 ANA = {"user_id": "ana", "session_id": "s"}
 SAID = {"user_message": "My boat is called Ida.", "agent_message": "A fine name."}
@@ -71,6 +73,18 @@ async def test_a_store_of_memory_only_says_that_it_keeps_nothing(connect: Connec
     client = client_at(await connect(store_url="transient://"))
     await client.start_session("s")
     assert (await client.store_turn("Hello.", "Hello."))["durability"] == "none"
+
+
+@pytest.mark.only_on("sqlite", "it is about a database server of its own")
+async def test_answers_and_statistics_say_where_a_database_server_does_not_sync(
+    tmp_path: Path, visit: Visit, client_at: ClientAt
+) -> None:
+    with PostgresServer(tmp_path, fsync="off") as server:
+        async with visit(store_url=server.url) as http:
+            client = client_at(http)
+            await client.start_session("s")
+            assert (await client.store_turn("Hello.", "Hello."))["durability"] == "relaxed"
+            assert (await client.stats())["durability"] == "relaxed"
 
 
 # Replays

@@ -1,4 +1,4 @@
-"""Two ways to look at a service that is killed: over HTTP while it lives, and into its file while it is dead."""
+"""Two ways to look at a service that is killed: over HTTP while it lives, and into its record while it is dead."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import apsw
 import httpx2
 
+from memory_service.settings import Settings
 from memory_service.stores.base import Store
-from memory_service.values import Scope, SessionKey, Turn
+from memory_service.values import Kind, Memory, Scope, SessionKey, Turn
+from tests.support import stores
 from tests.support.background import until
 from tests.support.process import ServiceProcess
-from tests.support.stores import store_of
 
 Answer = dict[str, Any]
 
@@ -94,7 +95,7 @@ async def started(process: ServiceProcess) -> None:
 
 async def opened(stack: AsyncExitStack, database: Path) -> Store:
     """Open the file of a service that is dead, as its only owner, until the stack is left."""
-    store = store_of(f"sqlite:///{database}")
+    store = stores.store_of(f"sqlite:///{database}")
     await store.start(stack)
     return store
 
@@ -110,3 +111,29 @@ def damage(database: Path) -> list[str]:
     """What SQLite itself finds wrong with the file."""
     with closing(apsw.Connection(str(database))) as db:
         return [str(row[0]) for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+
+
+async def in_database(record: str | Settings, user_id: str, session_id: str) -> list[Turn]:
+    """Read what a service left of a session in a database that it need not have for itself."""
+    async with stores.opened(record) as store:
+        return await store.turns(SessionKey(scope=Scope(user_id=user_id), session_id=session_id))
+
+
+async def memories(record: str | Settings, user_id: str, *kinds: Kind) -> list[Memory]:
+    async with stores.opened(record) as store:
+        return await store.memories(Scope(user_id=user_id), kinds, superseded=True)
+
+
+async def reflected_once(record: str | Settings, door: Door, user_id: str, turns: dict[str, int]) -> None:
+    """Each session ended has one summary of all its turns, and no turn is quoted by two insights or chunks."""
+    summaries = await door.summaries(user_id)
+    assert {summary["session_id"]: summary["turn_count"] for summary in summaries} == turns
+    assert len(summaries) == len(turns)
+    insights = await door.insights(user_id)
+    quoted = [(source["session_id"], source["turn_number"]) for insight in insights for source in insight["sources"]]
+    assert len(quoted) == len(set(quoted)) > 0
+    texts = [memory.text for memory in await memories(record, user_id, "insight")]
+    assert len(texts) == len(set(texts))
+    chunks = await memories(record, user_id, "chunk")
+    covered = [(source.session_id, source.seq) for chunk in chunks for source in chunk.sources]
+    assert len(covered) == len(set(covered)) > 0

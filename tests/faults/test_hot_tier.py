@@ -15,7 +15,7 @@ from memory_service.hot_tier import FIND_S
 from memory_service.server import running
 from memory_service.settings import Settings
 from tests.redis.launcher import RedisServer
-from tests.redis.line import Line, line_to
+from tests.support.line import Line, line_to
 
 PATIENCE_S = 20
 BUSY_S = 1.5
@@ -55,7 +55,7 @@ async def sharing(
     async with AsyncExitStack() as stack:
         https, lines = [], []
         for _ in range(2):
-            line = await stack.enter_async_context(line_to(redis.port))
+            line = await stack.enter_async_context(line_to(redis.url))
             given = {"store_url": store_url, "redis_url": line.url, "k_turn_buffer": 1000, **changes}
             url = await stack.enter_async_context(running(make_settings(**given)))
             https.append(await stack.enter_async_context(httpx2.AsyncClient(base_url=url, trust_env=False, timeout=30)))

@@ -14,17 +14,15 @@ import httpx2
 import pytest
 
 from memory_service.settings import Settings
-from memory_service.values import Kind, Memory, Scope, SessionKey, Turn
 from tests.cosmos.launcher import CosmosServer
 from tests.faults.conftest import MakeProcess
-from tests.faults.doors import Door, started
+from tests.faults.doors import Door, in_database, reflected_once, started
 from tests.faults.test_kill import Writer, writing
 from tests.postgres.launcher import PostgresServer
 from tests.stores.cosmos_account import documents, end_leases, settings_for
 from tests.stores.postgres_database import rows
 from tests.support.background import until
 from tests.support.process import ServiceProcess
-from tests.support.stores import opened
 
 USERS = ("ana", "ben")
 SESSIONS = ("s", "t", "u")
@@ -117,34 +115,8 @@ def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database
             yield Postgres(server.url, server)
 
 
-async def in_database(database: Database, user_id: str, session_id: str) -> list[Turn]:
-    """Read what a dead service left of a session."""
-    async with opened(database.record) as store:
-        return await store.turns(SessionKey(scope=Scope(user_id=user_id), session_id=session_id))
-
-
-async def memories(database: Database, user_id: str, *kinds: Kind) -> list[Memory]:
-    async with opened(database.record) as store:
-        return await store.memories(Scope(user_id=user_id), kinds, superseded=True)
-
-
 async def checked(writer: Writer, database: Database) -> bool:
-    return writer.compare(await in_database(database, writer.user_id, writer.session_id))
-
-
-async def reflected_once(database: Database, door: Door, user_id: str, turns: dict[str, int]) -> None:
-    """Each session ended has one summary of all its turns, and no turn is quoted by two insights or chunks."""
-    summaries = await door.summaries(user_id)
-    assert {summary["session_id"]: summary["turn_count"] for summary in summaries} == turns
-    assert len(summaries) == len(turns)
-    insights = await door.insights(user_id)
-    quoted = [(source["session_id"], source["turn_number"]) for insight in insights for source in insight["sources"]]
-    assert len(quoted) == len(set(quoted)) > 0
-    texts = [memory.text for memory in await memories(database, user_id, "insight")]
-    assert len(texts) == len(set(texts))
-    chunks = await memories(database, user_id, "chunk")
-    covered = [(source.session_id, source.seq) for chunk in chunks for source in chunk.sources]
-    assert len(covered) == len(set(covered)) > 0
+    return writer.compare(await in_database(database.record, writer.user_id, writer.session_id))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +155,7 @@ async def test_wherever_the_process_dies_nothing_is_lost_or_done_twice(
     async with Door(living.url) as door:
         ended = await door.end("ana", "s", wait_s=20)
         assert (ended["turns_count"], ended["reflection"]) == (len(writer.acknowledged), "done")
-        await reflected_once(database, door, "ana", {"s": len(writer.acknowledged)})
+        await reflected_once(database.record, door, "ana", {"s": len(writer.acknowledged)})
     living.kill()
     await checked(writer, database)
 
@@ -209,12 +181,12 @@ async def test_who_heard_nothing_because_the_process_died_asks_again_by_name_and
     with pytest.raises(httpx2.TransportError):
         await named_turn(dying)
     await died(dying)
-    assert len(await in_database(database, "ana", "s")) == stored
+    assert len(await in_database(database.record, "ana", "s")) == stored
     await started(living)
     answer = await named_turn(living)
     assert (answer["turn_number"], answer["replayed"]) == (1, stored)
     assert await named_turn(living) == {**answer, "replayed": True}
-    assert len(await in_database(database, "ana", "s")) == 1
+    assert len(await in_database(database.record, "ana", "s")) == 1
 
 
 async def named_turn(process: ServiceProcess) -> Any:
@@ -286,7 +258,7 @@ async def all_is_well(process: ServiceProcess, database: Database, writers: list
             assert (ended["turns_count"], ended["reflection"]) == (len(writer.acknowledged), "done")
         for user_id in {writer.user_id for writer in writers}:
             own = {w.session_id: len(w.acknowledged) for w in writers if w.user_id == user_id}
-            await reflected_once(database, door, user_id, own)
+            await reflected_once(database.record, door, user_id, own)
     process.kill()
     for writer in writers:
         await checked(writer, database)

@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from memory_service.chaos.process import ServiceProcess
+from tests.faults.replicas import NO_ANSWER, PATIENCE_S, RoundRobin, replicas_on
 
 REPLICAS, WRITERS, TURNS = 3, 32, 12
 SESSIONS = [("ana", "s"), ("ana", "t"), ("ben", "s"), ("cleo", "s")]
-PATIENCE_S = 60
-SETTINGS = {
-    "K_TURN_BUFFER": "1000",  # all turns stay in the context
-    "SWEEP_INTERVAL_SECONDS": "1",
-    "MODEL_TIMEOUT_SECONDS": "2",  # a lease lasts by it: what a killed one held is free again soon
-    "REFLECTION_RETRY_SECONDS": "0.1",
-}
 
 
 @pytest.fixture(params=["cosmos", "postgres", "postgres and redis"])
@@ -39,35 +31,8 @@ def record(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 async def replicas(tmp_path: Path, record: dict[str, str]) -> AsyncIterator[list[ServiceProcess]]:
-    async with AsyncExitStack() as stack:
-        made = []
-        for number in range(REPLICAS):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            made.append(await stack.enter_async_context(ServiceProcess(folder, **SETTINGS, **record)))
-        await asyncio.gather(*(replica.start() for replica in made))
+    async with replicas_on(tmp_path, [record] * REPLICAS) as made:
         yield made
-
-
-class RoundRobin:
-    """Asks one replica after the other, and the next one if one does not answer."""
-
-    def __init__(self, replicas: list[ServiceProcess], http: httpx2.AsyncClient) -> None:
-        self._replicas, self._http = replicas, http
-        self._next = 0
-
-    async def post(self, path: str, **body: Any) -> dict[str, Any]:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                self._next += 1
-                replica = self._replicas[self._next % len(self._replicas)]
-                with suppress(httpx2.TransportError):
-                    answer = await self._http.post(replica.url + path, json=body)
-                    if answer.status_code == 200:
-                        return dict(answer.json())
-                    assert answer.status_code in (409, 503), answer.text
-                    assert answer.json()["code"] != "session_ended"
-                await asyncio.sleep(0.02)
 
 
 async def killed_at_random(replicas: list[ServiceProcess], chance: random.Random, times: int) -> None:
@@ -83,7 +48,8 @@ async def test_32_writers_lose_nothing_while_replicas_are_killed(replicas: list[
     chance = random.Random(5)
     numbers: dict[tuple[str, str], dict[str, int]] = {session: {} for session in SESSIONS}
     async with httpx2.AsyncClient(trust_env=False, timeout=20) as http:
-        anyone = RoundRobin(replicas, http)
+        urls = [replica.url for replica in replicas]
+        anyone = RoundRobin(http, urls, NO_ANSWER, "503 ")
         for user_id, session_id in SESSIONS:
             await anyone.post("/sessions/start", user_id=user_id, session_id=session_id)
 

@@ -17,7 +17,7 @@ from memory_service.stores.base import Commit
 from memory_service.values import Hot
 from tests.redis.conftest import MakeTier, Told
 from tests.redis.launcher import RedisServer
-from tests.redis.line import Line, line_to
+from tests.support.line import Line, line_to
 from tests.support.stores import FaultyStore
 from tests.support.values import NOON, a_key, a_session, begin
 
@@ -56,7 +56,7 @@ async def hot(store: FaultyStore) -> Hot:
 
 @pytest.fixture
 async def line(redis_server: RedisServer) -> AsyncIterator[Line]:
-    async with line_to(redis_server.port) as line:
+    async with line_to(redis_server.url) as line:
         yield line
 
 

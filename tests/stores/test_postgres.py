@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,7 +18,7 @@ from tests.postgres.proxy import pooling
 from tests.stores.contract import DurableStoreContract, StoreContract
 from tests.stores.postgres_database import contents, everything, rows, settings_for
 from tests.support.stores import opened
-from tests.support.values import NOON, a_key, a_scope, a_session, a_turn, begin, next_turn
+from tests.support.values import NOON, a_key, a_session, next_turn
 
 
 class TestPostgresStore(DurableStoreContract):
@@ -105,21 +104,6 @@ async def test_a_database_that_is_not_in_utf8_is_refused(postgres_server: Postgr
 
 
 # What is promised
-
-
-async def test_a_database_that_does_not_sync_by_itself_syncs_our_commits(tmp_path: Path) -> None:
-    settings = {"synchronous_commit": "off", "wal_writer_delay": "10000ms"}  # nobody else syncs in so short a time
-    with PostgresServer(tmp_path, **settings) as server:
-        async with opened(server.url) as store:
-            head = await begin(store, a_key(), turns=0)
-            for seq in range(1, 6):
-                turn = a_turn(seq)
-                head = head.with_turn(turn)
-                await store.commit(Commit(scope=a_scope(), session=head, turns=(turn,)))
-                assert rows(server.url, IS_SYNCED) == [(True,)]
-
-
-IS_SYNCED = "SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
 
 
 async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:

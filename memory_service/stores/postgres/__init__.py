@@ -6,6 +6,7 @@ locks the user's row first: of one user one commit is made after the other, of m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -25,7 +26,7 @@ from memory_service.stores.indexing import Index, decided
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
 from memory_service.stores.postgres.exports import Moving
-from memory_service.stores.postgres.schema import migrate
+from memory_service.stores.postgres.schema import migrate, require_usable
 from memory_service.stores.postgres.search import Search
 from memory_service.values import (
     Effect,
@@ -41,6 +42,8 @@ from memory_service.values import (
     Unembedded,
     Vector,
 )
+
+logger = logging.getLogger(__name__)
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = %s AND user_id = %s)"
 SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = %s)"
@@ -108,6 +111,10 @@ class PostgresStore(Store):
         await self._client.start(stack, self._prepare)
 
     async def _prepare(self, db: AsyncConnection[Any]) -> None:
+        if off := await require_usable(db):
+            self.capabilities = Capabilities(durability="relaxed", exclusive=False)
+            reason = f"off: {', '.join(off)}"
+            logger.warning("PostgreSQL does not sync: a power cut may lose what was answered", extra={"reason": reason})
         lacking = await migrate(db, searched=self._wanted != "process")
         self._index.kept = not lacking and self._wanted != "process"
         self.searched_by, self.searched_why = decided(self._wanted, lacking)

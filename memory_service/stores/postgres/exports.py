@@ -79,6 +79,7 @@ GIVEN = (
     " AS given(n bigint, kind text, columns json, space text, data text, search json)"
 )
 LOCK = [
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
     "INSERT INTO owners (tenant_id, user_id) VALUES (%(tenant)s, %(user)s) ON CONFLICT DO NOTHING",
     f"SELECT id FROM owners WHERE id = {OWNER} FOR UPDATE",
 ]
@@ -214,7 +215,8 @@ class Moving:
     async def erase(self, scope: Scope) -> Erased:
         async def work(db: AsyncConnection[Any], _: bool) -> Erased:
             async with db.transaction():
-                await self._client.execute(db, "erase", LOCK[1], _named(scope))
+                for sql in (LOCK[0], LOCK[-1]):
+                    await self._client.execute(db, "erase", sql, _named(scope))
                 gone = {}
                 for table in ERASED_IN_ORDER:
                     sql = f"DELETE FROM {table} WHERE owner = {OWNER}"

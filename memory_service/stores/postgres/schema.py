@@ -16,6 +16,8 @@ OURS = 0x6D656D6F7279
 OLDEST = 140000
 SEARCH = 2
 """Number of the migration that needs pgvector."""
+SYNCING = ["fsync", "full_page_writes"]
+"""Settings of the server without which a commit may be gone, or the database damaged, after a power cut."""
 
 
 async def migrate(db: AsyncConnection[Any], *, searched: bool) -> str:
@@ -23,7 +25,6 @@ async def migrate(db: AsyncConnection[Any], *, searched: bool) -> str:
 
     `searched`: with what a search by the database needs, if that can be had; returns what it lacks.
     """
-    await _require_usable(db)
     async with db.transaction():
         # Held until the transaction ends, and by nothing longer: it must work through a proxy that shares connections.
         await db.execute("SELECT pg_advisory_xact_lock(%s)", (OURS,))
@@ -55,14 +56,21 @@ async def _lacking(db: AsyncConnection[Any]) -> str:
     return "" if found and found[0] else "pgvector 0.7 or later, in the search path, is needed"
 
 
-async def _require_usable(db: AsyncConnection[Any]) -> None:
+async def require_usable(db: AsyncConnection[Any]) -> list[str]:
+    """Return which settings of `SYNCING` are off. Raises UnsafeStart."""
     if db.info.server_version < OLDEST:
         raise UnsafeStart(f"PostgreSQL 14 or later is needed; this is {db.info.server_version // 10000}")
-    found = await (await db.execute("SELECT current_setting('server_encoding'), pg_is_in_recovery()")).fetchone()
-    if found and found[0] != "UTF8":
-        raise UnsafeStart(f"the database must be in UTF8; this one is in {found[0]}")
-    if found and found[1]:
+    asked = await db.execute(
+        "SELECT current_setting('server_encoding'), pg_is_in_recovery(),"
+        " ARRAY(SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'off' ORDER BY name)",
+        (SYNCING,),
+    )
+    ((encoding, standby, off),) = await asked.fetchall()
+    if encoding != "UTF8":
+        raise UnsafeStart(f"the database must be in UTF8; this one is in {encoding}")
+    if standby:
         raise UnsafeStart("this PostgreSQL server is a standby, which takes no writes")
+    return list(off)
 
 
 def _ours() -> list[tuple[int, str]]:

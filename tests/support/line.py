@@ -1,4 +1,4 @@
-"""A line between a service and Redis that can be cut: what stands for a network."""
+"""A line between a service and a server that can be cut: what stands for a network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
+from urllib.parse import urlsplit
 
 State = Literal["whole", "silent", "refusing"]
 LEFTOVER = 65536
@@ -55,10 +56,13 @@ class Line:
 
 
 @asynccontextmanager
-async def line_to(port: int) -> AsyncIterator[Line]:
+async def line_to(url: str) -> AsyncIterator[Line]:
+    """A line to a server of this machine; all of its URL stays as it is but the port."""
+    port = urlsplit(url).port
+    assert port is not None
     line = Line(port)
     server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
-    line.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    line.url = url.replace(f":{port}", f":{server.sockets[0].getsockname()[1]}")
     try:
         yield line
     finally:
