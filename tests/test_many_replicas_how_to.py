@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from memory_service.settings import Settings, known_settings
-from memory_service.stores.base import Store
+from memory_service.stores.base import CANDIDATES
+from memory_service.stores.indexing import READ_WHOLE_TURNS
 from memory_service.stores.postgres.client import MOST_CONNECTIONS
 from tests.test_azure_how_to import number
 
@@ -17,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-to" / "many-replicas.md").read_text()
 DAY_S = 86_400
 STICKY, DEALT = 0, 1
-PAGE_OF_ENTRIES = inspect.signature(Store.entries).parameters["limit"].default
 OTHER_VARIABLES = {"REDIS_URL", "POSTGRES_PASSWORD", "REDIS_PASSWORD"}
 
 
@@ -50,41 +50,32 @@ def computed(routing: int) -> dict[str, float]:
     memories_of_user = sessions_of_user * given["memories a session leaves"]
     peak = given["peak over mean"] / DAY_S
 
-    def firsts(replicas: float) -> float:
-        """Searches of a day for which a replica reads all that is on record of a user."""
-        return sessions if routing == STICKY else sessions * touched(replicas, given["searches of a session"])
-
-    def reading(replicas: float) -> float:
-        """Processor time for those, of a second at the peak."""
-        each = one["a first search over a thousand turns, ms of CPU"] * turns_of_user / 1000
-        return firsts(replicas) * each / 1000 * peak
-
-    def needed(replicas: float) -> float:
-        milliseconds = turns * one["a turn with all that follows it, ms of CPU"]
-        milliseconds += contexts * one["a context, hot, ms of CPU"]
-        milliseconds += (searches - firsts(replicas)) * one["a later search, ms of CPU"]
-        return reading(replicas) + milliseconds / 1000 * peak
-
-    replicas = given["least replicas"]
-    while needed(replicas) > replicas * given["share of a core a replica shall use"]:
-        replicas += 1
-    entries = 2 * turns_of_user + 2 * memories_of_user  # each with its vector
-    read = turns_of_user * (MEASURED["turns"][0] + MEASURED["vectors"][0])
+    searching = searches * one["a search by PostgreSQL, ms of CPU of the replica"] / 1000 * peak
+    milliseconds = turns * one["a turn with all that follows it, ms of CPU"]
+    milliseconds += contexts * one["a context, hot, ms of CPU"]
+    needed = searching + milliseconds / 1000 * peak
+    replicas = max(given["least replicas"], math.ceil(needed / given["share of a core a replica shall use"]))
+    assert turns_of_user > READ_WHOLE_TURNS, "these are narrowed by the database"
+    scanned = searches * one["and of PostgreSQL, over a thousand turns"] * turns_of_user / 1000
+    found = 2 * CANDIDATES * (MEASURED["turns"][0] + MEASURED["vectors"][0])
     hot = sessions * peak * 60 * (given["minutes a session lasts"] + given["minutes it stays in the pool"])
     uses = 1 + given["turns of a session"] * (1 + given["contexts of a turn"])
     share = 1 / replicas if routing == STICKY else touched(replicas, uses) / replicas
     context = 1 if routing == STICKY else given["statements of a context, dealt out"]
     store = 1 if routing == STICKY else given["statements of a store, dealt out"]
-    statements = contexts * context + turns * store + searches + firsts(replicas) * (entries // PAGE_OF_ENTRIES)
+    statements = contexts * context + turns * store + searches * given["statements of a search"]
     statements += sessions * (4 + given["statements of an end and its reflection"])
     per_user = row["owners"] + sessions_of_user * (row["sessions"] + row["sittings"])
-    per_user += turns_of_user * (row["turns"] + row["vectors"]) + memories_of_user * (row["memories"] + row["vectors"])
+    searchable = turns_of_user + memories_of_user
+    per_user += turns_of_user * row["turns"] + memories_of_user * row["memories"]
+    per_user += searchable * (row["vectors"] + row["search_entries"])
     names = turns * given["days a name of a request is kept"] * row["requests"]
     value = hot * one["head and live turns of a session as JSON, bytes"]
     return {
         "requests a second, peak": (sessions * 2 + turns + contexts + searches) * peak,
-        "cores for them, peak": needed(replicas),
-        "of them for first searches": reading(replicas),
+        "cores for them, peak": needed,
+        "of them for searches": searching,
+        "cores of PostgreSQL for searches, peak": scanned / 1000 * peak,
         "replicas": replicas,
         "connections": replicas * MOST_CONNECTIONS,
         "sessions that are hot, peak": hot,
@@ -94,12 +85,13 @@ def computed(routing: int) -> dict[str, float]:
         * one["a session in the pool with what is known of its user, KB"]
         / 1e3,
         "statements a second, peak": statements * peak,
-        "MB a second read for first searches, peak": firsts(replicas) * read * peak / 1e6,
+        "MB a second sent for searches, peak": searches * found * peak / 1e6,
         "turns on record of one user": turns_of_user,
         "million rows of turns": turns_of_user * given["users"] / 1e6,
-        "million rows of vectors": (turns_of_user + memories_of_user) * given["users"] / 1e6,
+        "million rows of vectors": searchable * given["users"] / 1e6,
         "GB in PostgreSQL": (per_user * given["users"] + names) / 1e9,
-        "of them vectors, GB": (turns_of_user + memories_of_user) * row["vectors"] * given["users"] / 1e9,
+        "of them vectors, GB": searchable * row["vectors"] * given["users"] / 1e9,
+        "of them entries to search by, GB": searchable * row["search_entries"] * given["users"] / 1e9,
         "MB in Redis": value * one["Redis: bytes kept for a byte of value"] / 1e6,
     }
 
