@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -31,7 +32,7 @@ from tests.stores.contract_candidates import (
 )
 from tests.stores.postgres_database import everything, execute, rows, settings_for
 from tests.support.stores import opened
-from tests.support.values import a_key, a_memory, a_session, next_turn
+from tests.support.values import a_key, a_memory, a_session, a_turn, next_turn
 
 
 class TestPostgresCandidates(CandidatesContract):
@@ -121,6 +122,16 @@ async def test_once_pgvector_is_there_who_comes_after_is_narrowed_and_who_was_th
         assert names(await asked(store, "walnuts", scope=BEN)) == ["s#1"]
 
 
+# What is made, and made anew
+
+
+async def waits(url: str) -> None:
+    """Until somebody waits for a lock."""
+    async with asyncio.timeout(10):
+        while not rows(url, "SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 (nobody in the server rings)
+            await asyncio.sleep(0.01)
+
+
 # Whom it narrows
 
 
@@ -157,6 +168,24 @@ async def test_of_whom_another_writes_vectors_without_directions_all_is_read(sto
     async with opened(settings_for(postgres_url, store_search="process")) as other:
         await point(other, {"m": row(1)})
     assert not await store.narrows(ANA)
+
+
+@pytest.mark.parametrize("function", ["commit_with_entries", "commit_change"])
+async def test_of_two_who_write_the_first_of_a_user_both_count(
+    store: PostgresStore, postgres_url: str, function: str
+) -> None:
+    first = Commit(scope=ANA, session=a_session("first", turn_count=1), turns=(a_turn(1, "first", text="walnuts"),))
+    change = change_of(first, store._index)
+    change["search"] = list((await entries_of(store._index, first.turns, ())).values())
+    async with await psycopg.AsyncConnection.connect(postgres_url) as other:
+        await other.execute(f"SELECT {function}('default', 'ana', %s, false)".encode(), (json.dumps(change),))
+        second = asyncio.create_task(said(store, "walnuts", session_id="second"))
+        await waits(postgres_url)
+        await other.commit()
+        await second
+    assert await store.narrows(ANA) == (function == "commit_with_entries")
+    await said(store, "tea", session_id="later")
+    assert await store.narrows(ANA) == (function == "commit_with_entries")
 
 
 async def test_who_is_moved_here_whole_is_narrowed(store: Store, postgres_server: PostgresServer) -> None:

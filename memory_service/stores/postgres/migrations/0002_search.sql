@@ -29,11 +29,13 @@ DECLARE
     v_session bigint;
 BEGIN
     SELECT id, written INTO v_owner, v_before FROM owners WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
-    PERFORM commit_change(p_tenant, p_user, p_change, p_again);
     IF v_owner IS NULL THEN
-        SELECT id INTO v_owner FROM owners WHERE tenant_id = p_tenant AND user_id = p_user;
-        v_before := 0;
+        -- Another may be writing the first of this user too: what it wrote counts, with entries or without.
+        INSERT INTO owners (tenant_id, user_id) VALUES (p_tenant, p_user) ON CONFLICT DO NOTHING;
+        SELECT id, written INTO v_owner, v_before FROM owners
+            WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
     END IF;
+    PERFORM commit_change(p_tenant, p_user, p_change, p_again);
 
     IF p_change -> 'search' IS NOT NULL THEN
         SELECT id INTO v_session FROM sessions
