@@ -15,7 +15,7 @@ from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.postgres import PostgresStore, search
 from memory_service.stores.postgres.commits import change_of, entries_of
-from memory_service.values import Hot, Scope
+from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
 from tests.postgres.proxy import pooling
 from tests.stores.contract_candidates import (
@@ -32,7 +32,7 @@ from tests.stores.contract_candidates import (
 )
 from tests.stores.postgres_database import everything, execute, rows, settings_for
 from tests.support.stores import opened
-from tests.support.values import a_key, a_memory, a_session, a_turn, next_turn
+from tests.support.values import a_key, a_memory, a_session, a_sitting, a_turn, next_turn
 
 
 class TestPostgresCandidates(CandidatesContract):
@@ -226,6 +226,32 @@ async def test_a_commit_made_again_for_a_lost_answer_leaves_what_came_after_it(
     rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", change)
     assert everything(postgres_url) == before
     assert names(await asked(store, "", row(1))) == ["s#1"]
+    assert await store.narrows(ANA)
+
+
+async def test_a_commit_made_again_for_a_lost_answer_brings_nothing_back_that_others_wrote_over(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    old, new = a_memory("old", text="lives in Porto"), a_memory("new", text="lives in Lisbon")
+    sitting = a_sitting()
+    await said(store, "hello")
+    await store.commit(Commit(scope=ANA, sittings=(sitting,)))
+
+    async def twice(memory: Memory, between: Memory) -> None:
+        """Its answer is lost, and before it is sent again somebody else writes the memory."""
+        nonlocal sitting
+        sitting = sitting.replayed(sitting.due_at)
+        commit = Commit(scope=ANA, sittings=(sitting,), memories=(memory,))
+        await store.commit(commit)
+        await learned(store, between)
+        change = change_of(commit, store._index)
+        change["search"] = list((await entries_of(store._index, (), commit.memories)).values())
+        rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", json.dumps(change))
+
+    await twice(old, old.superseded(new))
+    assert names(await asked(store, "Porto")) == []
+    await twice(new.superseded(old), new)
+    assert names(await asked(store, "Lisbon")) == ["new"]
     assert await store.narrows(ANA)
 
 

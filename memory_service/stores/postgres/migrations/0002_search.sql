@@ -36,6 +36,10 @@ BEGIN
             WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
     END IF;
     PERFORM commit_change(p_tenant, p_user, p_change, p_again);
+    -- Nothing to find, or made before by a try whose answer was lost: then others may have written over it since.
+    IF v_before = (SELECT written FROM owners WHERE id = v_owner) THEN
+        RETURN;
+    END IF;
 
     IF p_change -> 'search' IS NOT NULL THEN
         SELECT id INTO v_session FROM sessions
