@@ -132,6 +132,24 @@ async def waits(url: str) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_who_begins_to_search_does_not_get_into_the_way_of_a_commit_under_way(postgres_url: str) -> None:
+    """It locks a user's row, then writes to it; a start that took a lesser lock before made each wait for the other."""
+
+    async def starts() -> str:
+        async with opened(postgres_url) as store:
+            return store.searched_by
+
+    async with opened(settings_for(postgres_url, store_search="process")) as store:
+        await said(store, "I am allergic to walnuts")
+    async with await psycopg.AsyncConnection.connect(postgres_url) as commit:
+        await commit.execute("SELECT FROM owners FOR UPDATE")
+        start = asyncio.create_task(starts())
+        await waits(postgres_url)
+        await commit.execute("UPDATE owners SET written = written + 1")
+        await commit.commit()
+        assert await start == "store"
+
+
 # Whom it narrows
 
 

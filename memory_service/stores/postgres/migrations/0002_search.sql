@@ -2,6 +2,10 @@
 -- An entry is found by its item's words and by the direction of its vectors. All scans are of one user, by the primary key,
 -- and exact: an approximate index over everybody's would cost each write and find the wrong users' neighbours first.
 
+-- As far as all that was written of a user has entries too; a commit by a process that writes none leaves it behind for good.
+-- First of all: a weaker lock taken before, as a reference takes one, would meet those of commits under way, each in wait of the other.
+ALTER TABLE owners ADD COLUMN indexed bigint NOT NULL DEFAULT 0;
+
 CREATE TABLE search_entries (
     owner bigint NOT NULL REFERENCES owners ON DELETE CASCADE,
     item_id text COLLATE "C" NOT NULL,
@@ -16,9 +20,6 @@ CREATE TABLE search_entries (
 );
 
 ALTER TABLE search_entries ALTER COLUMN direction SET STORAGE PLAIN;
-
--- As far as all that was written of a user has entries too; a commit by a process that writes none leaves it behind for good.
-ALTER TABLE owners ADD COLUMN indexed bigint NOT NULL DEFAULT 0;
 
 -- A commit together with the entries of what it writes: `search`, and the `direction` of its vectors.
 CREATE FUNCTION commit_with_entries(p_tenant text, p_user text, p_change json, p_again boolean) RETURNS void
