@@ -13,7 +13,7 @@ import pytest
 from memory_service.errors import UnsafeStart
 from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
-from memory_service.stores.postgres import PostgresStore, search
+from memory_service.stores.postgres import PostgresStore, schema, search
 from memory_service.stores.postgres.commits import change_of, entries_of
 from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
@@ -148,6 +148,38 @@ async def test_who_begins_to_search_does_not_get_into_the_way_of_a_commit_under_
         await commit.execute("UPDATE owners SET written = written + 1")
         await commit.commit()
         assert await start == "store"
+
+
+async def test_a_change_of_the_schema_does_not_wait_long_for_a_backup(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind it everybody waits."""
+    monkeypatch.setattr(schema, "LOCK_S", 0.1)
+    async with opened(settings_for(postgres_url, store_search="process")):
+        pass
+    with psycopg.connect(postgres_url) as backup:
+        backup.execute("LOCK TABLE owners IN ACCESS SHARE MODE")
+        with pytest.raises(UnsafeStart, match=r"another connection holds a table \(a backup\?\); start again"):
+            async with opened(postgres_url):
+                pass
+    async with opened(postgres_url) as store:
+        assert store.searched_by == "store"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["DROP EXTENSION vector CASCADE", "DROP TABLE search_entries"],
+    ids=["dropped with the extension", "left out where a dump was restored without the extension"],
+)
+async def test_entries_that_are_gone_are_begun_anew(postgres_url: str, loss: str) -> None:
+    async with opened(postgres_url) as store:
+        await said(store, "I am allergic to walnuts")
+    execute(postgres_url, loss)
+    async with opened(settings_for(postgres_url, store_search="store")) as store:
+        await said(store, "walnuts again", session_id="later")
+        await said(store, "I am allergic to walnuts", scope=BEN)
+        assert [await store.narrows(scope) for scope in (ANA, BEN)] == [False, True]
+        assert names(await asked(store, "walnuts", scope=BEN)) == ["s#1"]
 
 
 # Whom it narrows
