@@ -314,6 +314,19 @@ async def test_of_a_user_who_is_erased_no_entry_is_left(store: Store, postgres_u
     assert "'teaq'" in str(left)
 
 
+async def test_searches_that_take_long_leave_connections_to_others(store: Store, postgres_url: str) -> None:
+    """They had all ten, and a turn was stored after five seconds."""
+    await said(store, "walnuts")
+    with psycopg.connect(postgres_url) as slow:
+        slow.execute("LOCK TABLE search_entries")
+        searches = [asyncio.create_task(asked(store, "walnuts")) for _ in range(30)]
+        await waits(postgres_url)
+        async with asyncio.timeout(2):
+            for _ in range(5):
+                assert await store.head(a_key()) is not None
+    assert [names(found) for found in await asyncio.gather(*searches)] == [["s#1"]] * 30
+
+
 async def test_long_texts_are_not_unpacked_anew_for_each_word_of_a_question(store: Store, postgres_url: str) -> None:
     """Five times the time: it is what made the search of a few thousand long turns too slow to be answered."""
     terms = [f"term{number}" for number in range(30)]

@@ -6,6 +6,7 @@ are compared one by one. Both are exact, and of this user alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,10 @@ from memory_service.stores.bodies import memory_of, turn_of
 from memory_service.stores.indexing import direction_of, terms_of
 from memory_service.stores.postgres.client import Client
 from memory_service.values import Scope, Vector
+
+AT_ONCE = 4
+"""Questions under way from one process. One to a large memory takes a core of the database for tenths of a second, and
+who waits for a connection meanwhile may have a turn to store."""
 
 MINE = "mine AS MATERIALIZED (SELECT id, written FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)"
 ME = "(SELECT id FROM mine)"
@@ -83,6 +88,7 @@ class Search:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._lines = asyncio.Semaphore(AT_ONCE)
 
     async def narrows(self, scope: Scope, small: bool) -> bool:
         """Whether all of a user's memory has entries; `small`: also of those that are as well read whole."""
@@ -119,9 +125,9 @@ class Search:
         if not arms:
             return _entries([], sought.space)
         found = FOUND.format(arms=" UNION ".join(f"SELECT item_id FROM {arm}" for arm in arms))
-        return _entries(
-            await self._client.rows("candidates", f"WITH {', '.join([*parts, found])}", values), sought.space
-        )
+        async with self._lines:
+            rows = await self._client.rows("candidates", f"WITH {', '.join([*parts, found])}", values)
+        return _entries(rows, sought.space)
 
 
 def _entries(rows: list[tuple[Any, ...]], space: str) -> Entries:
