@@ -29,13 +29,13 @@ DECLARE
     v_before bigint;
     v_session bigint;
 BEGIN
-    SELECT id, written INTO v_owner, v_before FROM owners WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
-    IF v_owner IS NULL THEN
-        -- Another may be writing the first of this user too: what it wrote counts, with entries or without.
-        INSERT INTO owners (tenant_id, user_id) VALUES (p_tenant, p_user) ON CONFLICT DO NOTHING;
+    -- Another may be writing the first of this user too: what it wrote counts, with entries or without. Or erasing them.
+    LOOP
         SELECT id, written INTO v_owner, v_before FROM owners
             WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
-    END IF;
+        EXIT WHEN FOUND;
+        INSERT INTO owners (tenant_id, user_id) VALUES (p_tenant, p_user) ON CONFLICT DO NOTHING;
+    END LOOP;
     PERFORM commit_change(p_tenant, p_user, p_change, p_again);
     -- Nothing to find, or made before by a try whose answer was lost: then others may have written over it since.
     IF v_before = (SELECT written FROM owners WHERE id = v_owner) THEN
