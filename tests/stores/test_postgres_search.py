@@ -13,7 +13,7 @@ import pytest
 from memory_service.errors import UnsafeStart
 from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
-from memory_service.stores.postgres import PostgresStore, schema, search
+from memory_service.stores.postgres import PostgresStore, exports, schema, search
 from memory_service.stores.postgres.commits import change_of, entries_of
 from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
@@ -257,6 +257,21 @@ async def test_who_is_moved_here_whole_is_narrowed(store: Store, postgres_server
     assert names(await asked(store, "", row(1), limit=1, kinds=["message"])) == ["s#1"]
     await said(store, "walnuts", session_id="later")
     assert await store.narrows(ANA)
+
+
+async def test_what_is_too_much_for_one_transaction_is_moved_in_several(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand long turns are a hundred megabytes: they were not written in the time of a call, however often."""
+    await said(store, *["walnuts"] * 7)
+    await learned(store, a_memory("m", text="walnuts"))
+    things = (await store.export(ANA)).things
+    monkeypatch.setattr(exports, "AT_ONCE", 500)
+    await store.restore(BEN, things)
+    assert (await store.export(BEN)).things == things
+    assert store.usage()["verbs"]["restore"]["round_trips"] > 40
+    assert await store.narrows(BEN)
+    assert names(await asked(store, "walnuts", scope=BEN)) == ["m", *(f"s#{seq}" for seq in range(1, 8))]
 
 
 # What is kept
