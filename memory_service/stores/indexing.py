@@ -45,6 +45,8 @@ documented: a start asks for as many.
 READ_WHOLE_TURNS = 500
 """A memory of up to so many turns is read whole; docs/explanation/recall.md has what that costs beside a search."""
 LONGEST_PLAIN = 24
+SHORT = 4000
+"""Characters that are split at once: a third of a millisecond."""
 STEPS = 1000
 """Directions are written as whole numbers, of this length in all: three digits are enough to narrow by."""
 
@@ -112,6 +114,11 @@ def _columns_of_memory(memory: Memory, tokenize: Tokenizer) -> Columns:
     return {"words": words_of(tokenize(memory.text)), "extract": memory.model == EXTRACTIVE}
 
 
+def _columns(turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokenizer) -> dict[str, Columns]:
+    of_turns = {turn_item_id(turn.session_id, turn.seq): {"words": _words_of_turn(turn, tokenize)} for turn in turns}
+    return of_turns | {memory.memory_id: _columns_of_memory(memory, tokenize) for memory in memories}
+
+
 class Index:
     """Makes what is written beside an item to find it by: nothing unless the store keeps an index."""
 
@@ -120,25 +127,27 @@ class Index:
         self._one_at_a_time = threading.Lock()
 
     def start(self, stack: AsyncExitStack) -> None:
-        self._tokenize = Tokenizer()
+        self._tokenize, self._tokenize_long = Tokenizer(), Tokenizer()  # each for one thread at a time
         stack.callback(self._close)
 
     def _close(self) -> None:
         self.kept = False
-        del self._tokenize
+        del self._tokenize, self._tokenize_long
 
     async def columns(self, turns: Sequence[Turn], memories: Sequence[Memory]) -> dict[str, Columns]:
-        """By item. Long texts take long to split: not on the event loop."""
+        """By item. Long texts take long to split: not on the event loop; and short ones do not queue behind them."""
         if not self.kept or not (turns or memories):
             return {}
-        return await asyncio.to_thread(self._columns, turns, memories, self._tokenize)
+        said = sum(len(message.content) for turn in turns for message in turn.messages)
+        if said + sum(len(memory.text) for memory in memories) <= SHORT:
+            return _columns(turns, memories, self._tokenize)
+        return await asyncio.to_thread(self._columns_of_long, turns, memories, self._tokenize_long)
 
-    def _columns(self, turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokenizer) -> dict[str, Columns]:
+    def _columns_of_long(
+        self, turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokenizer
+    ) -> dict[str, Columns]:
         with self._one_at_a_time:
-            of_turns = {
-                turn_item_id(turn.session_id, turn.seq): {"words": _words_of_turn(turn, tokenize)} for turn in turns
-            }
-            return of_turns | {memory.memory_id: _columns_of_memory(memory, tokenize) for memory in memories}
+            return _columns(turns, memories, tokenize)
 
     def direction(self, vector: Vector) -> Columns:
         """The column of an item. It takes the place of that of another space even if there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.stores.contract_candidates import ANA, BEN, CandidatesContract, asked
 from tests.stores.cosmos_account import CONTAINERS, container, documents, settings_for
 from tests.support.remembering import say
 from tests.support.stores import opened
-from tests.support.values import a_memory
+from tests.support.values import a_memory, a_turn
 
 NO_SEARCH = {"op": "POST dbs/colls", "body": "vectorIndexes|vectorEmbedding|fullText", "status": 400}
 """An account without the features: it takes no container that asks for them."""
@@ -229,10 +230,19 @@ async def test_long_texts_are_split_elsewhere_than_on_the_event_loop(
         return words_of(stems)
 
     monkeypatch.setattr(indexing, "words_of", noted)
-    await asyncio.gather(*(said(store, "walnuts", session_id=f"s{number}") for number in range(8)))
+    await asyncio.gather(*(said(store, "walnuts " * 300, session_id=f"s{number}") for number in range(8)))
     assert len(threads) == 8
     assert threading.main_thread() not in threads
     assert len(names(await asked(store, "walnuts"))) == 8
+
+
+async def test_short_texts_do_not_wait_until_long_ones_are_split() -> None:
+    async with AsyncExitStack() as stack:
+        index = indexing.Index()
+        index.start(stack)
+        index.kept = True
+        with index._one_at_a_time:  # as whoever splits a long one has it
+            assert await index.columns([a_turn(1, text="walnuts")], [])
 
 
 # Words and directions

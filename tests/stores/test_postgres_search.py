@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,9 +13,9 @@ import pytest
 from memory_service.errors import UnsafeStart
 from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
-from memory_service.stores.postgres import PostgresStore, search
+from memory_service.stores.postgres import PostgresStore, exports, schema, search
 from memory_service.stores.postgres.commits import change_of, entries_of
-from memory_service.values import Hot, Scope
+from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
 from tests.postgres.proxy import pooling
 from tests.stores.contract_candidates import (
@@ -31,7 +32,7 @@ from tests.stores.contract_candidates import (
 )
 from tests.stores.postgres_database import everything, execute, rows, settings_for
 from tests.support.stores import opened
-from tests.support.values import a_key, a_memory, a_session, next_turn
+from tests.support.values import a_key, a_memory, a_session, a_sitting, a_turn, next_turn
 
 
 class TestPostgresCandidates(CandidatesContract):
@@ -121,6 +122,66 @@ async def test_once_pgvector_is_there_who_comes_after_is_narrowed_and_who_was_th
         assert names(await asked(store, "walnuts", scope=BEN)) == ["s#1"]
 
 
+# What is made, and made anew
+
+
+async def waits(url: str) -> None:
+    """Until somebody waits for a lock."""
+    async with asyncio.timeout(10):
+        while not rows(url, "SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 (nobody in the server rings)
+            await asyncio.sleep(0.01)
+
+
+async def test_who_begins_to_search_does_not_get_into_the_way_of_a_commit_under_way(postgres_url: str) -> None:
+    """It locks a user's row, then writes to it; a start that took a lesser lock before made each wait for the other."""
+
+    async def starts() -> str:
+        async with opened(postgres_url) as store:
+            return store.searched_by
+
+    async with opened(settings_for(postgres_url, store_search="process")) as store:
+        await said(store, "I am allergic to walnuts")
+    async with await psycopg.AsyncConnection.connect(postgres_url) as commit:
+        await commit.execute("SELECT FROM owners FOR UPDATE")
+        start = asyncio.create_task(starts())
+        await waits(postgres_url)
+        await commit.execute("UPDATE owners SET written = written + 1")
+        await commit.commit()
+        assert await start == "store"
+
+
+async def test_a_change_of_the_schema_does_not_wait_long_for_a_backup(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind it everybody waits."""
+    monkeypatch.setattr(schema, "LOCK_S", 0.1)
+    async with opened(settings_for(postgres_url, store_search="process")):
+        pass
+    with psycopg.connect(postgres_url) as backup:
+        backup.execute("LOCK TABLE owners IN ACCESS SHARE MODE")
+        with pytest.raises(UnsafeStart, match=r"another connection holds a table \(a backup\?\); start again"):
+            async with opened(postgres_url):
+                pass
+    async with opened(postgres_url) as store:
+        assert store.searched_by == "store"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["DROP EXTENSION vector CASCADE", "DROP TABLE search_entries"],
+    ids=["dropped with the extension", "left out where a dump was restored without the extension"],
+)
+async def test_entries_that_are_gone_are_begun_anew(postgres_url: str, loss: str) -> None:
+    async with opened(postgres_url) as store:
+        await said(store, "I am allergic to walnuts")
+    execute(postgres_url, loss)
+    async with opened(settings_for(postgres_url, store_search="store")) as store:
+        await said(store, "walnuts again", session_id="later")
+        await said(store, "I am allergic to walnuts", scope=BEN)
+        assert [await store.narrows(scope) for scope in (ANA, BEN)] == [False, True]
+        assert names(await asked(store, "walnuts", scope=BEN)) == ["s#1"]
+
+
 # Whom it narrows
 
 
@@ -159,6 +220,24 @@ async def test_of_whom_another_writes_vectors_without_directions_all_is_read(sto
     assert not await store.narrows(ANA)
 
 
+@pytest.mark.parametrize("function", ["commit_with_entries", "commit_change"])
+async def test_of_two_who_write_the_first_of_a_user_both_count(
+    store: PostgresStore, postgres_url: str, function: str
+) -> None:
+    first = Commit(scope=ANA, session=a_session("first", turn_count=1), turns=(a_turn(1, "first", text="walnuts"),))
+    change = change_of(first, store._index)
+    change["search"] = list((await entries_of(store._index, first.turns, ())).values())
+    async with await psycopg.AsyncConnection.connect(postgres_url) as other:
+        await other.execute(f"SELECT {function}('default', 'ana', %s, false)".encode(), (json.dumps(change),))
+        second = asyncio.create_task(said(store, "walnuts", session_id="second"))
+        await waits(postgres_url)
+        await other.commit()
+        await second
+    assert await store.narrows(ANA) == (function == "commit_with_entries")
+    await said(store, "tea", session_id="later")
+    assert await store.narrows(ANA) == (function == "commit_with_entries")
+
+
 async def test_who_is_moved_here_whole_is_narrowed(store: Store, postgres_server: PostgresServer) -> None:
     """What a database without entries holds gets them on its way into another."""
     url = postgres_server.new_database()
@@ -178,6 +257,21 @@ async def test_who_is_moved_here_whole_is_narrowed(store: Store, postgres_server
     assert names(await asked(store, "", row(1), limit=1, kinds=["message"])) == ["s#1"]
     await said(store, "walnuts", session_id="later")
     assert await store.narrows(ANA)
+
+
+async def test_what_is_too_much_for_one_transaction_is_moved_in_several(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand long turns are a hundred megabytes: they were not written in the time of a call, however often."""
+    await said(store, *["walnuts"] * 7)
+    await learned(store, a_memory("m", text="walnuts"))
+    things = (await store.export(ANA)).things
+    monkeypatch.setattr(exports, "AT_ONCE", 500)
+    await store.restore(BEN, things)
+    assert (await store.export(BEN)).things == things
+    assert store.usage()["verbs"]["restore"]["round_trips"] > 40
+    assert await store.narrows(BEN)
+    assert names(await asked(store, "walnuts", scope=BEN)) == ["m", *(f"s#{seq}" for seq in range(1, 8))]
 
 
 # What is kept
@@ -200,6 +294,32 @@ async def test_a_commit_made_again_for_a_lost_answer_leaves_what_came_after_it(
     assert await store.narrows(ANA)
 
 
+async def test_a_commit_made_again_for_a_lost_answer_brings_nothing_back_that_others_wrote_over(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    old, new = a_memory("old", text="lives in Porto"), a_memory("new", text="lives in Lisbon")
+    sitting = a_sitting()
+    await said(store, "hello")
+    await store.commit(Commit(scope=ANA, sittings=(sitting,)))
+
+    async def twice(memory: Memory, between: Memory) -> None:
+        """Its answer is lost, and before it is sent again somebody else writes the memory."""
+        nonlocal sitting
+        sitting = sitting.replayed(sitting.due_at)
+        commit = Commit(scope=ANA, sittings=(sitting,), memories=(memory,))
+        await store.commit(commit)
+        await learned(store, between)
+        change = change_of(commit, store._index)
+        change["search"] = list((await entries_of(store._index, (), commit.memories)).values())
+        rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", json.dumps(change))
+
+    await twice(old, old.superseded(new))
+    assert names(await asked(store, "Porto")) == []
+    await twice(new.superseded(old), new)
+    assert names(await asked(store, "Lisbon")) == ["new"]
+    assert await store.narrows(ANA)
+
+
 async def test_of_a_user_who_is_erased_no_entry_is_left(store: Store, postgres_url: str) -> None:
     await said(store, "I am allergic to walnuts")
     await said(store, "tea", scope=BEN)
@@ -207,6 +327,35 @@ async def test_of_a_user_who_is_erased_no_entry_is_left(store: Store, postgres_u
     await store.erase(ANA)
     (left,) = everything(postgres_url)["search_entries"]
     assert "'teaq'" in str(left)
+
+
+async def test_searches_that_take_long_leave_connections_to_others(store: Store, postgres_url: str) -> None:
+    """They had all ten, and a turn was stored after five seconds."""
+    await said(store, "walnuts")
+    with psycopg.connect(postgres_url) as slow:
+        slow.execute("LOCK TABLE search_entries")
+        searches = [asyncio.create_task(asked(store, "walnuts")) for _ in range(30)]
+        await waits(postgres_url)
+        async with asyncio.timeout(2):
+            for _ in range(5):
+                assert await store.head(a_key()) is not None
+    assert [names(found) for found in await asyncio.gather(*searches)] == [["s#1"]] * 30
+
+
+async def test_long_texts_are_not_unpacked_anew_for_each_word_of_a_question(store: Store, postgres_url: str) -> None:
+    """Five times the time: it is what made the search of a few thousand long turns too slow to be answered."""
+    terms = [f"term{number}" for number in range(30)]
+    await said(store, " ".join([*terms, *(f"word{number}" for number in range(15_000))]))
+    assert names(await asked(store, " ".join(terms))) == ["s#1"]
+    toast = "SELECT reltoastrelid FROM pg_class WHERE relname = 'search_entries'"
+    ((pages,),) = rows(postgres_url, f"SELECT pg_relation_size(({toast})) / 8192")
+    sql = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) WITH {search.MINE}, {search.BY_WORDS} SELECT FROM by_words"
+    values = {"tenant": "default", "user": "ana", "kinds": ["message"], "with_extracts": False, "limit": 50}
+    values |= {"terms": [f"{term}q" for term in terms], "any_term": " | ".join(f"{term}q" for term in terms)}
+    with psycopg.connect(postgres_url) as db:
+        ((plan,),) = db.execute(sql.encode(), values).fetchall()
+    assert pages > 5
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 6 * pages
 
 
 async def test_among_many_users_one_is_found_by_an_index(store: Store, postgres_url: str) -> None:

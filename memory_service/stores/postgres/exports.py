@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -174,6 +174,10 @@ RESTORE_ENTRIES = [
 ERASED_IN_ORDER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
 
 
+AT_ONCE = 2_000_000
+"""Bytes that are written in one transaction, about: it has the time of a call."""
+
+
 class Moving:
     def __init__(self, client: Client, index: Index) -> None:
         self._client, self._index = client, index
@@ -195,6 +199,10 @@ class Moving:
         return Exports(things=things, cursor=place, more=place is not None)
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        for part in _parts(things):
+            await self._write(scope, part)
+
+    async def _write(self, scope: Scope, things: Sequence[Exported]) -> None:
         turns = [thing.turn for thing in things if thing.turn]
         entries = await entries_of(self._index, turns, [thing.memory for thing in things if thing.memory])
         given = [_given(n, thing) for n, thing in enumerate(things, 1)]
@@ -229,6 +237,16 @@ class Moving:
 
 def _named(scope: Scope) -> dict[str, Any]:
     return {"tenant": scope.tenant_id, "user": scope.user_id}
+
+
+def _parts(things: Sequence[Exported]) -> Iterator[Sequence[Exported]]:
+    first = size = 0
+    for place, thing in enumerate(things):
+        size += len(msgspec.json.encode(thing))
+        if size > AT_ONCE and place > first:
+            yield things[first:place]
+            first, size = place, len(msgspec.json.encode(thing))
+    yield things[first:]
 
 
 def _given(n: int, thing: Exported) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from importlib import resources
 from typing import Any
 
@@ -11,11 +12,25 @@ from psycopg import AsyncConnection
 
 from memory_service.errors import UnsafeStart
 
+logger = logging.getLogger(__name__)
+
 OURS = 0x6D656D6F7279
 """Names our lock among all advisory locks of the database."""
 OLDEST = 140000
 SEARCH = 2
 """Number of the migration that needs pgvector."""
+IS_WHOLE = """
+SELECT EXISTS (SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass('search_entries') AND attname = 'direction' AND NOT attisdropped)
+"""
+ANEW = """
+ALTER TABLE owners DROP COLUMN IF EXISTS indexed;
+DROP TABLE IF EXISTS search_entries;
+DROP FUNCTION IF EXISTS commit_with_entries;
+DELETE FROM memory_migrations WHERE number = 2;
+"""
+LOCK_S = 3
+"""For which a change of the schema waits for a table: until it has it, nobody else gets at the table either."""
 SYNCING = ["fsync", "full_page_writes"]
 """Settings of the server without which a commit may be gone, or the database damaged, after a power cut."""
 
@@ -37,12 +52,29 @@ async def migrate(db: AsyncConnection[Any], *, searched: bool) -> str:
         if newer:
             raise UnsafeStart(f"the database was written by a newer version of this service (schema {max(newer)})")
         lacking = await _lacking(db) if searched else ""
-        for number, script in ours:
-            digest = hashlib.sha256(script.encode()).hexdigest()
-            if number not in applied and (number != SEARCH or (searched and not lacking)):
-                await db.execute(script.encode())
-                await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
+        await db.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_S}s",))
+        try:
+            if SEARCH in applied and searched and not lacking and await _is_broken(db):
+                await db.execute(ANEW)
+                del applied[SEARCH]
+            for number, script in ours:
+                digest = hashlib.sha256(script.encode()).hexdigest()
+                if number not in applied and (number != SEARCH or (searched and not lacking)):
+                    await db.execute(script.encode())
+                    await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
+        except psycopg.errors.LockNotAvailable as exc:
+            reason = "the schema must be changed, and another connection holds a table (a backup?)"
+            raise UnsafeStart(f"{reason}; start again when it is done") from exc
     return lacking
+
+
+async def _is_broken(db: AsyncConnection[Any]) -> bool:
+    """Whether the entries are gone. With the extension go its columns; without it a dump is restored without them."""
+    found = await (await db.execute(IS_WHOLE)).fetchone()
+    if found and found[0]:
+        return False
+    logger.warning("the entries to search by were dropped; they are begun anew")
+    return True
 
 
 async def _lacking(db: AsyncConnection[Any]) -> str:

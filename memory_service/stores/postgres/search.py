@@ -6,6 +6,7 @@ are compared one by one. Both are exact, and of this user alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,29 +17,37 @@ from memory_service.stores.indexing import direction_of, terms_of
 from memory_service.stores.postgres.client import Client
 from memory_service.values import Scope, Vector
 
+AT_ONCE = 4
+"""Questions under way from one process. One to a large memory takes a core of the database for tenths of a second, and
+who waits for a connection meanwhile may have a turn to store."""
+
 MINE = "mine AS MATERIALIZED (SELECT id, written FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)"
 ME = "(SELECT id FROM mine)"
 # Whose they are is asked first (OFFSET 0 holds the planner to it): nobody else's words are so much as read.
 ENTRIES = f"(SELECT * FROM search_entries WHERE owner = {ME} OFFSET 0) AS entry"
 WANTED = "kind = ANY(%(kinds)s) AND (%(with_extracts)s OR NOT extract)"
 
-# 1.3 and 0.9 are BM25's K1 = 1.2 and B = 0.75, for what an item holds once.
+# 1.3 and 0.9 are BM25's K1 = 1.2 and B = 0.75, for what an item holds once. `strip` only unpacks the words, which are
+# kept packed: else they would be unpacked for each term anew, which for long texts takes nearly all the time.
 BY_WORDS = f"""
-terms AS MATERIALIZED (SELECT term::tsquery AS term FROM unnest(%(terms)s::text[]) AS term),
-holding AS MATERIALIZED (
-    SELECT item_id, kind = 'message' AS said, words, length(words)::float AS long FROM {ENTRIES}
-    WHERE {WANTED} AND words @@ %(any_term)s::tsquery
+terms AS MATERIALIZED (
+    SELECT n, term::tsquery AS term FROM unnest(%(terms)s::text[]) WITH ORDINALITY AS asked(term, n)
 ),
-held AS MATERIALIZED (
-    SELECT item_id, said, long,
-        ln(1 + (SELECT written FROM mine)::float / count(*) OVER (PARTITION BY said, term::text)) AS rare
-    FROM holding JOIN terms ON words @@ term
+holding AS MATERIALIZED (
+    SELECT item_id, kind = 'message' AS said, long, ARRAY(SELECT n FROM terms WHERE words @@ term) AS held FROM (
+        SELECT item_id, kind, strip(words) AS words, length(words)::float AS long FROM {ENTRIES}
+        WHERE {WANTED} AND words @@ %(any_term)s::tsquery OFFSET 0
+    ) AS unpacked
+),
+rareness AS MATERIALIZED (
+    SELECT said, n, ln(1 + (SELECT written FROM mine)::float / count(*)) AS rare
+    FROM holding CROSS JOIN unnest(held) AS n GROUP BY said, n
 ),
 by_words AS (
     SELECT item_id FROM (
         SELECT item_id, row_number() OVER (PARTITION BY said
             ORDER BY sum(rare) / (1.3 + 0.9 * long / (SELECT avg(long) FROM holding)) DESC, item_id) AS place
-        FROM held GROUP BY item_id, said, long
+        FROM holding CROSS JOIN unnest(held) AS n JOIN rareness USING (said, n) GROUP BY item_id, said, long
     ) AS ranked WHERE place <= %(limit)s
 )"""
 NEAREST = f"""
@@ -79,6 +88,7 @@ class Search:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._lines = asyncio.Semaphore(AT_ONCE)
 
     async def narrows(self, scope: Scope, small: bool) -> bool:
         """Whether all of a user's memory has entries; `small`: also of those that are as well read whole."""
@@ -115,9 +125,9 @@ class Search:
         if not arms:
             return _entries([], sought.space)
         found = FOUND.format(arms=" UNION ".join(f"SELECT item_id FROM {arm}" for arm in arms))
-        return _entries(
-            await self._client.rows("candidates", f"WITH {', '.join([*parts, found])}", values), sought.space
-        )
+        async with self._lines:
+            rows = await self._client.rows("candidates", f"WITH {', '.join([*parts, found])}", values)
+        return _entries(rows, sought.space)
 
 
 def _entries(rows: list[tuple[Any, ...]], space: str) -> Entries:

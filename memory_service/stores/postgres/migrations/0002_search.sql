@@ -2,6 +2,10 @@
 -- An entry is found by its item's words and by the direction of its vectors. All scans are of one user, by the primary key,
 -- and exact: an approximate index over everybody's would cost each write and find the wrong users' neighbours first.
 
+-- As far as all that was written of a user has entries too; a commit by a process that writes none leaves it behind for good.
+-- First of all: a weaker lock taken before, as a reference takes one, would meet those of commits under way, each in wait of the other.
+ALTER TABLE owners ADD COLUMN indexed bigint NOT NULL DEFAULT 0;
+
 CREATE TABLE search_entries (
     owner bigint NOT NULL REFERENCES owners ON DELETE CASCADE,
     item_id text COLLATE "C" NOT NULL,
@@ -17,9 +21,6 @@ CREATE TABLE search_entries (
 
 ALTER TABLE search_entries ALTER COLUMN direction SET STORAGE PLAIN;
 
--- As far as all that was written of a user has entries too; a commit by a process that writes none leaves it behind for good.
-ALTER TABLE owners ADD COLUMN indexed bigint NOT NULL DEFAULT 0;
-
 -- A commit together with the entries of what it writes: `search`, and the `direction` of its vectors.
 CREATE FUNCTION commit_with_entries(p_tenant text, p_user text, p_change json, p_again boolean) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -28,11 +29,17 @@ DECLARE
     v_before bigint;
     v_session bigint;
 BEGIN
-    SELECT id, written INTO v_owner, v_before FROM owners WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
+    -- Another may be writing the first of this user too: what it wrote counts, with entries or without. Or erasing them.
+    LOOP
+        SELECT id, written INTO v_owner, v_before FROM owners
+            WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
+        EXIT WHEN FOUND;
+        INSERT INTO owners (tenant_id, user_id) VALUES (p_tenant, p_user) ON CONFLICT DO NOTHING;
+    END LOOP;
     PERFORM commit_change(p_tenant, p_user, p_change, p_again);
-    IF v_owner IS NULL THEN
-        SELECT id INTO v_owner FROM owners WHERE tenant_id = p_tenant AND user_id = p_user;
-        v_before := 0;
+    -- Nothing to find, or made before by a try whose answer was lost: then others may have written over it since.
+    IF v_before = (SELECT written FROM owners WHERE id = v_owner) THEN
+        RETURN;
     END IF;
 
     IF p_change -> 'search' IS NOT NULL THEN
