@@ -14,6 +14,7 @@ from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.errors import Draining
 from memory_service.llm.base import Embedder, Reader
+from memory_service.memories import Document, Memories
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
@@ -26,12 +27,14 @@ from memory_service.values import (
     Kind,
     LongTerm,
     Memory,
+    Only,
     ReflectionState,
     Scope,
     SessionKey,
     Sitting,
     Turn,
     Value,
+    knowledge_of,
 )
 from memory_service.watchdog import Watchdog
 
@@ -71,8 +74,13 @@ class MemoryService:
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
         self._sessions = parts.sessions
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
+        self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
+
+    def _memories_changed(self, scope: Scope) -> None:
+        self._long_term.forget(scope)
+        self._background.embed_soon(scope)
 
     async def start_session(
         self, scope: Scope, session_id: str | None, *, restore: bool, agent_id: str | None = None
@@ -160,6 +168,47 @@ class MemoryService:
     async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
         return await self._recall.retrieve(scope, question, limit, kinds)
+
+    async def remember(
+        self,
+        scope: Scope,
+        text: str,
+        *,
+        session_id: str | None = None,
+        tags: tuple[str, ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> Memory:
+        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
+        return await self._memories.remember(scope, text, session_id=session_id, tags=tags, metadata=metadata or {})
+
+    async def recall(self, scope: Scope, question: str, limit: int, only: Only) -> Retrieved:
+        """Return what of the user's memory is so and near to the question, best first."""
+        return await self._recall.retrieve(scope, question, limit, only=only)
+
+    async def memories(self, scope: Scope, kinds: Collection[Kind], limit: int) -> list[Memory]:
+        """Return memories of these kinds, newest first."""
+        return await self._store.memories(scope, tuple(kinds), limit=limit)
+
+    async def delete_memory(self, scope: Scope, memory_id: str) -> bool:
+        """Delete a memory of any kind; returns whether there was one."""
+        deleted = await self._memories.delete(scope, memory_id)
+        self._recall.forget(scope)  # a corpus only marks what is gone
+        return deleted
+
+    async def put_document(self, tenant_id: str, document: Document) -> Memory:
+        """Keep a piece of knowledge for all users of a tenant, in place of an earlier one of its `doc_id`."""
+        return await self._memories.put_document(tenant_id, document)
+
+    async def recall_knowledge(self, tenant_id: str, question: str, limit: int, category: str | None) -> Retrieved:
+        """Return what the knowledge of a tenant holds on a question (of a category, or all of it), best first."""
+        only = Only(category=category.lower()) if category is not None else None
+        return await self._recall.retrieve(knowledge_of(tenant_id), question, limit, ["knowledge"], only)
+
+    async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
+        """Delete a piece of knowledge; returns whether there was one."""
+        deleted = await self._memories.delete_document(tenant_id, doc_id)
+        self._recall.forget(knowledge_of(tenant_id))
+        return deleted
 
     async def insights(self, scope: Scope, *, recent_only: bool) -> list[Memory]:
         """Return the insights that hold, newest first; `recent_only`: of the last 30 days."""

@@ -35,7 +35,7 @@ FLOORS = [
         "llm.openai",
         "migration",
     ],
-    ["llm.openai_embedder", "recall", "sessions"],
+    ["llm.openai_embedder", "memories", "recall", "sessions"],
     ["reflection"],
     ["background"],
     ["service"],
