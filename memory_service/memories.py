@@ -4,30 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
+from memory_service.corpus import Hit
 from memory_service.stores.base import Commit, Store
-from memory_service.values import Memory, Scope, Value, derived_id, knowledge_of
+from memory_service.values import Document, Durability, Known, Memory, Scope, Value, derived_id, knowledge_of
+
+Change = Literal["created", "replaced", "unchanged"]
 
 
-class Document(Value, frozen=True, kw_only=True):
-    """A piece of knowledge. One that comes again under its `doc_id` takes the place of the former."""
+class Kept(Value, frozen=True, kw_only=True):
+    """A piece of knowledge as it is on record, and what that took."""
 
     doc_id: str
-    content: str
-    category: str
-    title: str | None = None
-    metadata: dict[str, Any] = {}
-
-    @property
-    def memory_id(self) -> str:
-        return document_memory_id(self.doc_id)
+    memory: Memory
+    change: Change
+    durability: Durability
 
 
 def document_memory_id(doc_id: str) -> str:
     return derived_id("knowledge", doc_id)
+
+
+def memory_of(document: Document, now: datetime) -> Memory:
+    """What is kept of a document; its metadata stands by itself, so that no key of it is taken for one of ours."""
+    ours = {"doc_id": document.doc_id, "title": document.title, "metadata": document.metadata}
+    return Memory(
+        memory_id=document_memory_id(document.doc_id),
+        kind="knowledge",
+        text=document.content,
+        created_at=now,
+        category=document.category.lower(),
+        metadata={name: value for name, value in ours.items() if value},
+    )
+
+
+def known_of(hit: Hit) -> Known:
+    """The document that a search has found."""
+    item = hit.item
+    document = Document(
+        doc_id=item.metadata["doc_id"],
+        content=item.text,
+        category=item.category or "",
+        title=item.metadata.get("title"),
+        metadata=item.metadata.get("metadata", {}),
+    )
+    return Known(
+        memory_id=item.id, document=document, created_at=item.created_at, score=hit.score, parts=asdict(hit.parts)
+    )
 
 
 class Memories:
@@ -54,23 +80,19 @@ class Memories:
         await self._put(scope, memory)
         return memory
 
-    async def put_document(self, tenant_id: str, document: Document) -> Memory:
-        """Keep a piece of knowledge; nothing is written if it is there just as it is."""
-        told = {"doc_id": document.doc_id, "title": document.title}
-        memory = Memory(
-            memory_id=document.memory_id,
-            kind="knowledge",
-            text=document.content,
-            created_at=self._now(),
-            category=document.category.lower(),
-            metadata={**document.metadata, **{name: value for name, value in told.items() if value is not None}},
-        )
-        scope = knowledge_of(tenant_id)
+    async def put_document(self, tenant_id: str, document: Document) -> Kept:
+        """Keep a piece of knowledge; nothing is written if it is there just as it is. An empty `doc_id` is made."""
+        if not document.doc_id:
+            document = replace(document, doc_id=self._new_id())
+        memory, scope = memory_of(document, self._now()), knowledge_of(tenant_id)
         held = await self._store.find_memory(scope, memory.memory_id)
+        change: Change = "replaced" if held is not None and held.valid_to is None else "created"
         if held is not None and replace(memory, created_at=held.created_at) == held:
-            return held
-        await self._put(scope, memory)
-        return memory
+            memory, change = held, "unchanged"
+        else:
+            await self._put(scope, memory)
+        durability = self._store.capabilities.durability
+        return Kept(doc_id=document.doc_id, memory=memory, change=change, durability=durability)
 
     async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
         """Delete a piece of knowledge; returns whether there was one."""

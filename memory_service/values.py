@@ -264,6 +264,26 @@ class Memory(Value, frozen=True, kw_only=True):
         return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now)
 
 
+class Document(Value, frozen=True, kw_only=True):
+    """A piece of knowledge. One that comes again under its `doc_id` takes the place of the former."""
+
+    doc_id: str
+    content: str
+    category: str
+    title: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Known(Value, frozen=True, kw_only=True):
+    """A piece of knowledge that a question found. `score` is the sum of `parts`; higher is nearer."""
+
+    memory_id: str
+    document: Document
+    created_at: datetime
+    score: float
+    parts: dict[str, float]
+
+
 class Vector(Value, frozen=True, kw_only=True):
     """The vectors of one item (a turn: one per message, in order; a memory: one), float32, unit length, row by row.
 
@@ -322,6 +342,11 @@ class Hot(Value, frozen=True, kw_only=True):
     session: Session
     turns: tuple[Turn, ...] = ()
 
+    def last_said(self, role: Role) -> str:
+        """The last words of a speaker in the live turns; empty if there are none."""
+        messages = (message for turn in reversed(self.turns) for message in reversed(turn.messages))
+        return next((message.content for message in messages if message.role == role), "")
+
 
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
@@ -338,7 +363,8 @@ class LongTerm(Value, frozen=True, kw_only=True):
 class Context(Value, frozen=True, kw_only=True):
     """What an agent is told before its next answer; `text` is ready to be put into a prompt, empty if nothing is known.
 
-    `insights` and `summaries` are those of the user's long-term memory that fit the budget.
+    `insights` and `summaries` are those of the user's long-term memory that fit the budget, `knowledge` is what does
+    of the tenant's (None: nobody asked for any).
     """
 
     session: Session
@@ -346,6 +372,7 @@ class Context(Value, frozen=True, kw_only=True):
     insights: tuple[Memory, ...]
     summaries: tuple[Memory, ...]
     text: str
+    knowledge: tuple[Known, ...] | None = None
     answers: dict[Any, Any] = {}
     """What a door has made of it to send, kept as long as it holds."""
 

@@ -110,9 +110,10 @@ async def test_knowledge_is_found_by_category_however_it_is_written(service: Mem
 
 async def test_knowledge_that_comes_again_takes_the_place_of_the_former(service: MemoryService) -> None:
     first = await service.put_document("default", LEAVE)
-    assert await service.put_document("default", LEAVE) == first, "nothing has changed"
+    again = await service.put_document("default", LEAVE)
+    assert (first.change, again.change, again.memory) == ("created", "unchanged", first.memory)
     again = await service.put_document("default", Document(doc_id="POL-001", content="Leave was cut", category="news"))
-    assert again.memory_id == first.memory_id
+    assert (again.change, again.memory.memory_id) == ("replaced", first.memory.memory_id)
     assert [memory.text for memory in await service.memories(knowledge_of("default"), ["knowledge"], 10)] == [
         "Leave was cut"
     ]
