@@ -42,7 +42,7 @@ FLOORS = [
     ["api"],
     ["app", "guard"],
     ["server"],
-    ["demo", "chaos"],
+    ["demo", "chaos", "documents"],
     ["cli"],
     ["__main__"],
 ]
