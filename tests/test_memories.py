@@ -88,6 +88,17 @@ async def test_a_deleted_memory_is_nowhere_any_more(service: MemoryService) -> N
     assert {hit.item.id for hit in (await service.retrieve(ANA, "walnuts", 10, None)).hits} <= {other.memory_id}
 
 
+async def test_to_ask_for_the_deletion_of_what_is_not_there_drops_nothing(service: MemoryService) -> None:
+    await service.put_document("default", LEAVE)
+    await service.remember(ANA, "Ana eats no walnuts")
+    assert await known(service, "leave")
+    assert await recalled(service, ANA, "walnuts")
+    assert service.stats()["recall"]["cached_users"] == 2
+    assert not await service.delete_document("default", "POL-002")
+    assert not await service.delete_memory(ANA, "memory_unknown")
+    assert service.stats()["recall"]["cached_users"] == 2, "or the next search would read everything again"
+
+
 # Knowledge of a tenant
 
 
