@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from client.errors import InvalidRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -22,7 +24,14 @@ class Call:
     wait_s: float = 0
 
 
-def start(user_id: str, session_id: str | None, restore: bool, agent_id: str | None) -> Call:
+def start(
+    user_id: str,
+    session_id: str | None,
+    restore: bool,
+    agent_id: str | None,
+    include_knowledge: int,
+    query: str | None,
+) -> Call:
     """Name the session here when nobody did, so that a repeat finds it and does not open another.
 
     Under an id just made there is nothing to restore: `restore=true` starts it just as afresh, and an attempt that
@@ -31,7 +40,14 @@ def start(user_id: str, session_id: str | None, restore: bool, agent_id: str | N
     made = session_id is None
     restore = restore or made
     session_id = uuid4().hex if session_id is None else session_id
-    body = _present(user_id=user_id, session_id=session_id, restore=restore, agent_id=agent_id)
+    body = _present(
+        user_id=user_id,
+        session_id=session_id,
+        restore=restore,
+        agent_id=agent_id,
+        include_knowledge=include_knowledge or None,
+        query=query,
+    )
     return Call(method="POST", path="/sessions/start", body=body, repeatable=restore)
 
 
@@ -67,8 +83,9 @@ def store(
     return Call(method="POST", path="/memory/store", body=body)
 
 
-def context(user_id: str, session_id: str) -> Call:
-    return Call(method="POST", path="/memory/context", body=_present(user_id=user_id, session_id=session_id))
+def context(user_id: str, session_id: str, include_knowledge: int, query: str | None) -> Call:
+    body = _present(user_id=user_id, session_id=session_id, include_knowledge=include_knowledge or None, query=query)
+    return Call(method="POST", path="/memory/context", body=body)
 
 
 def retrieve(user_id: str, query: str, top_k: int, kinds: Sequence[str] | None, session_id: str | None) -> Call:
@@ -90,6 +107,28 @@ def summaries(user_id: str, limit: int) -> Call:
     return Call(method="POST", path="/summaries", body=_present(user_id=user_id, limit=limit))
 
 
+def store_knowledge(
+    content: str, category: str, *, title: str | None, doc_id: str | None, metadata: Mapping[str, Any] | None
+) -> Call:
+    """Always carries a `doc_id`: a repeat changes nothing."""
+    body = _present(
+        content=content,
+        category=category,
+        title=title,
+        doc_id=uuid4().hex if doc_id is None else doc_id,
+        metadata=None if metadata is None else dict(metadata),
+    )
+    return Call(method="POST", path="/knowledge", body=body)
+
+
+def recall_knowledge(query: str, top_k: int, category: str | None) -> Call:
+    return Call(method="POST", path="/knowledge/recall", body=_present(query=query, top_k=top_k, category=category))
+
+
+def delete_knowledge(doc_id: str) -> Call:
+    return Call(method="DELETE", path=f"/knowledge/{_in_path(doc_id)}")
+
+
 def reflection(user_id: str, session_id: str) -> Call:
     return Call(method="GET", path=f"/sessions/{quote(session_id, safe='')}/reflection", query={"user_id": user_id})
 
@@ -100,6 +139,14 @@ def health() -> Call:
 
 def stats() -> Call:
     return Call(method="GET", path="/stats")
+
+
+def _in_path(name: str) -> str:
+    """Encode all of it, slashes too. Raises InvalidRequest for half a character (a lone surrogate)."""
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest("doc_id holds half a character, which cannot be sent") from exc
 
 
 def _present(**fields: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@ MemoryServiceError
 ├── InvalidRequest      the request cannot be served as it is (400, 405, 413, 415, 422, any other 4xx)
 ├── Unauthenticated     the service may not serve this caller (401, 403)
 ├── NotFound            404
-│   └── SessionNotFound unknown, or another user's: the two look the same
+│   ├── SessionNotFound unknown, or another user's: the two look the same
+│   └── KnowledgeNotFound
 ├── Conflict            the request does not fit the present state (409)
 │   └── SessionEnded    a session that was ended takes no more turns
 ├── Unavailable         try again later (429, any 5xx)
@@ -65,6 +66,10 @@ class SessionNotFound(NotFound):
     default_code = "session_not_found"
 
 
+class KnowledgeNotFound(NotFound):
+    default_code = "knowledge_not_found"
+
+
 class Conflict(MemoryServiceError):
     default_code = "conflict"
 
@@ -95,6 +100,7 @@ class NoSession(MemoryServiceError):
 ERRORS: Mapping[str | int, type[MemoryServiceError]] = {
     "session_not_found": SessionNotFound,
     "session_ended": SessionEnded,
+    "knowledge_not_found": KnowledgeNotFound,
     400: InvalidRequest,
     401: Unauthenticated,
     403: Unauthenticated,

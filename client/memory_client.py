@@ -24,72 +24,14 @@ import httpx2
 
 from client import _calls
 from client._answers import Retries, read
+from client._caller import Caller
 from client._calls import Call
-from client.errors import InvalidRequest, MemoryServiceError, NoSession
+from client.errors import MemoryServiceError
 
 Answer = dict[str, Any]
 
 
-class _Caller:
-    """What both clients know: where, who, which session, how long."""
-
-    def __init__(
-        self,
-        service_url: str,
-        user_id: str,
-        session_id: str | None,
-        timeout_s: float,
-        retries: Retries,
-    ) -> None:
-        url = httpx2.URL(service_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("service_url must be like http://localhost:8000")
-        if retries.max_attempts < 1:
-            raise ValueError("max_attempts must be at least 1")
-        self.service_url = service_url.rstrip("/")
-        self.user_id = user_id
-        self._chosen_session_id = session_id
-        self._session_id = session_id
-        self._timeout_s = timeout_s
-        self._retries = retries
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that calls are about: the last one started, ended or not."""
-        return self._session_id
-
-    def _start(self, session_id: str | None, restore: bool, agent_id: str | None) -> Call:
-        wanted = self._chosen_session_id if session_id is None else session_id
-        return _calls.start(self.user_id, wanted, restore, agent_id)
-
-    def _bound(self, session_id: str | None) -> str:
-        bound = self._session_id if session_id is None else session_id
-        if bound is None:
-            raise NoSession
-        return bound
-
-    def _request(self, call: Call) -> dict[str, Any]:
-        return {
-            "method": call.method,
-            "url": self.service_url + call.path,
-            "params": call.query or None,
-            "json": _sendable(call.body) or None,
-            "timeout": self._timeout_s + call.wait_s,
-        }
-
-
-def _sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises InvalidRequest for half a character (a lone surrogate), which no UTF-8 can hold."""
-    for name, value in body.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as exc:
-                raise InvalidRequest(f"{name} holds half a character, which cannot be sent") from exc
-    return body
-
-
-class MemoryServiceClient(_Caller):
+class MemoryServiceClient(Caller):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `timeout_s` holds for each attempt. A client of
@@ -130,14 +72,21 @@ class MemoryServiceClient(_Caller):
             await self._http.aclose()
 
     async def start_session(
-        self, session_id: str | None = None, restore: bool = True, agent_id: str | None = None
+        self,
+        session_id: str | None = None,
+        restore: bool = True,
+        agent_id: str | None = None,
+        *,
+        include_knowledge: int = 0,
+        query: str | None = None,
     ) -> Answer:
         """Start or continue a session and return its context; the calls that follow are about it.
 
         Without an id, here or in the constructor, a new session is started. `restore=False` starts afresh under a
-        known id. Raises SessionEnded for one that was ended, unless `restore=False`.
+        known id; knowledge is told as in `get_context`. Raises SessionEnded for one that was ended, unless
+        `restore=False`.
         """
-        call = self._start(session_id, restore, agent_id)
+        call = self._start(session_id, restore, agent_id, include_knowledge, query)
         answer = await self._send(call)
         self._session_id = call.body["session_id"]
         return answer
@@ -173,12 +122,15 @@ class MemoryServiceClient(_Caller):
         )
         return await self._send(call)
 
-    async def get_context(self, *, session_id: str | None = None) -> Answer:
+    async def get_context(
+        self, *, include_knowledge: int = 0, query: str | None = None, session_id: str | None = None
+    ) -> Answer:
         """Return what to tell the agent before its next answer; `formatted_context` is ready for a prompt.
 
-        Works on an ended session too.
+        `include_knowledge` is how many pieces of knowledge (at most 20) to tell, on `query` or else on what the user
+        said last. Works on an ended session too.
         """
-        return await self._send(_calls.context(self.user_id, self._bound(session_id)))
+        return await self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
 
     async def retrieve(
         self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
@@ -209,6 +161,30 @@ class MemoryServiceClient(_Caller):
         """Return summaries of the user's earlier sessions, newest first."""
         return await self._send(_calls.summaries(self.user_id, limit))
 
+    async def store_knowledge(
+        self,
+        content: str,
+        category: str,
+        *,
+        title: str | None = None,
+        doc_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Store a piece of knowledge for all users; one that comes again under its `doc_id` takes the place of it.
+
+        Without a `doc_id` of yours it is a new piece.
+        """
+        call = _calls.store_knowledge(content, category, title=title, doc_id=doc_id, metadata=metadata)
+        return await self._send(call)
+
+    async def recall_knowledge(self, query: str, top_k: int = 5, category: str | None = None) -> Answer:
+        """Search the knowledge that all users share (of a category, or all of it), best first."""
+        return await self._send(_calls.recall_knowledge(query, top_k, category))
+
+    async def delete_knowledge(self, doc_id: str) -> Answer:
+        """Delete a piece of knowledge. Raises KnowledgeNotFound, also where an attempt before had its answer lost."""
+        return await self._send(_calls.delete_knowledge(doc_id))
+
     async def reflection(self, *, session_id: str | None = None) -> Answer:
         """Return how far the reading of the session is: none, pending, done or dead."""
         return await self._send(_calls.reflection(self.user_id, self._bound(session_id)))
@@ -232,7 +208,7 @@ class MemoryServiceClient(_Caller):
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(_Caller):
+class SyncMemoryServiceClient(Caller):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(
@@ -267,9 +243,17 @@ class SyncMemoryServiceClient(_Caller):
         if self._owns_http:
             self._http.close()
 
-    def start_session(self, session_id: str | None = None, restore: bool = True, agent_id: str | None = None) -> Answer:
+    def start_session(
+        self,
+        session_id: str | None = None,
+        restore: bool = True,
+        agent_id: str | None = None,
+        *,
+        include_knowledge: int = 0,
+        query: str | None = None,
+    ) -> Answer:
         """Start or continue a session; see MemoryServiceClient.start_session."""
-        call = self._start(session_id, restore, agent_id)
+        call = self._start(session_id, restore, agent_id, include_knowledge, query)
         answer = self._send(call)
         self._session_id = call.body["session_id"]
         return answer
@@ -301,9 +285,11 @@ class SyncMemoryServiceClient(_Caller):
         )
         return self._send(call)
 
-    def get_context(self, *, session_id: str | None = None) -> Answer:
-        """Return what to tell the agent before its next answer."""
-        return self._send(_calls.context(self.user_id, self._bound(session_id)))
+    def get_context(
+        self, *, include_knowledge: int = 0, query: str | None = None, session_id: str | None = None
+    ) -> Answer:
+        """Return what to tell the agent before its next answer; see MemoryServiceClient.get_context."""
+        return self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
 
     def retrieve(
         self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
@@ -327,6 +313,27 @@ class SyncMemoryServiceClient(_Caller):
     def get_summaries(self, limit: int = 5) -> Answer:
         """Return summaries of the user's earlier sessions, newest first."""
         return self._send(_calls.summaries(self.user_id, limit))
+
+    def store_knowledge(
+        self,
+        content: str,
+        category: str,
+        *,
+        title: str | None = None,
+        doc_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Store a piece of knowledge for all users; see MemoryServiceClient.store_knowledge."""
+        call = _calls.store_knowledge(content, category, title=title, doc_id=doc_id, metadata=metadata)
+        return self._send(call)
+
+    def recall_knowledge(self, query: str, top_k: int = 5, category: str | None = None) -> Answer:
+        """Search the knowledge that all users share (of a category, or all of it), best first."""
+        return self._send(_calls.recall_knowledge(query, top_k, category))
+
+    def delete_knowledge(self, doc_id: str) -> Answer:
+        """Delete a piece of knowledge. Raises KnowledgeNotFound, also where an attempt before had its answer lost."""
+        return self._send(_calls.delete_knowledge(doc_id))
 
     def reflection(self, *, session_id: str | None = None) -> Answer:
         """Return how far the reading of the session is: none, pending, done or dead."""

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -24,10 +24,14 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.values import Scope
 
+if TYPE_CHECKING:  # an httpx2 takes long to import, and most commands need none
+    from client import SyncMemoryServiceClient
+
 T = TypeVar("T")
 
 CANNOT_START = 3
 COUNT = click.IntRange(min=0)
+EXCERPT_CHARACTERS = 200
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -163,6 +167,65 @@ def replay(user_id: str, session_id: str, url: str) -> None:
     """Reflect again on a session that was given up."""
     answer = ask(url, "POST", "/reflections/replay", json={"user_id": user_id, "session_id": session_id})
     click.echo(f"reflection: {answer['reflection']}")
+
+
+@main.group()
+def knowledge() -> None:
+    """What all users of a running service may know."""
+
+
+@knowledge.command("import")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--category", help="Of all pieces (default: the first folder's name, or general).")
+@click.option("--url", default="http://localhost:8000", show_default=True, help="The running service.")
+def import_folder(folder: Path, category: str | None, url: str) -> None:
+    """Let everybody know what is in the *.md and *.txt files of FOLDER.
+
+    A piece is named by the path of its file, so that run again it changes what has changed. What a file that is gone
+    has told stays.
+    """
+    from memory_service.documents import Import, files_in
+
+    with calling(url) as client:
+        work, files = Import(client, folder, category), files_in(folder)
+        with click.progressbar(files, label=f"{len(files)} files", file=sys.stderr) as shown:
+            work.run(shown)
+    for file, why in work.skipped:
+        click.echo(f"{click.format_filename(file)} was left out: {why}", err=True)
+    done = ", ".join(f"{name} {work.counts[name]}" for name in ("created", "replaced", "unchanged", "deleted"))
+    click.echo(f"files {len(files) - len(work.skipped)}, {done}, left out {len(work.skipped)}")
+    sys.exit(1 if work.skipped else 0)
+
+
+@knowledge.command("recall")
+@click.argument("query")
+@click.option("--category", help="Look into this one alone.")
+@click.option("--top-k", type=click.IntRange(1, 100), default=5, show_default=True, help="Pieces to show at most.")
+@click.option("--url", default="http://localhost:8000", show_default=True, help="The running service.")
+def recall_knowledge(query: str, category: str | None, top_k: int, url: str) -> None:
+    """Search what everybody may know, best first."""
+    from memory_service.documents import printable
+
+    with calling(url) as client:
+        for found in client.recall_knowledge(query, top_k, category)["results"]:
+            head = f"{found['score']:.2f} {found['doc_id']} [{found['category']}] {found['title'] or ''}"
+            click.echo(printable(head))
+            click.echo(f"     {printable(found['content'])[:EXCERPT_CHARACTERS]}")
+
+
+@contextmanager
+def calling(url: str) -> Iterator[SyncMemoryServiceClient]:
+    """A client of a running service; what goes wrong is said in one line."""
+    import httpx2
+
+    from client import MemoryServiceError as Failed
+    from client import SyncMemoryServiceClient
+
+    with httpx2.Client(trust_env=False) as http:
+        try:
+            yield SyncMemoryServiceClient(url, user_id="nobody", http=http)
+        except (Failed, ValueError) as exc:
+            raise click.ClickException(str(exc)) from exc
 
 
 def ask(url: str, method: str, path: str, **request: Any) -> Any:

@@ -29,7 +29,7 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import EXTRACTIVE, KINDS, Kind, Memory, Role, Source, Turn, Vector, turn_item_id
+from memory_service.values import EXTRACTIVE, KINDS, Kind, Memory, Only, Role, Source, Turn, Vector, turn_item_id
 
 Entry = TypeVar("Entry", bound=np.generic)
 
@@ -50,6 +50,16 @@ class Item(msgspec.Struct, frozen=True):
     role: Role | None
     name: str | None
     sources: tuple[Source, ...]
+    category: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+
+    def is_of(self, only: Only) -> bool:
+        return (
+            (only.session_id is None or self.session_id == only.session_id)
+            and (only.category is None or self.category == only.category)
+            and only.without_tags.isdisjoint(self.tags)
+        )
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -133,6 +143,9 @@ class Corpus:
             role=None,
             name=None,
             sources=memory.sources,
+            category=memory.category,
+            tags=memory.tags,
+            metadata=memory.metadata,
         )
         place = self._append(item, tokenize(memory.text))
         self._extracts.data[place] = memory.model == EXTRACTIVE
@@ -150,7 +163,7 @@ class Corpus:
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
         self._items.append(item)
-        self._text_bytes += len(item.text) + 4 * len(stems)
+        self._text_bytes += len(item.text) + 4 * len(stems) + (len(str(item.metadata)) if item.metadata else 0)
         for stem in stems:
             posting = self._postings.get(stem)
             if posting is None:
@@ -192,6 +205,7 @@ class Corpus:
         kinds: Collection[Kind],
         limit: int,
         with_extracts: bool = True,
+        only: Only | None = None,
     ) -> list[Hit]:
         """Return the best items of these kinds, best first. Without `vector` the keywords alone decide.
 
@@ -200,15 +214,17 @@ class Corpus:
         n = len(self._items)
         if not n:
             return []
+        allowed = self._are_of(only)  # before the arms, which take but the best
         before, after = self._before.used(n), self._after.used(n)
-        keyword = keyword_arm(bm25(self._counts(stems), self._lengths.used(n), n - self._buried), before, after)
+        scores = bm25(self._counts(stems), self._lengths.used(n), n - self._buried) * allowed
+        keyword = keyword_arm(scores, before, after)
         if vector is None or self._vectors.width != len(vector):
             share, near = 1.0, np.zeros(n, np.float32)
         else:
-            share, near = keyword_weight, vector_arm(self._vectors.used(n) @ vector, before, after)
+            share, near = keyword_weight, vector_arm(self._vectors.used(n) @ vector * allowed, before, after)
         keyword = keyword * np.float32(share)
         near = near * np.float32(1 - share)
-        candidates = (keyword + near > 0) & self._alive.used(n) & self._of_kinds(kinds)
+        candidates = (keyword + near > 0) & self._alive.used(n) & self._of_kinds(kinds) & (allowed > 0)
         if not with_extracts:
             candidates &= ~self._extracts.used(n)
         speaker, date = self._speaker_cue(question), self._date_cue(question)
@@ -232,6 +248,12 @@ class Corpus:
 
     def _of_kinds(self, kinds: Collection[Kind]) -> NDArray[np.bool_]:
         return np.isin(self._kinds.used(len(self)), [KINDS.index(kind) for kind in kinds])
+
+    def _are_of(self, only: Only | None) -> Floats:
+        """1 for each item that a search may find, 0 for the others."""
+        if only is None:
+            return np.ones(len(self), np.float32)
+        return np.fromiter((item.is_of(only) for item in self._items), np.float32, len(self))
 
     def _speaker_cue(self, question: str) -> Floats:
         meant = speakers_meant(question, self._names)

@@ -97,7 +97,8 @@ class Embedding:
                     if self._embedder.space is None:
                         await self._width()
                         continue  # now it is known what is due
-                    rows = await self._rows([key for of_item in keys for key in of_item])
+                    texts = [key for of_item in keys for key in of_item]
+                    rows = await self._rows(texts) if texts else np.zeros((0, 0), np.float32)
             except ModelError as exc:
                 logger.warning("embedding failed", extra={"reason": exc.code})
                 self.failed += 1
@@ -167,4 +168,4 @@ def _keys(item: Unembedded) -> Sequence[str]:
     if item.turn is not None:
         return [embedding_key(message.role, message.name, message.content) for message in item.turn.messages]
     assert item.memory is not None
-    return [item.memory.text[:LONGEST_KEY]]
+    return [item.memory.text[:LONGEST_KEY]] if item.memory.text else []  # of a deleted one there is nothing to embed

@@ -18,7 +18,8 @@ MemoryServiceError
 │   └── BodyTimeout             its body
 ├── Unauthenticated             the caller may not be served
 ├── NotFound
-│   └── SessionNotFound         unknown, or another user's: the two look the same
+│   ├── SessionNotFound         unknown, or another user's: the two look the same
+│   └── KnowledgeNotFound       unknown, or another tenant's
 ├── Conflict
 │   ├── SessionEnded            a session that was ended takes no more turns
 │   └── StaleVersion            the head moved since it was read
@@ -168,6 +169,14 @@ class SessionNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no session of this id for this user; start one with POST /sessions/start")
+
+
+class KnowledgeNotFound(NotFound):
+    code = "knowledge_not_found"
+    title = "There is no such piece of knowledge"
+
+    def __init__(self) -> None:
+        super().__init__("no piece of knowledge of this doc_id")
 
 
 class Conflict(MemoryServiceError):

@@ -20,7 +20,7 @@ from memory_service.corpus import Corpus, Hit
 from memory_service.embedding import Embedding
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
-from memory_service.values import Kind, Scope, Value
+from memory_service.values import Kind, Only, Scope, Value
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ class _Searchable:
         self.space = space
 
 
+async def _never() -> bool:
+    return False
+
+
 class Recall:
     def __init__(self, store: Store, embedding: Embedding, *, cache_bytes: int) -> None:
         self._store = store
@@ -62,7 +66,12 @@ class Recall:
         self._thread = stack.enter_context(ThreadPoolExecutor(1, "recall"))
 
     async def retrieve(
-        self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None = None
+        self,
+        scope: Scope,
+        question: str,
+        limit: int,
+        kinds: Collection[Kind] | None = None,
+        only: Only | None = None,
     ) -> Retrieved:
         """Return the items nearest to the question: of these kinds, or of all that say something of their own.
 
@@ -70,7 +79,8 @@ class Recall:
         decide and the answer says so.
         """
         self.searches += 1
-        vector, narrowed = await asyncio.gather(self._embedding.question(question), self._is_narrowed(scope))
+        narrows = self._is_narrowed(scope) if only is None else _never()  # it would narrow to others than these
+        vector, narrowed = await asyncio.gather(self._embedding.question(question), narrows)
         self.degraded += vector is None
         sought = Sought(
             stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
@@ -79,8 +89,11 @@ class Recall:
             kinds=SEARCHED if kinds is None else tuple(kinds),
             with_extracts=kinds is not None,
         )
-        by = self._by_store if narrowed else self._by_process
-        return Retrieved(hits=await by(scope, question, sought, limit), degraded=("vector",) if vector is None else ())
+        if narrowed:
+            hits = await self._by_store(scope, question, sought, limit)
+        else:
+            hits = await self._by_process(scope, question, sought, limit, only)
+        return Retrieved(hits=hits, degraded=("vector",) if vector is None else ())
 
     async def _is_narrowed(self, scope: Scope) -> bool:
         """Whether the store narrows a user's memory to the question: not one that is here, whatever its size."""
@@ -88,11 +101,13 @@ class Recall:
         is_here = kept is not None and kept.space == self._embedding.space
         return not is_here and await self._store.narrows(scope)
 
-    async def _by_process(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
+    async def _by_process(
+        self, scope: Scope, question: str, sought: Sought, limit: int, only: Only | None
+    ) -> list[Hit]:
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            hits: list[Hit] = await self._in_thread(self._search, searchable.corpus, question, sought, limit)
+            hits: list[Hit] = await self._in_thread(self._search, searchable.corpus, question, sought, limit, only)
             return hits
 
     async def _by_store(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
@@ -104,7 +119,7 @@ class Recall:
         hits: list[Hit] = await self._in_thread(self._search, corpus, question, sought, limit)
         return hits
 
-    def _search(self, corpus: Corpus, question: str, sought: Sought, limit: int) -> list[Hit]:
+    def _search(self, corpus: Corpus, question: str, sought: Sought, limit: int, only: Only | None = None) -> list[Hit]:
         return corpus.search(
             question,
             sought.stems,
@@ -113,6 +128,7 @@ class Recall:
             kinds=sought.kinds,
             limit=limit,
             with_extracts=sought.with_extracts,
+            only=only,
         )
 
     def forget(self, scope: Scope) -> None:

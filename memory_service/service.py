@@ -14,24 +14,31 @@ from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.errors import Draining
 from memory_service.llm.base import Embedder, Reader
+from memory_service.memories import Kept, Memories, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
+from memory_service.text import LONGEST_QUESTION
 from memory_service.values import (
     Context,
+    Document,
     Durability,
+    Hot,
     Kind,
+    Known,
     LongTerm,
     Memory,
+    Only,
     ReflectionState,
     Scope,
     SessionKey,
     Sitting,
     Turn,
     Value,
+    knowledge_of,
 )
 from memory_service.watchdog import Watchdog
 
@@ -44,6 +51,13 @@ class Stored(Value, frozen=True, kw_only=True):
     turn: Turn
     durability: Durability
     replayed: bool
+
+
+class Asked(Value, frozen=True, kw_only=True):
+    """How many pieces of knowledge a context is to hold, and on which question (None: what the user said last)."""
+
+    pieces: int
+    question: str | None = None
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +85,22 @@ class MemoryService:
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
         self._sessions = parts.sessions
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
+        self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
 
+    def _memories_changed(self, scope: Scope) -> None:
+        self._long_term.forget(scope)
+        self._background.embed_soon(scope)
+
     async def start_session(
-        self, scope: Scope, session_id: str | None, *, restore: bool, agent_id: str | None = None
+        self,
+        scope: Scope,
+        session_id: str | None,
+        *,
+        restore: bool,
+        agent_id: str | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Context, bool]:
         """Begin a session, or go on with it; returns its context and whether it goes on.
 
@@ -89,7 +114,7 @@ class MemoryService:
         restored = await self._sessions.start(key, restore=restore, agent_id=agent_id)
         if not restore:
             self._background.reflect_soon(scope)
-        return await self._context(key, checked=False), restored
+        return await self._context(key, asked, checked=False), restored
 
     async def store_turn(self, key: SessionKey, draft: Draft) -> Stored:
         """Append one turn; it is durable when this returns. Never waits for a model.
@@ -104,17 +129,19 @@ class MemoryService:
         durability = self._store.capabilities.durability
         return Stored(turn=appended.turn, durability=durability, replayed=appended.replayed)
 
-    async def context(self, key: SessionKey) -> Context:
+    async def context(self, key: SessionKey, asked: Asked | None = None) -> Context:
         """Tell what an agent should know before its next answer; an ended session can still be read.
 
-        Raises SessionNotFound.
+        It waits for a model only if knowledge is asked for: for the embedding of the question. Raises SessionNotFound.
         """
-        return await self._context(key, checked=True)
+        return await self._context(key, asked, checked=True)
 
-    async def _context(self, key: SessionKey, *, checked: bool) -> Context:
+    async def _context(self, key: SessionKey, asked: Asked | None, *, checked: bool) -> Context:
         entry = await self._pool.read(key, checked=checked)
         hot = found(entry)
         long_term = self._long_term.ready(key.scope) or await self._long_term.get(key.scope)
+        if asked is not None:
+            return assemble(hot, long_term, self._context_budget_tokens, await self._known(key.scope, hot, asked))
         of = entry.context_of
         if entry.context is not None and of is not None and of[0] is hot and of[1] is long_term:
             return entry.context
@@ -122,6 +149,14 @@ class MemoryService:
         if entry.hot is hot:
             entry.context, entry.context_of = context, (hot, long_term)
         return context
+
+    async def _known(self, scope: Scope, hot: Hot, asked: Asked) -> list[Known]:
+        """Knowledge on what was asked, best first; none where nothing was."""
+        question = asked.question or hot.last_said("user")[-LONGEST_QUESTION:]  # a long message asks at its end
+        if not question:
+            return []
+        retrieved = await self.recall_knowledge(scope.tenant_id, question, asked.pieces, None)
+        return [known_of(hit) for hit in retrieved.hits]
 
     async def end_session(self, key: SessionKey, wait_s: float = 0) -> Ended:
         """End a session; its reflection is on record before this returns. Ending twice changes nothing.
@@ -160,6 +195,52 @@ class MemoryService:
     async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
         return await self._recall.retrieve(scope, question, limit, kinds)
+
+    async def remember(
+        self,
+        scope: Scope,
+        text: str,
+        *,
+        session_id: str | None = None,
+        tags: tuple[str, ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> Memory:
+        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
+        return await self._memories.remember(scope, text, session_id=session_id, tags=tags, metadata=metadata or {})
+
+    async def recall(self, scope: Scope, question: str, limit: int, only: Only) -> Retrieved:
+        """Return what of the user's memory is so and near to the question, best first."""
+        return await self._recall.retrieve(scope, question, limit, only=only)
+
+    async def memories(self, scope: Scope, kinds: Collection[Kind], limit: int) -> list[Memory]:
+        """Return memories of these kinds, newest first."""
+        return await self._store.memories(scope, tuple(kinds), limit=limit)
+
+    async def delete_memory(self, scope: Scope, memory_id: str) -> bool:
+        """Delete a memory of any kind; returns whether there was one."""
+        deleted = await self._memories.delete(scope, memory_id)
+        if deleted:
+            self._recall.forget(scope)  # a corpus only marks what is gone
+        return deleted
+
+    async def put_document(self, tenant_id: str, document: Document) -> Kept:
+        """Keep a piece of knowledge for all users of a tenant, in place of an earlier one of its `doc_id`.
+
+        An empty `doc_id` is made. Nothing is written if it is there just as it is.
+        """
+        return await self._memories.put_document(tenant_id, document)
+
+    async def recall_knowledge(self, tenant_id: str, question: str, limit: int, category: str | None) -> Retrieved:
+        """Return what the knowledge of a tenant holds on a question (of a category, or all of it), best first."""
+        only = Only(category=category.lower()) if category is not None else None
+        return await self._recall.retrieve(knowledge_of(tenant_id), question, limit, ["knowledge"], only)
+
+    async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
+        """Delete a piece of knowledge; returns whether there was one."""
+        deleted = await self._memories.delete_document(tenant_id, doc_id)
+        if deleted:  # to ask for one that is not there must not cost the next search all of the knowledge
+            self._recall.forget(knowledge_of(tenant_id))
+        return deleted
 
     async def insights(self, scope: Scope, *, recent_only: bool) -> list[Memory]:
         """Return the insights that hold, newest first; `recent_only`: of the last 30 days."""

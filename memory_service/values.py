@@ -35,6 +35,15 @@ class Scope(Value, frozen=True, kw_only=True):
     tenant_id: str = "default"
 
 
+KNOWLEDGE_OWNER = "~knowledge"
+"""Whose a tenant's global knowledge is: no caller can be called so, for `~` is in no id."""
+
+
+def knowledge_of(tenant_id: str) -> Scope:
+    """The scope of what all users of a tenant may know."""
+    return Scope(tenant_id=tenant_id, user_id=KNOWLEDGE_OWNER)
+
+
 class SessionKey(Value, frozen=True, kw_only=True):
     scope: Scope
     session_id: str
@@ -227,8 +236,8 @@ class Source(Value, frozen=True, kw_only=True):
 class Memory(Value, frozen=True, kw_only=True):
     """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
 
-    `confidence` and `importance` are in [0, 1]. A memory with `valid_to` was superseded: kept, not shown.
-    `model` says who wrote it (`extractive` for the rules of the offline reader).
+    `confidence` and `importance` are in [0, 1]. A memory with `valid_to` was superseded: kept, not shown; if it was
+    deleted, only its id is kept. `model` says who wrote it (`extractive` for the rules of the offline reader).
     """
 
     memory_id: str
@@ -240,6 +249,7 @@ class Memory(Value, frozen=True, kw_only=True):
     confidence: float = 1.0
     importance: float = 0.5
     sources: tuple[Source, ...] = ()
+    tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
     model: str | None = None
     prompt_version: str | None = None
@@ -248,6 +258,30 @@ class Memory(Value, frozen=True, kw_only=True):
 
     def superseded(self, by: Memory) -> Memory:
         return replace(self, valid_to=by.created_at, superseded_by=by.memory_id)
+
+    def deleted(self, now: datetime) -> Memory:
+        """What is left in its place, so that everybody who holds a copy learns that it is gone."""
+        return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now)
+
+
+class Document(Value, frozen=True, kw_only=True):
+    """A piece of knowledge. One that comes again under its `doc_id` takes the place of the former."""
+
+    doc_id: str
+    content: str
+    category: str
+    title: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Known(Value, frozen=True, kw_only=True):
+    """A piece of knowledge that a question found. `score` is the sum of `parts`; higher is nearer."""
+
+    memory_id: str
+    document: Document
+    created_at: datetime
+    score: float
+    parts: dict[str, float]
 
 
 class Vector(Value, frozen=True, kw_only=True):
@@ -262,6 +296,14 @@ class Vector(Value, frozen=True, kw_only=True):
     space: str
     data: bytes
     texts: int = 1
+
+
+class Only(Value, frozen=True, kw_only=True):
+    """What a search is restricted to, beside kinds. Where nothing is so, nothing is found."""
+
+    session_id: str | None = None
+    category: str | None = None
+    without_tags: frozenset[str] = frozenset()
 
 
 class Request(Value, frozen=True, kw_only=True):
@@ -300,6 +342,11 @@ class Hot(Value, frozen=True, kw_only=True):
     session: Session
     turns: tuple[Turn, ...] = ()
 
+    def last_said(self, role: Role) -> str:
+        """The last words of a speaker in the live turns; empty if there are none."""
+        messages = (message for turn in reversed(self.turns) for message in reversed(turn.messages))
+        return next((message.content for message in messages if message.role == role), "")
+
 
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
@@ -316,7 +363,8 @@ class LongTerm(Value, frozen=True, kw_only=True):
 class Context(Value, frozen=True, kw_only=True):
     """What an agent is told before its next answer; `text` is ready to be put into a prompt, empty if nothing is known.
 
-    `insights` and `summaries` are those of the user's long-term memory that fit the budget.
+    `insights` and `summaries` are those of the user's long-term memory that fit the budget, `knowledge` is what does
+    of the tenant's (None: nobody asked for any).
     """
 
     session: Session
@@ -324,6 +372,7 @@ class Context(Value, frozen=True, kw_only=True):
     insights: tuple[Memory, ...]
     summaries: tuple[Memory, ...]
     text: str
+    knowledge: tuple[Known, ...] | None = None
     answers: dict[Any, Any] = {}
     """What a door has made of it to send, kept as long as it holds."""
 

@@ -13,6 +13,7 @@ import pytest
 from client import MemoryServiceClient
 from memory_service.server import running
 from memory_service.settings import Settings, known_settings
+from tests.automem.launcher import AutoMemServer
 from tests.cosmos.launcher import CosmosServer
 from tests.cosmos.node import INSTALL_S
 from tests.postgres.launcher import PostgresServer
@@ -137,6 +138,21 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
     redis_process.kill()
     redis_process.start()
     return redis_process
+
+
+@pytest.fixture(scope="session")
+def automem_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoMemServer]:
+    """The one AutoMem server of a test run; ask for `automem_server`."""
+    with AutoMemServer(tmp_path_factory.mktemp("automem")) as server:
+        yield server
+
+
+@pytest.fixture
+def automem_server(automem_process: AutoMemServer) -> AutoMemServer:
+    """A running AutoMem server with nothing in it, which may be killed, started and paused: `url`."""
+    automem_process.start()
+    automem_process.reset()
+    return automem_process
 
 
 @pytest.fixture(autouse=True)

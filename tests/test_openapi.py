@@ -23,6 +23,7 @@ OPERATIONS = [
     for method, operation in methods.items()
 ]
 ANA = {"user_id": "ana", "session_id": "s"}
+PIECE = {"content": "Everybody has thirty days of leave", "category": "policies"}
 
 
 def test_the_document_is_valid() -> None:
@@ -94,6 +95,10 @@ def test_the_limits_are_told() -> None:
     assert (search["top_k"]["minimum"], search["top_k"]["maximum"], search["top_k"]["default"]) == (1, 100, 5)
     wait = schemas["SessionEnd"]["properties"]["wait_s"]
     assert (wait["minimum"], wait["maximum"], wait["default"]) == (0, 20, 0)
+    piece = schemas["StoreKnowledge"]["properties"]
+    assert piece["content"]["maxLength"] == 20_000
+    asked = schemas["GetContext"]["properties"]["include_knowledge"]
+    assert (asked["minimum"], asked["maximum"], asked["default"]) == (0, 20, 0)
     summaries = schemas["GetSummaries"]["properties"]["limit"]
     assert (summaries["minimum"], summaries["default"]) == (1, 5)
 
@@ -168,6 +173,25 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
         ("/summaries", {"user_id": "ana", "limit": 1}),
         ("/summaries", {"user_id": "ana", "limit": 0}),
         ("/summaries", {}),
+        ("/knowledge", PIECE),
+        ("/knowledge", {**PIECE, "doc_id": "docs/a.md#2", "title": "A", "metadata": {"a": [1]}}),
+        ("/knowledge", {**PIECE, "doc_id": ".."}),
+        ("/knowledge", {**PIECE, "doc_id": "a\n"}),
+        ("/knowledge", {**PIECE, "doc_id": "\ufffd"}),
+        ("/knowledge", {**PIECE, "doc_id": "x" * 501}),
+        ("/knowledge", {**PIECE, "content": "x" * 20_001}),
+        ("/knowledge", {**PIECE, "content": ""}),
+        ("/knowledge", {**PIECE, "category": "a\nb"}),
+        ("/knowledge", {**PIECE, "title": ""}),
+        ("/knowledge", {**PIECE, "user_id": "ana"}),
+        ("/knowledge", {"category": "policies"}),
+        ("/knowledge/recall", {"query": "leave", "category": "Policies", "top_k": 100}),
+        ("/knowledge/recall", {"query": "leave", "top_k": 0}),
+        ("/knowledge/recall", {}),
+        ("/memory/context", {**ANA, "include_knowledge": 20}),
+        ("/memory/context", {**ANA, "include_knowledge": 1, "query": "leave"}),
+        ("/memory/context", {**ANA, "include_knowledge": 21}),
+        ("/sessions/start", {**ANA, "session_id": "k", "include_knowledge": 1, "query": "leave"}),
     )
     statuses = []
     async with httpx2.AsyncClient(base_url=url) as http:
@@ -179,6 +203,10 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
             response = await http.get("/sessions/s/reflection", params=query)
             statuses.append(response.status_code)
             check("GET", "/sessions/{session_id}/reflection", response)
+        for doc_id in ("docs/a.md%232", "docs%2Fa.md%232", "never", "%ff"):
+            response = await http.delete(f"/knowledge/{doc_id}")
+            statuses.append(response.status_code)
+            check("DELETE", "/knowledge/{doc_id}", response)
         for path in ("/health", "/stats"):
             check("GET", path, await http.get(path))
         check("POST", "/insights", await http.post("/insights", content=b"{"))

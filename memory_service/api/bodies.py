@@ -19,17 +19,25 @@ class NoBody:
 
 
 class UrlBody:
-    """Takes a value from the path and the query."""
+    """Takes a value from the path and the query. `rest` is a path that ends in a field that takes all that follows."""
 
-    def __init__(self, takes: type[msgspec.Struct]) -> None:
+    def __init__(self, takes: type[msgspec.Struct], rest: str = "") -> None:
         self._takes = takes
+        self._stem, _, name = rest.partition("{")
+        self._rest = name.removesuffix("}")
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         try:
-            return msgspec.convert({**query, **scope.get("path_params", {})}, self._takes, strict=False)
+            return msgspec.convert({**query, **self._of_path(scope)}, self._takes, strict=False)
         except msgspec.ValidationError as exc:
             raise validation_failed(exc) from None
+
+    def _of_path(self, scope: Any) -> dict[str, str]:
+        if self._rest:
+            return {self._rest: scope["path"].removeprefix(self._stem)}
+        path_params: dict[str, str] = scope.get("path_params", {})
+        return path_params
 
 
 class JsonBody:

@@ -37,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the route table. `takes` is the body of a POST, or the path and query of a GET."""
+    """One row of the route table. `takes` is the body of a POST, or the path and query of anything else."""
 
     method: str
     path: str
@@ -50,11 +50,15 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """Served to anybody, whatever AUTH_MODE says."""
     named: bool = False
     """Takes an `Idempotency-Key`; its answer says `replayed`."""
+    rest: bool = False
+    """The field at the end of its path takes all that follows, slashes too."""
 
     def body(self) -> NoBody | UrlBody | JsonBody:
         if self.takes is None:
             return NoBody()
-        return UrlBody(self.takes) if self.method == "GET" else JsonBody(self.takes)
+        if self.method == "POST":
+            return JsonBody(self.takes)
+        return UrlBody(self.takes, self.path if self.rest else "")
 
 
 class Endpoint:

@@ -26,15 +26,24 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]
 
 
 class Front:
-    """Finds the endpoint of a fixed path in a dictionary; leaves everything else to Starlette."""
+    """Finds the endpoint of a fixed path in a dictionary; leaves everything else to Starlette.
 
-    def __init__(self, app: Starlette, endpoints: dict[str, Endpoint]) -> None:
+    But for what is below one of the `stems`: Starlette's own way to take the rest of a path takes no line break, and
+    leaves out one at the end.
+    """
+
+    def __init__(self, app: Starlette, endpoints: dict[str, Endpoint], stems: dict[str, Endpoint]) -> None:
         self._app = app
         self._endpoints = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+        self._stems = stems
+
+    def _below(self, path: str) -> Endpoint | None:
+        return next((one for stem, one in self._stems.items() if path.startswith(stem) and path != stem), None)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            endpoint = self._endpoints.get(scope["path"])
+            path = scope["path"]
+            endpoint = self._endpoints.get(path) or self._below(path)
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
@@ -46,15 +55,20 @@ def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Poi
     paths: dict[str, list[Verb]] = {}
     for verb in (*verbs, *_signposts(openapi(verbs))):
         paths.setdefault(verb.path, []).append(verb)
+    stems = {verb.path: verb.path.partition("{")[0] for verb in verbs if verb.rest}
+    for of_rest, stem in stems.items():
+        for path in paths:
+            if path.startswith(stem) and path != of_rest:  # what is named by the rest may be called so too
+                paths[path] += paths[of_rest]
     endpoints = {path: Endpoint(of_path, gate, point) for path, of_path in paths.items()}
     app = Starlette(
-        routes=[Route(path, endpoint) for path, endpoint in endpoints.items()],
+        routes=[Route(path, endpoint) for path, endpoint in endpoints.items() if path not in stems],
         exception_handlers={HTTPException: _as_problem},
         lifespan=lifespan,
     )
     # A slash too many is another path: a redirect would not be a problem document, and would repeat the Host header.
     app.router.redirect_slashes = False
-    return Front(app, endpoints)
+    return Front(app, endpoints, {stem: endpoints[path] for path, stem in stems.items()})
 
 
 class _Explain(msgspec.Struct):

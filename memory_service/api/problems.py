@@ -74,8 +74,11 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     place, reason = found["place"] or "$", found["reason"]
     if reason.startswith("Invalid enum value"):
         return errors.ValidationFailed(place, "not one of the known values")
-    if "matching regex" in reason and place.endswith("_name"):
+    if "matching regex" in reason and place.endswith(("_name", ".category", ".title")):
         return errors.ValidationFailed(place, "holds a control character or a line break", "invalid_character")
+    if "matching regex" in reason and place.endswith(".doc_id"):
+        allowed = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
+        return errors.ValidationFailed(place, allowed, "invalid_id")
     if "matching regex" in reason:
         return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
     if "of length <=" in reason:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from memory_service.memories import Change
+from memory_service.text import LONGEST_KEY, LONGEST_QUESTION
 from memory_service.values import Durability, Kind, ReflectionState, Role
 
 ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
@@ -19,7 +21,21 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of
 _NO_NUL = {"pattern": r"^[^\u0000]*$"}
 """Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
 Text = Annotated[str, Meta(max_length=100_000, extra_json_schema=_NO_NUL)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)")]
+_ONE_LINE = r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)"
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_ONE_LINE)]
+Question = Annotated[str, Meta(min_length=1, max_length=LONGEST_QUESTION, extra_json_schema=_NO_NUL)]
+DOC_ID_PATTERN = r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]{1,500}$(?!\n)"
+"""Without U+FFFD: it stands for what could not be read, so that a path that is no UTF-8 names nothing."""
+DocId = Annotated[
+    str,
+    Meta(
+        pattern=DOC_ID_PATTERN,
+        description="1 to 500 characters, none of them a control character or U+FFFD; not . and not ..",
+    ),
+]
+Category = Annotated[str, Meta(min_length=1, max_length=100, pattern=_ONE_LINE, description="Capitals count as small")]
+Title = Annotated[str, Meta(min_length=1, max_length=500, pattern=_ONE_LINE)]
+Pieces = Annotated[int, Meta(ge=0, le=20, description="Pieces of knowledge to tell")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
 METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
@@ -42,6 +58,8 @@ class SessionStart(Body):
     session_id: Id | None = None
     restore: bool = True
     agent_id: Id | None = None
+    include_knowledge: Pieces = 0
+    query: Question | None = None
 
 
 class SessionEnd(Body):
@@ -51,8 +69,12 @@ class SessionEnd(Body):
 
 
 class GetContext(Body):
+    """`query` is what knowledge is told on; without one, what the user said last."""
+
     user_id: Id
     session_id: Id
+    include_knowledge: Pieces = 0
+    query: Question | None = None
 
 
 class GetReflection(Body):
@@ -93,7 +115,7 @@ SOMEBODY_SPEAKS = {"anyOf": [{"properties": {name: {"minLength": 1}}} for name i
 
 class Retrieve(Body):
     user_id: Id
-    query: Annotated[str, Meta(min_length=1, max_length=2000, extra_json_schema=_NO_NUL)]
+    query: Question
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=100)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
@@ -109,14 +131,58 @@ class GetSummaries(Body):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 5
 
 
+class StoreKnowledge(Body):
+    """What comes under a `doc_id` that is there takes its place; without one, it is a new piece."""
+
+    content: Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY, extra_json_schema=_NO_NUL)]
+    category: Category
+    title: Title | None = None
+    doc_id: DocId | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+class RecallKnowledge(Body):
+    query: Question
+    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    category: Category | None = None
+
+
+class DeleteKnowledge(Body):
+    doc_id: DocId
+
+
 class ContextMessage(Struct, omit_defaults=True):
     role: Role
     content: str
     name: str | None = None
 
 
+class ScoreParts(Struct):
+    """What the score is the sum of."""
+
+    keyword: float
+    vector: float
+    speaker: float
+    date: float
+
+
+class KnowledgeResult(Struct, kw_only=True):
+    id: str
+    doc_id: str
+    title: str | None
+    category: str
+    content: str
+    metadata: dict[str, Any]
+    score: float
+    score_parts: ScoreParts
+    created_at: datetime
+
+
 class ContextAnswer(Struct, kw_only=True):
-    """`restored` is in the answer of /sessions/start alone: whether the session was there before."""
+    """`restored` is in the answer of /sessions/start alone: whether the session was there before.
+
+    `knowledge` is in it if it was asked for.
+    """
 
     session_id: str
     user_id: str
@@ -126,6 +192,7 @@ class ContextAnswer(Struct, kw_only=True):
     session_summaries: list[str]
     formatted_context: str
     restored: bool | UnsetType = UNSET
+    knowledge: list[KnowledgeResult] | UnsetType = UNSET
 
 
 class StoreAnswer(Struct, kw_only=True):
@@ -153,15 +220,6 @@ class EndAnswer(Struct, kw_only=True):
 class SourceAnswer(Struct):
     session_id: str
     turn_number: int
-
-
-class ScoreParts(Struct):
-    """What the score is the sum of."""
-
-    keyword: float
-    vector: float
-    speaker: float
-    date: float
 
 
 class Result(Struct, kw_only=True, omit_defaults=True):
@@ -246,6 +304,33 @@ class SittingAnswer(Struct, kw_only=True):
 class ReflectionsAnswer(Struct, kw_only=True):
     reflections: list[SittingAnswer]
     count: int
+
+
+class KnowledgeStoredAnswer(Struct, kw_only=True):
+    """`created_at` is when it was last changed; `change` is what this request did."""
+
+    status: Literal["success"] = "success"
+    doc_id: str
+    id: str
+    category: str
+    created_at: datetime
+    change: Change
+    durability: Durability
+
+
+class KnowledgeAnswer(Struct, kw_only=True):
+    """Best first. `degraded` names what was missing from the search."""
+
+    query: str
+    results: list[KnowledgeResult]
+    count: int
+    degraded: list[str]
+
+
+class KnowledgeDeletedAnswer(Struct, kw_only=True):
+    status: Literal["success"] = "success"
+    doc_id: str
+    deleted: bool = True
 
 
 class HealthAnswer(Struct, kw_only=True):

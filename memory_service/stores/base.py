@@ -183,6 +183,11 @@ class Store(ABC):
         with self._translated():
             return await self._memories(scope, tuple(kinds), since, limit, superseded)
 
+    async def find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
+        """Return the memory of this id, superseded or deleted ones too."""
+        with self._translated():
+            return await self._find_memory(scope, memory_id)
+
     async def entries(self, scope: Scope, cursor: Any, space: str, limit: int = 2000) -> Entries:
         """Return what recall searches, committed since `cursor` (None: from the start).
 
@@ -313,6 +318,8 @@ class Store(ABC):
     async def _memories(
         self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
     ) -> list[Memory]: ...
+    @abstractmethod
+    async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None: ...
     @abstractmethod
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
     async def _narrows(self, scope: Scope) -> bool:

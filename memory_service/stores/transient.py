@@ -143,6 +143,10 @@ class TransientStore(Store):
         found.sort(key=lambda memory: memory.created_at, reverse=True)
         return found[:limit]
 
+    async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
+        item = self._of(scope).items.get(memory_id)
+        return item.value if item and isinstance(item.value, Memory) else None
+
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         record, after = self._of(scope), cursor or 0
         tokens = [item.token for item in record.items.values()] + [token for token, _ in record.vectors.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.api.talking import CONTEXT, END, INSIGHTS, RETRIEVE, START, STORE, SUMMARIES
+from tests.api.talking import CONTEXT, END, INSIGHTS, KNOWLEDGE, RECALL, RETRIEVE, START, STORE, SUMMARIES
 
 CANARY = "canary7f3a"
 JSON = {"content-type": "application/json"}
@@ -18,6 +18,8 @@ VALID: dict[str, dict[str, Any]] = {
     RETRIEVE: {"user_id": "ana", "query": "boat"},
     INSIGHTS: {"user_id": "ana"},
     SUMMARIES: {"user_id": "ana"},
+    KNOWLEDGE: {"content": "ana is the captain.", "category": "crew"},
+    RECALL: {"query": "Who is ana?"},
 }
 
 

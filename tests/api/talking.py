@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 
 from client import MemoryServiceClient
+from memory_service.context import PREAMBLE
 
 AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 """When things are said in these tests, where that matters."""
@@ -19,7 +21,17 @@ SAME = {"X-Request-Id": "same"}
 
 START, END, STORE, CONTEXT = "/sessions/start", "/sessions/end", "/memory/store", "/memory/context"
 RETRIEVE, INSIGHTS, SUMMARIES, STATS = "/memory/retrieve", "/insights", "/summaries", "/stats"
+KNOWLEDGE, RECALL = "/knowledge", "/knowledge/recall"
 ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+HEADINGS = [
+    "### Long-term Context",
+    "### Recent Sessions",
+    "### Current Session Summary",
+    "### Knowledge",
+    "### Recent Conversation",
+]
+"""Of the sections of a context, in their order."""
+BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 
 
 async def told(http: httpx2.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
@@ -100,6 +112,25 @@ async def everything(http: httpx2.AsyncClient, sessions: Iterable[tuple[str, str
 def spoken(answer: dict[str, Any]) -> list[str]:
     """The words of the live turns, in order."""
     return [message["content"] for message in answer["active_context"]]
+
+
+def held_to_form(text: str, messages: int) -> list[str]:
+    """Check that every line is where the service put it; returns the sections."""
+    assert len(re.findall(r"<\s*/?\s*memory", text, re.IGNORECASE)) == 2
+    assert text.startswith(f"<memory>\n{PREAMBLE}\n\n")
+    assert text.endswith("\n</memory>")
+    _, *sections = text.removesuffix("\n</memory>").split("\n\n")
+    said = 0
+    for section in sections:
+        heading, *lines = BREAK.split(section)
+        assert heading in HEADINGS
+        said += sum(line.startswith(("USER", "ASSISTANT")) for line in lines)
+        stray = [line for line in lines if not re.match(r"  |- |(USER|ASSISTANT)( \(|: )", line)]
+        assert not stray
+    headings = [section.partition("\n")[0] for section in sections]
+    assert headings == [heading for heading in HEADINGS if heading in headings], "each once, in their order"
+    assert said == messages
+    return sections
 
 
 def moment(text: str) -> datetime:

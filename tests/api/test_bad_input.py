@@ -13,7 +13,7 @@ import httpx2
 from memory_service.api.routes import VERBS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
-from tests.api.talking import CONTEXT, END, INSIGHTS, RETRIEVE, START, STORE, SUMMARIES, problem
+from tests.api.talking import CONTEXT, END, INSIGHTS, KNOWLEDGE, RECALL, RETRIEVE, START, STORE, SUMMARIES, problem
 
 
 async def refused(
@@ -219,6 +219,46 @@ INVALID: tuple[tuple[str, str, Any, str], ...] = (
     (SUMMARIES, "limit", True, "validation_failed"),
     (SUMMARIES, "limit", 0, "validation_failed"),
     (SUMMARIES, "limit", 1001, "validation_failed"),
+    (KNOWLEDGE, "content", None, "validation_failed"),
+    (KNOWLEDGE, "content", "", "validation_failed"),
+    (KNOWLEDGE, "content", [CANARY], "validation_failed"),
+    (KNOWLEDGE, "content", LONG[:20_001], "content_too_long"),
+    (KNOWLEDGE, "content", f"{CANARY}\x00", "invalid_character"),
+    (KNOWLEDGE, "category", None, "validation_failed"),
+    (KNOWLEDGE, "category", "", "validation_failed"),
+    (KNOWLEDGE, "category", LONG[:101], "content_too_long"),
+    (KNOWLEDGE, "category", f"{CANARY}\n", "invalid_character"),
+    (KNOWLEDGE, "title", "", "validation_failed"),
+    (KNOWLEDGE, "title", 1, "validation_failed"),
+    (KNOWLEDGE, "title", LONG[:501], "content_too_long"),
+    (KNOWLEDGE, "title", f"{CANARY}\u2028", "invalid_character"),
+    (KNOWLEDGE, "doc_id", 1, "validation_failed"),
+    (KNOWLEDGE, "doc_id", [CANARY], "validation_failed"),
+    (KNOWLEDGE, "doc_id", "", "invalid_id"),
+    (KNOWLEDGE, "doc_id", LONG[:501], "invalid_id"),
+    (KNOWLEDGE, "doc_id", f"{CANARY}\n", "invalid_id"),
+    (KNOWLEDGE, "metadata", None, "validation_failed"),
+    (KNOWLEDGE, "metadata", {CANARY + "!": 1}, "validation_failed"),
+    (KNOWLEDGE, "metadata", {"key": CANARY * 500}, "content_too_long"),
+    (KNOWLEDGE, "metadata", {"key": [{"deep": ["a\x00b"]}]}, "invalid_character"),
+    (RECALL, "query", None, "validation_failed"),
+    (RECALL, "query", "", "validation_failed"),
+    (RECALL, "query", CANARY * 201, "content_too_long"),
+    (RECALL, "query", "a\x00b", "invalid_character"),
+    (RECALL, "top_k", 0, "validation_failed"),
+    (RECALL, "top_k", 101, "validation_failed"),
+    (RECALL, "top_k", True, "validation_failed"),
+    (RECALL, "category", "", "validation_failed"),
+    (RECALL, "category", LONG[:101], "content_too_long"),
+    (CONTEXT, "include_knowledge", -1, "validation_failed"),
+    (CONTEXT, "include_knowledge", 21, "validation_failed"),
+    (CONTEXT, "include_knowledge", "5", "validation_failed"),
+    (CONTEXT, "include_knowledge", None, "validation_failed"),
+    (START, "include_knowledge", 21, "validation_failed"),
+    (CONTEXT, "query", "", "validation_failed"),
+    (CONTEXT, "query", CANARY * 201, "content_too_long"),
+    (CONTEXT, "query", "a\x00b", "invalid_character"),
+    (START, "query", CANARY * 201, "content_too_long"),
 )
 NOT_FOR_CLIENTS = (
     "tenant_id",
@@ -329,5 +369,11 @@ def legal(path: str, field: str, value: Any) -> bool:
     if field in ("user_message", "agent_message", "user_name", "agent_name"):
         return path == STORE and isinstance(value, str) and "\x00" not in value
     if field == "query":
-        return path == RETRIEVE and isinstance(value, str) and "\x00" not in value
-    return (path, field) == (STORE, "metadata") and isinstance(value, dict)
+        return path in (RETRIEVE, RECALL, START, CONTEXT) and isinstance(value, str) and "\x00" not in value
+    if field in ("content", "category", "title", "doc_id"):
+        return (
+            (path == KNOWLEDGE or (path, field) == (RECALL, "category"))
+            and isinstance(value, str)
+            and "\x00" not in value
+        )
+    return path in (STORE, KNOWLEDGE) and field == "metadata" and isinstance(value, dict)

@@ -13,31 +13,23 @@ import pytest
 from client import MemoryServiceClient
 from memory_service.context import BYTES_PER_TOKEN, PREAMBLE
 from tests.api.conftest import ClientAt, Connect, Visit
-from tests.api.talking import AT, CONTEXT, END, INSIGHTS, PATIENCE_S, START, STORE, settled, spoken, told
+from tests.api.talking import (
+    AT,
+    CONTEXT,
+    END,
+    HEADINGS,
+    INSIGHTS,
+    PATIENCE_S,
+    START,
+    STORE,
+    held_to_form,
+    settled,
+    spoken,
+    told,
+)
 from tests.api.texts import TEXTS
 
-HEADINGS = ["### Long-term Context", "### Recent Sessions", "### Current Session Summary", "### Recent Conversation"]
 ANA = {"user_id": "ana", "session_id": "s"}
-BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
-
-
-def held_to_form(text: str, messages: int) -> list[str]:
-    """Check that every line is where the service put it; returns the sections."""
-    assert len(re.findall(r"<\s*/?\s*memory", text, re.IGNORECASE)) == 2
-    assert text.startswith(f"<memory>\n{PREAMBLE}\n\n")
-    assert text.endswith("\n</memory>")
-    _, *sections = text.removesuffix("\n</memory>").split("\n\n")
-    said = 0
-    for section in sections:
-        heading, *lines = BREAK.split(section)
-        assert heading in HEADINGS
-        said += sum(line.startswith(("USER", "ASSISTANT")) for line in lines)
-        stray = [line for line in lines if not re.match(r"  |- |(USER|ASSISTANT)( \(|: )", line)]
-        assert not stray
-    headings = [section.partition("\n")[0] for section in sections]
-    assert headings == [heading for heading in HEADINGS if heading in headings], "each once, in their order"
-    assert said == messages
-    return sections
 
 
 async def converse(client: MemoryServiceClient, session_id: str, *said: str, day: int = 0) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from memory_service.settings import known_settings
 from tests.api.bodies import ANA
-from tests.api.talking import CONTEXT, END, PATIENCE_S, RETRIEVE, START, STORE
+from tests.api.talking import CONTEXT, END, KNOWLEDGE, PATIENCE_S, RECALL, RETRIEVE, START, STORE
 from tests.api.texts import TEXTS
 from tests.support.guarded import called
 from tests.support.process import ServiceProcess, service_process
@@ -94,6 +94,12 @@ def test_whatever_is_said_the_log_is_one_json_object_a_line_and_none_of_it(
         told(http, START, **one)
         told(http, STORE, **one, user_message=f"canary7f3a {text}", agent_message=text)
         http.post(CONTEXT, json={"user_id": f"canary7f3a {text}", "session_id": text, text: text})
+        told(
+            http, KNOWLEDGE, content=f"canary7f3a {text}"[:20_000], category="canary7f3a", doc_id=f"canary7f3a {number}"
+        )
+        told(http, RECALL, query=f"canary7f3a {text}"[:2000], category="canary7f3a")
+        http.delete(f"{KNOWLEDGE}/canary7f3a%20{number}")
+        http.delete(f"{KNOWLEDGE}/canary7f3a%0a")
         http.get("/nowhere/canary7f3a", params={"text": text}, headers={"X-Request-Id": "canary7f3a;"})
         told(http, END, **one)
     deadline = time.monotonic() + PATIENCE_S

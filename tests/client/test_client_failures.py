@@ -30,6 +30,7 @@ MAPPED = [
     (403, "forbidden", errors.Unauthenticated),
     (404, "not_found", errors.NotFound),
     (404, "session_not_found", errors.SessionNotFound),
+    (404, "knowledge_not_found", errors.KnowledgeNotFound),
     (405, "method_not_allowed", errors.InvalidRequest),
     (409, "version_conflict", errors.Conflict),
     (409, "session_ended", errors.SessionEnded),
@@ -189,4 +190,6 @@ async def test_a_service_that_is_not_there_is_named_without_its_password(unborn,
 async def test_half_a_character_is_refused_by_the_name_of_its_field(service, connect):
     with pytest.raises(errors.InvalidRequest, match="user_message holds half a character"):
         await connect(session_id="s").store_turn("\ud800", "Noted.")
+    with pytest.raises(errors.InvalidRequest, match="doc_id holds half a character"):
+        await connect().delete_knowledge("\ud800")
     assert service.asked == []

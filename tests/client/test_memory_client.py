@@ -26,17 +26,22 @@ TWINS = {"awaited": MemoryServiceClient, "blocking": SyncMemoryServiceClient}
 # What is sent
 
 TURN = {"user_message": "hi", "agent_message": "hello", "turn_id": "t1", "user_name": "Ann", "agent_name": "Bot"}
+ASKED = {"include_knowledge": 3, "query": "q"}
+PIECE = {"content": "soup", "category": "food", "title": "T", "doc_id": "a/b.md", "metadata": {"k": [1]}}
 FULL = [
-    ("start_session", {"session_id": SESSION, "restore": False, "agent_id": "a1"}, "/sessions/start",
-     schemas.SessionStart(user_id=USER, session_id=SESSION, restore=False, agent_id="a1")),
+    ("start_session", {"session_id": SESSION, "restore": False, "agent_id": "a1", **ASKED}, "/sessions/start",
+     schemas.SessionStart(user_id=USER, session_id=SESSION, restore=False, agent_id="a1", **ASKED)),
     ("end_session", {"wait_s": 2.5}, "/sessions/end", schemas.SessionEnd(**OWNER, wait_s=2.5)),
-    ("get_context", {}, "/memory/context", schemas.GetContext(**OWNER)),
+    ("get_context", ASKED, "/memory/context", schemas.GetContext(**OWNER, **ASKED)),
     ("store_turn", {**TURN, "created_at": NOON, "metadata": {"k": [1]}}, "/memory/store",
      schemas.StoreTurn(**OWNER, **TURN, created_at=NOON, metadata={"k": [1]})),
     ("retrieve", {"query": "q", "top_k": 9, "kinds": ("insight", "message"), "session_id": SESSION},
      "/memory/retrieve", schemas.Retrieve(**OWNER, query="q", top_k=9, kinds=["insight", "message"])),
     ("get_insights", {"recent_only": True}, "/insights", schemas.GetInsights(user_id=USER, recent_only=True)),
     ("get_summaries", {"limit": 3}, "/summaries", schemas.GetSummaries(user_id=USER, limit=3)),
+    ("store_knowledge", PIECE, "/knowledge", schemas.StoreKnowledge(**PIECE)),
+    ("recall_knowledge", {"query": "q", "top_k": 9, "category": "c"}, "/knowledge/recall",
+     schemas.RecallKnowledge(query="q", top_k=9, category="c")),
 ]  # fmt: skip
 
 
@@ -56,6 +61,8 @@ LEAST = [
     ("retrieve", ["q"], {"query": "q", "top_k": 5}, schemas.Retrieve),
     ("get_insights", [], {"recent_only": False}, schemas.GetInsights),
     ("get_summaries", [], {"limit": 5}, schemas.GetSummaries),
+    ("get_context", [], {}, schemas.GetContext),
+    ("recall_knowledge", ["q"], {"query": "q", "top_k": 5}, schemas.RecallKnowledge),
 ]
 
 
@@ -94,6 +101,25 @@ async def test_ids_are_percent_encoded_in_paths(service, connect, session_id):
     [asked] = service.asked
     assert asked.path.split("?")[0] == f"/sessions/{quote(session_id, safe='')}/reflection"
     assert (asked.method, asked.query, asked.body) == ("GET", {"user_id": "a&b=c"}, b"")
+
+
+@pytest.mark.parametrize("doc_id", ["POL-001", "docs/a b.md#2", "https://h/?a=b", "100%41", "../x", "é"])
+async def test_a_piece_of_knowledge_is_deleted_by_its_name_encoded_whole(service, connect, doc_id):
+    service.answers(Answer(content={"deleted": True}))
+    assert await connect().delete_knowledge(doc_id) == {"deleted": True}
+    [asked] = service.asked
+    assert (asked.method, asked.path, asked.query) == ("DELETE", f"/knowledge/{quote(doc_id, safe='')}", {})
+    assert asked.body == b""
+
+
+async def test_knowledge_without_a_name_gets_one_so_that_a_repeat_changes_nothing(service, connect):
+    service.answers(Answer(), Answer())
+    for _ in range(2):
+        await connect().store_knowledge("soup", "food")
+    first, second = (asked.json() for asked in service.asked)
+    assert set(first) == {"content", "category", "doc_id"}
+    assert len(first["doc_id"]) == len(second["doc_id"]) == 32
+    assert first["doc_id"] != second["doc_id"]
 
 
 async def test_facts_are_the_plain_lines_of_a_search(service, connect):
@@ -254,7 +280,7 @@ def imported(path: Path) -> set[str]:
 def test_the_client_imports_nothing_of_the_server():
     folder = Path(package.__file__).parent
     assert all("memory_service" not in imported(path) for path in folder.rglob("*.py"))
-    core = ["__init__", "_answers", "_calls", "errors", "memory_client"]
+    core = ["__init__", "_answers", "_caller", "_calls", "errors", "memory_client"]
     needed = set().union(*(imported(folder / f"{name}.py") for name in core))
     assert needed - sys.stdlib_module_names == {"httpx2", "client"}
 

@@ -59,6 +59,30 @@ class RecallContract:
         assert await ids(store, []) == []
         assert sorted(await ids(store, KINDS)) == sorted(KINDS)
 
+    async def test_a_memory_is_found_by_its_id_alone_whatever_became_of_it(self, store: Store) -> None:
+        old = a_memory("old", tags=("a", "b"))
+        await keep(store, old, a_memory("summary_1", kind="summary"), a_memory("gone"))
+        await store.commit(Commit(scope=a_scope("ben"), memories=(a_memory("his"),)))
+        assert await store.find_memory(ANA, "old") == old
+        assert await store.find_memory(ANA, "summary_1") == a_memory("summary_1", kind="summary")
+        await keep(store, old.superseded(a_memory("new")), a_memory("gone").deleted(minutes(1)))
+        assert await store.find_memory(ANA, "old") == old.superseded(a_memory("new"))
+        assert await store.find_memory(ANA, "gone") == a_memory("gone").deleted(minutes(1))
+        assert [await store.find_memory(ANA, name) for name in ("his", "", "s#1", "ol")] == [None] * 4
+
+    async def test_of_a_deleted_memory_only_the_id_is_left_and_its_followers_are_told(self, store: Store) -> None:
+        await keep(store, a_memory("m", text="walnuts", metadata={"a": "walnuts"}, tags=("walnuts",)))
+        await embed_all(store)
+        pages = await followed(store)
+        await keep(store, a_memory("m").deleted(minutes(1)))
+        assert await ids(store, ["insight"]) == []
+        assert "walnuts" not in str(await store.memories(ANA, ["insight"], superseded=True))
+        (page,) = await followed(store, pages[-1].cursor)
+        assert [(memory.memory_id, memory.valid_to) for memory in page.memories] == [("m", minutes(1))]
+        assert names(await followed(store))[0] == "m", "who comes later is told too, and finds no vector"
+        assert "m+" not in names(await followed(store))
+        assert "walnuts" not in str((await store.export(ANA)).things)
+
     async def test_memories_come_newest_first_and_by_id_among_equals(self, store: Store) -> None:
         times = {"e": 0, "b": 1, "d": 1, "a": 1, "c": 2}
         for memory_id, when in times.items():

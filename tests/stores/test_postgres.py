@@ -120,6 +120,7 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             "find_effect": lambda: store.find_effect(key.scope, "r"),
             "sittings": lambda: store.sittings(key),
             "memories": lambda: store.memories(key.scope, ["insight"]),
+            "find_memory": lambda: store.find_memory(key.scope, "m"),
             "entries": lambda: store.entries(key.scope, None, "space"),
             "due_reflections": lambda: store.due_reflections(NOON, 10),
             "reflections": lambda: store.reflections("default", "dead", 10),

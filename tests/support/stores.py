@@ -98,6 +98,9 @@ class YieldingStore(Store):
             lambda: self.inner.memories(scope, kinds, since=since, limit=limit, superseded=superseded),
         )
 
+    async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
+        return await self._around("find_memory", lambda: self.inner.find_memory(scope, memory_id))
+
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         return await self._around("entries", lambda: self.inner.entries(scope, cursor, space, limit))
 

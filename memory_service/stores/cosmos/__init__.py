@@ -28,6 +28,7 @@ from memory_service.stores.cosmos.documents import (
     Document,
     effect_of,
     head_id,
+    memory_id,
     memory_of,
     owner_of,
     request_id,
@@ -161,6 +162,11 @@ class CosmosStore(Store):
         found.sort(key=lambda memory: memory.memory_id)
         found.sort(key=lambda memory: memory.created_at, reverse=True)
         return found[:limit]
+
+    async def _find_memory(self, scope: Scope, its_id: str) -> Memory | None:
+        container = self._names.of_memory(its_id)
+        found = await self._client.find("find_memory", container, memory_id(its_id), owner_of(scope))
+        return memory_of(found) if found else None
 
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         here: Cursor = cursor or Cursor()

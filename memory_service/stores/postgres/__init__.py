@@ -169,6 +169,11 @@ class PostgresStore(Store):
         values = (*_owner(scope), list(kinds), micros(since) if since else -(1 << 62), superseded, limit)
         return [memory_of(body) for (body,) in await self._client.rows("memories", sql, values)]
 
+    async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
+        sql = f"SELECT body FROM memories WHERE owner = {OWNER} AND memory_id = %s"
+        rows = await self._client.rows("find_memory", sql, (*_owner(scope), memory_id))
+        return memory_of(rows[0][0]) if rows else None
+
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         after = cursor or 0
         values = {"tenant": scope.tenant_id, "user": scope.user_id, "after": after, "space": space, "limit": limit}

@@ -170,6 +170,12 @@ class SQLiteStore(Store):
         values = (*_owner(scope), *kinds, micros(since) if since else -(1 << 62), superseded, limit)
         return await self._read(lambda db: [memory_of(body) for (body,) in db.execute(sql, values)])
 
+    async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
+        sql = f"SELECT body FROM memories WHERE owner = {OWNER} AND memory_id = ?"
+        values = (*_owner(scope), memory_id)
+        found = await self._read(lambda db: [memory_of(body) for (body,) in db.execute(sql, values)])
+        return found[0] if found else None
+
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         return await self._read(lambda db: _entries(db, scope, cursor or (0, 0, 0), space, limit))
 

@@ -1,0 +1,74 @@
+"""What both clients know: where, who, which session, how long. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+from client import _calls
+from client._answers import Retries
+from client._calls import Call
+from client.errors import InvalidRequest, NoSession
+
+
+class Caller:
+    """What both clients know: where, who, which session, how long."""
+
+    def __init__(
+        self,
+        service_url: str,
+        user_id: str,
+        session_id: str | None,
+        timeout_s: float,
+        retries: Retries,
+    ) -> None:
+        url = httpx2.URL(service_url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("service_url must be like http://localhost:8000")
+        if retries.max_attempts < 1:
+            raise ValueError("max_attempts must be at least 1")
+        self.service_url = service_url.rstrip("/")
+        self.user_id = user_id
+        self._chosen_session_id = session_id
+        self._session_id = session_id
+        self._timeout_s = timeout_s
+        self._retries = retries
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that calls are about: the last one started, ended or not."""
+        return self._session_id
+
+    def _start(
+        self, session_id: str | None, restore: bool, agent_id: str | None, include_knowledge: int, query: str | None
+    ) -> Call:
+        wanted = self._chosen_session_id if session_id is None else session_id
+        return _calls.start(self.user_id, wanted, restore, agent_id, include_knowledge, query)
+
+    def _bound(self, session_id: str | None) -> str:
+        bound = self._session_id if session_id is None else session_id
+        if bound is None:
+            raise NoSession
+        return bound
+
+    def _request(self, call: Call) -> dict[str, Any]:
+        return {
+            "method": call.method,
+            "url": self.service_url + call.path,
+            "params": call.query or None,
+            "json": _sendable(call.body) or None,
+            "timeout": self._timeout_s + call.wait_s,
+        }
+
+
+def _sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises InvalidRequest for half a character (a lone surrogate), which no UTF-8 can hold."""
+    for name, value in body.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as exc:
+                raise InvalidRequest(f"{name} holds half a character, which cannot be sent") from exc
+    return body

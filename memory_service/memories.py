@@ -1,0 +1,111 @@
+"""Memories that callers write: of a user, or for all users of a tenant (knowledge); and deleting one by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+from msgspec.structs import asdict, replace
+
+from memory_service.corpus import Hit
+from memory_service.stores.base import Commit, Store
+from memory_service.values import Document, Durability, Known, Memory, Scope, Value, derived_id, knowledge_of
+
+Change = Literal["created", "replaced", "unchanged"]
+
+
+class Kept(Value, frozen=True, kw_only=True):
+    """A piece of knowledge as it is on record, and what that took."""
+
+    doc_id: str
+    memory: Memory
+    change: Change
+    durability: Durability
+
+
+def document_memory_id(doc_id: str) -> str:
+    return derived_id("knowledge", doc_id)
+
+
+def memory_of(document: Document, now: datetime) -> Memory:
+    """What is kept of a document; its metadata stands by itself, so that no key of it is taken for one of ours."""
+    ours = {"doc_id": document.doc_id, "title": document.title, "metadata": document.metadata}
+    return Memory(
+        memory_id=document_memory_id(document.doc_id),
+        kind="knowledge",
+        text=document.content,
+        created_at=now,
+        category=document.category.lower(),
+        metadata={name: value for name, value in ours.items() if value},
+    )
+
+
+def known_of(hit: Hit) -> Known:
+    """The document that a search has found."""
+    item = hit.item
+    document = Document(
+        doc_id=item.metadata["doc_id"],
+        content=item.text,
+        category=item.category or "",
+        title=item.metadata.get("title"),
+        metadata=item.metadata.get("metadata", {}),
+    )
+    return Known(
+        memory_id=item.id, document=document, created_at=item.created_at, score=hit.score, parts=asdict(hit.parts)
+    )
+
+
+class Memories:
+    """`changed` is told whose memories are other ones now: they need vectors, and what is held of them is old."""
+
+    def __init__(
+        self, store: Store, changed: Callable[[Scope], None], *, now: Callable[[], datetime], new_id: Callable[[], str]
+    ) -> None:
+        self._store, self._changed, self._now, self._new_id = store, changed, now, new_id
+
+    async def remember(
+        self, scope: Scope, text: str, *, session_id: str | None, tags: tuple[str, ...], metadata: dict[str, Any]
+    ) -> Memory:
+        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
+        memory = Memory(
+            memory_id=f"memory_{self._new_id()}",
+            kind="memory",
+            text=text,
+            created_at=self._now(),
+            session_id=session_id,
+            tags=tags,
+            metadata=metadata,
+        )
+        await self._put(scope, memory)
+        return memory
+
+    async def put_document(self, tenant_id: str, document: Document) -> Kept:
+        """Keep a piece of knowledge; nothing is written if it is there just as it is. An empty `doc_id` is made."""
+        if not document.doc_id:
+            document = replace(document, doc_id=self._new_id())
+        memory, scope = memory_of(document, self._now()), knowledge_of(tenant_id)
+        held = await self._store.find_memory(scope, memory.memory_id)
+        change: Change = "replaced" if held is not None and held.valid_to is None else "created"
+        if held is not None and replace(memory, created_at=held.created_at) == held:
+            memory, change = held, "unchanged"
+        else:
+            await self._put(scope, memory)
+        durability = self._store.capabilities.durability
+        return Kept(doc_id=document.doc_id, memory=memory, change=change, durability=durability)
+
+    async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
+        """Delete a piece of knowledge; returns whether there was one."""
+        return await self.delete(knowledge_of(tenant_id), document_memory_id(doc_id))
+
+    async def delete(self, scope: Scope, memory_id: str) -> bool:
+        """Delete a memory of any kind, so that nothing of it but its id is left; returns whether there was one."""
+        held = await self._store.find_memory(scope, memory_id)
+        if held is None or not held.text:
+            return False
+        await self._put(scope, held.deleted(self._now()))
+        return True
+
+    async def _put(self, scope: Scope, memory: Memory) -> None:
+        await self._store.commit(Commit(scope=scope, memories=(memory,)))
+        self._changed(scope)
