@@ -14,7 +14,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
-    ["values", "points", "text", "breaker"],
+    ["values", "points", "text", "breaker", "limits"],
     ["context", "ranking", "extract", "stores.exports"],
     ["corpus", "stores.bodies"],
     ["stores.base", "llm.base"],

@@ -8,6 +8,7 @@ import msgspec
 
 from memory_service import errors
 from memory_service.api.schemas import Problem
+from memory_service.limits import ID_MEANS
 
 STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -77,7 +78,7 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     if "matching regex" in reason and place.endswith("_name"):
         return errors.ValidationFailed(place, "holds a control character or a line break", "invalid_character")
     if "matching regex" in reason:
-        return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
+        return errors.ValidationFailed(place, ID_MEANS, "invalid_id")
     if "of length <=" in reason:
         return errors.ValidationFailed(place, reason, "content_too_long")
     return errors.ValidationFailed(place, reason)

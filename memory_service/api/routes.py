@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,15 +13,14 @@ from memory_service import __version__
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
-from memory_service.api.schemas import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_KEYS, MAX_SAFE_INTEGER
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
+from memory_service.limits import check_metadata
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended, RequestName
 from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
-_METADATA_KEY = re.compile(schemas.METADATA_KEY)
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -239,7 +237,7 @@ def _key(caller: Caller, body: Any) -> SessionKey:
 def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     if not body.user_message and not body.agent_message:
         raise ValidationFailed("$.user_message", "user_message and agent_message are both empty")
-    check_metadata(body.metadata)
+    check_metadata("$.metadata", body.metadata)
     messages = (
         Message(role="user", content=body.user_message, name=body.user_name),
         Message(role="assistant", content=body.agent_message, name=body.agent_name),
@@ -356,27 +354,6 @@ def _summary(memory: Memory) -> schemas.SummaryAnswer:
         key_topics=memory.metadata["topics"],
         turn_count=memory.metadata["turn_count"],
     )
-
-
-def check_metadata(metadata: dict[str, Any]) -> None:
-    """Raise ValidationFailed unless it is small, flatly keyed and exact in every store."""
-    if len(metadata) > MAX_METADATA_KEYS:
-        raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_KEYS} keys")
-    if not all(_METADATA_KEY.fullmatch(key) for key in metadata):
-        raise ValidationFailed("$.metadata", "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
-    _check_exact(metadata, MAX_METADATA_DEPTH)
-    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
-        raise ValidationFailed("$.metadata", f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
-
-
-def _check_exact(value: Any, depth: int) -> None:
-    if depth == 0:
-        raise ValidationFailed("$.metadata", f"nested deeper than {MAX_METADATA_DEPTH}")
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_exact(inner, depth - 1)
-    elif isinstance(value, int) and abs(value) >= MAX_SAFE_INTEGER:
-        raise ValidationFailed("$.metadata", "an integer beyond 2**53, which not every reader can hold")
 
 
 def _moment(given: datetime | None) -> datetime | None:

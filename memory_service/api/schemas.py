@@ -10,19 +10,27 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from memory_service.limits import (
+    ID_MEANS,
+    ID_PATTERN,
+    MAX_HITS,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    MAX_METADATA_KEYS,
+    MAX_NAME,
+    MAX_QUESTION,
+    MAX_TEXT,
+    METADATA_KEY,
+    NAME_PATTERN,
+)
 from memory_service.values import Durability, Kind, ReflectionState, Role
 
-ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
-"""Python's `$` also matches before a last line break."""
-
-Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
 _NO_NUL = {"pattern": r"^[^\u0000]*$"}
 """Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
-Text = Annotated[str, Meta(max_length=100_000, extra_json_schema=_NO_NUL)]
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)")]
+Text = Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema=_NO_NUL)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=NAME_PATTERN)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
-MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
-METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
 Metadata = Annotated[
     dict[str, Any],
     Meta(
@@ -93,9 +101,9 @@ SOMEBODY_SPEAKS = {"anyOf": [{"properties": {name: {"minLength": 1}}} for name i
 
 class Retrieve(Body):
     user_id: Id
-    query: Annotated[str, Meta(min_length=1, max_length=2000, extra_json_schema=_NO_NUL)]
+    query: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, extra_json_schema=_NO_NUL)]
     session_id: Id | None = None
-    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
 
 
