@@ -12,6 +12,7 @@ import msgspec
 
 from memory_service.background import Background
 from memory_service.context import assemble
+from memory_service.corpus import Item
 from memory_service.errors import Draining
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Document, Memories
@@ -181,9 +182,13 @@ class MemoryService:
         """Keep a text as a memory of a user; it is durable and can be found when this returns."""
         return await self._memories.remember(scope, text, session_id=session_id, tags=tags, metadata=metadata or {})
 
-    async def recall(self, scope: Scope, question: str, limit: int, only: Only) -> Retrieved:
-        """Return what of the user's memory is so and near to the question, best first."""
-        return await self._recall.retrieve(scope, question, limit, only=only)
+    async def recall(self, scope: Scope, question: str, limit: int, only: Only, *, by_words: bool = False) -> Retrieved:
+        """Return what of the user's memory is so and near to the question, best first; `by_words`: by these alone."""
+        return await self._recall.retrieve(scope, question, limit, only=only, by_words=by_words)
+
+    async def newest(self, scope: Scope, limit: int, only: Only) -> list[Item]:
+        """Return what of the user's memory is so, newest first: what was said, learned and remembered."""
+        return await self._recall.newest(scope, limit, only)
 
     async def memories(self, scope: Scope, kinds: Collection[Kind], limit: int) -> list[Memory]:
         """Return memories of these kinds, newest first."""
