@@ -41,12 +41,12 @@ FLOORS = [
     ["service"],
     ["api"],
     ["app", "guard"],
-    ["server"],
+    ["server", "drivers"],
     ["demo", "chaos"],
     ["cli"],
     ["__main__"],
 ]
-FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo")
+FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo", "drivers")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
     "azure": ["stores.cosmos"],
