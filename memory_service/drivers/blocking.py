@@ -117,8 +117,12 @@ class BlockingDriver(BaseMemoryDriver):
         if self._ended:
             raise RuntimeError("the process is about to end: the memory driver takes no more calls")
         self._watch_for_the_end()
+        if self._home is not None and self._home.ending:  # whoever closed it was interrupted
+            self._home.end()
+            self._home = None
         home = self._home = self._home or _Home(self._opened)
         try:
+            home.begin()
             home.driver.result()
         except Exception:  # if interrupted it goes on opening, and the next call finds it
             self._home = None
@@ -145,9 +149,14 @@ class _Home:
         self.pid = os.getpid()
         self.driver: Future[AwaitedDriver] = Future()
         self.ended: Future[None] = Future()
+        self.ending = False
         self._under_way: set[Future[Any]] = set()
         self._thread = threading.Thread(target=self._live, args=(opened,), name="memory-driver", daemon=True)
-        self._thread.start()
+
+    def begin(self) -> None:
+        """Start, unless it has: whoever was about to may have been interrupted."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def hand_over(self, verb: Verb[T]) -> Future[T]:
         call = asyncio.run_coroutine_threadsafe(verb(self.driver.result()), self._loop)
@@ -157,10 +166,15 @@ class _Home:
 
     def end(self) -> None:
         """Finish what is under way and close the driver; `ended` tells how that went."""
+        if self._thread.ident is None:
+            self.ended.set_result(None)
+            return
         if self.driver.exception() is None:
             wait(tuple(self._under_way))
-            if not self.ended.done():
+            if not self.ending:
+                self.ending = True
                 self._loop.call_soon_threadsafe(self._enough.set)
+        wait((self.ended,))  # a join that is interrupted takes the thread for ended (bpo-45274)
         self._thread.join()
 
     def _live(self, opened: Opened) -> None:

@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +182,24 @@ def test_what_goes_wrong_while_closing_is_told_to_whoever_closes(plain: Plain) -
     assert homes() == []
 
 
-def test_an_interrupted_call_leaves_the_driver_usable(plain: Plain) -> None:
-    driver = faced(plain)
+@contextmanager
+def interrupted_once(begun: threading.Event) -> Iterator[None]:
+    """As by Ctrl-C, once something has begun."""
 
     def interrupt() -> None:
-        assert plain.started.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
+        assert begun.wait(10)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        driver.store("u", "x")
+    yield
     interrupting.join()
+
+
+def test_an_interrupted_call_leaves_the_driver_usable(plain: Plain) -> None:
+    driver = faced(plain)
+    with interrupted_once(plain.started), pytest.raises(KeyboardInterrupt):
+        driver.store("u", "x")
     assert driver.recall("u")[0]["user_id"] == "u"
     driver.close()
     assert (plain.opened, plain.closed, plain.finished, homes()) == (1, 1, 0, [])
@@ -211,20 +217,49 @@ def test_an_interrupted_opening_goes_on_and_the_next_call_finds_it(plain: Plain)
             yield driver
 
     driver = BlockingDriver(opened)
-
-    def interrupt() -> None:
-        assert plain.started.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_once(plain.started), pytest.raises(KeyboardInterrupt):
         driver.recall("u")
-    interrupting.join()
     may_open.set()
     assert driver.recall("u")[0]["user_id"] == "u"
     driver.close()
     assert (plain.opened, plain.closed, homes()) == (1, 1, [])
+
+
+def test_what_was_interrupted_before_it_began_begins_with_the_next_call(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    driver = faced(plain)
+    for go_on in (lambda: driver.recall("u"), driver.close):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(threading.Thread, "start", interrupted)
+            driver.recall("u")
+        go_on()
+        driver.close()
+    assert (plain.opened, plain.closed, homes()) == (1, 1, [])
+
+
+def test_after_an_interrupted_closing_the_next_call_opens_anew(plain: Plain) -> None:
+    begun, may_close = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Plain]:
+        async with plain.open() as driver:
+            yield driver
+            begun.set()
+            while not may_close.is_set():  # noqa: ASYNC110 (it is set in another thread)
+                await asyncio.sleep(0.005)
+
+    driver = BlockingDriver(opened)
+    driver.recall("u")
+    with interrupted_once(begun), pytest.raises(KeyboardInterrupt):
+        driver.close()
+    may_close.set()
+    assert driver.recall("u")[0]["user_id"] == "u"
+    driver.close()
+    assert (plain.opened, plain.closed, homes()) == (2, 2, [])
 
 
 # Processes of their own
