@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from heapq import nlargest
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -60,6 +61,22 @@ class Item(msgspec.Struct, frozen=True):
             and (only.category is None or self.category == only.category)
             and only.without_tags.isdisjoint(self.tags)
         )
+
+
+def item_of(memory: Memory) -> Item:
+    return Item(
+        id=memory.memory_id,
+        kind=memory.kind,
+        text=memory.text,
+        created_at=memory.created_at,
+        session_id=memory.session_id,
+        role=None,
+        name=None,
+        sources=memory.sources,
+        category=memory.category,
+        tags=memory.tags,
+        metadata=memory.metadata,
+    )
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -134,20 +151,7 @@ class Corpus:
         self._bury(memory.memory_id)
         if memory.valid_to is not None:
             return
-        item = Item(
-            id=memory.memory_id,
-            kind=memory.kind,
-            text=memory.text,
-            created_at=memory.created_at,
-            session_id=memory.session_id,
-            role=None,
-            name=None,
-            sources=memory.sources,
-            category=memory.category,
-            tags=memory.tags,
-            metadata=memory.metadata,
-        )
-        place = self._append(item, tokenize(memory.text))
+        place = self._append(item_of(memory), tokenize(memory.text))
         self._extracts.data[place] = memory.model == EXTRACTIVE
         self._places[memory.memory_id] = [place]
 
@@ -235,6 +239,14 @@ class Corpus:
             for i in best.tolist()
             if total[i] > 0
         ]
+
+    def newest(self, kinds: Collection[Kind], limit: int, only: Only | None = None) -> list[Item]:
+        """Return items of these kinds, newest first, extracts left out."""
+        n = len(self._items)
+        shown = self._alive.used(n) & ~self._extracts.used(n) & self._of_kinds(kinds) & (self._are_of(only) > 0)
+        places = np.flatnonzero(shown).tolist()
+        newest = nlargest(limit, places, key=lambda place: (self._items[place].created_at, place))
+        return [self._items[place] for place in newest]
 
     def _counts(self, stems: Sequence[str]) -> list[tuple[Ints, Floats]]:
         counts = []

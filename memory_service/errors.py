@@ -89,7 +89,7 @@ class ContentTooLarge(InvalidRequest):
         super().__init__(f"the limit is {limit_bytes} bytes")
 
 
-class ValidationFailed(InvalidRequest):
+class ValidationFailed(InvalidRequest, ValueError):
     """`place` is a path such as `$.user_id`; `reason` never holds what was sent."""
 
     code = "validation_failed"

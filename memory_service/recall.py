@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
-from memory_service.corpus import Corpus, Hit
+from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Only, Scope, Value
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episode", "knowledge")
 """Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
@@ -49,8 +51,8 @@ class _Searchable:
         self.space = space
 
 
-async def _never() -> bool:
-    return False
+async def _known(answer: T) -> T:
+    return answer
 
 
 class Recall:
@@ -72,16 +74,20 @@ class Recall:
         limit: int,
         kinds: Collection[Kind] | None = None,
         only: Only | None = None,
+        by_words: bool = False,
     ) -> Retrieved:
         """Return the items nearest to the question: of these kinds, or of all that say something of their own.
 
         The only request that waits for a model: the question is embedded; if that fails, keywords alone
-        decide and the answer says so.
+        decide and the answer says so. `by_words`: they alone shall decide, and no model is asked.
         """
         self.searches += 1
-        narrows = self._is_narrowed(scope) if only is None else _never()  # it would narrow to others than these
-        vector, narrowed = await asyncio.gather(self._embedding.question(question), narrows)
-        self.degraded += vector is None
+        restricted = only is not None and only != Only()
+        narrows = _known(False) if restricted else self._is_narrowed(scope)  # it would narrow to others than these
+        embedding = _known(None) if by_words else self._embedding.question(question)
+        vector, narrowed = await asyncio.gather(embedding, narrows)
+        lacks_vector = vector is None and not by_words
+        self.degraded += lacks_vector
         sought = Sought(
             stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
             vector=vector,
@@ -93,7 +99,11 @@ class Recall:
             hits = await self._by_store(scope, question, sought, limit)
         else:
             hits = await self._by_process(scope, question, sought, limit, only)
-        return Retrieved(hits=hits, degraded=("vector",) if vector is None else ())
+        return Retrieved(hits=hits, degraded=("vector",) if lacks_vector else ())
+
+    async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
+        """Return what the memory of a user holds, newest first: all that says something of its own."""
+        return await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
 
     async def _is_narrowed(self, scope: Scope) -> bool:
         """Whether the store narrows a user's memory to the question: not one that is here, whatever its size."""
@@ -104,11 +114,15 @@ class Recall:
     async def _by_process(
         self, scope: Scope, question: str, sought: Sought, limit: int, only: Only | None
     ) -> list[Hit]:
+        return await self._in_corpus(scope, lambda corpus: self._search(corpus, question, sought, limit, only))
+
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> list[T]:
+        """Look into all that there is of a user, brought up to date."""
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            hits: list[Hit] = await self._in_thread(self._search, searchable.corpus, question, sought, limit, only)
-            return hits
+            found: list[T] = await self._in_thread(look, searchable.corpus)
+            return found
 
     async def _by_store(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
         """The store narrows; what it gives is ranked as everything of a user is where it does not."""

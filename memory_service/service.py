@@ -12,7 +12,9 @@ import msgspec
 
 from memory_service.background import Background
 from memory_service.context import assemble
+from memory_service.corpus import Item
 from memory_service.errors import Draining
+from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
@@ -21,7 +23,6 @@ from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
-from memory_service.text import LONGEST_QUESTION
 from memory_service.values import (
     Context,
     Document,
@@ -152,7 +153,7 @@ class MemoryService:
 
     async def _known(self, scope: Scope, hot: Hot, asked: Asked) -> list[Known]:
         """Knowledge on what was asked, best first; none where nothing was."""
-        question = asked.question or hot.last_said("user")[-LONGEST_QUESTION:]  # a long message asks at its end
+        question = asked.question or hot.last_said("user")[-MAX_QUESTION:]  # a long message asks at its end
         if not question:
             return []
         retrieved = await self.recall_knowledge(scope.tenant_id, question, asked.pieces, None)
@@ -208,9 +209,13 @@ class MemoryService:
         """Keep a text as a memory of a user; it is durable and can be found when this returns."""
         return await self._memories.remember(scope, text, session_id=session_id, tags=tags, metadata=metadata or {})
 
-    async def recall(self, scope: Scope, question: str, limit: int, only: Only) -> Retrieved:
-        """Return what of the user's memory is so and near to the question, best first."""
-        return await self._recall.retrieve(scope, question, limit, only=only)
+    async def recall(self, scope: Scope, question: str, limit: int, only: Only, *, by_words: bool = False) -> Retrieved:
+        """Return what of the user's memory is so and near to the question, best first; `by_words`: by these alone."""
+        return await self._recall.retrieve(scope, question, limit, only=only, by_words=by_words)
+
+    async def newest(self, scope: Scope, limit: int, only: Only) -> list[Item]:
+        """Return what of the user's memory is so, newest first: what was said, learned and remembered."""
+        return await self._recall.newest(scope, limit, only)
 
     async def memories(self, scope: Scope, kinds: Collection[Kind], limit: int) -> list[Memory]:
         """Return memories of these kinds, newest first."""

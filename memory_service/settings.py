@@ -127,6 +127,13 @@ class Settings(BaseSettings):
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )
 
+    # Memory drivers: for applications that use get_memory_driver(); the service itself does not
+    memory_driver: str = Field(
+        "builtin",
+        min_length=1,
+        description="Driver of get_memory_driver(): builtin, a name that was registered, or package.module:Class.",
+    )
+
     # Background work
     sweep_interval_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between looks for work left over.")
     reflection_concurrency: int = Field(8, ge=1, description="Reflections that run at the same time.")

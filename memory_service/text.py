@@ -9,8 +9,6 @@ import apsw
 
 LONGEST_KEY = 20_000
 """Characters of a text that are embedded; what a vector can say does not grow beyond."""
-LONGEST_QUESTION = 2_000
-"""Characters of what is searched for."""
 
 # Scripts written without spaces: their runs are indexed as pairs of characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")

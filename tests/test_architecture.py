@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "stores.exports"],
+    ["context", "ranking", "extract", "limits", "stores.exports"],
     ["corpus", "stores.bodies"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing"],
@@ -41,12 +41,12 @@ FLOORS = [
     ["service"],
     ["api"],
     ["app", "guard"],
-    ["server"],
+    ["server", "drivers"],
     ["demo", "chaos", "documents"],
     ["cli"],
     ["__main__"],
 ]
-FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo")
+FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo", "drivers")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
     "azure": ["stores.cosmos"],

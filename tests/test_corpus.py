@@ -21,6 +21,7 @@ from memory_service.values import (
     Kind,
     Memory,
     Message,
+    Only,
     Role,
     Source,
     Turn,
@@ -485,6 +486,23 @@ def test_extracts_can_be_left_out_for_they_repeat_what_messages_say() -> None:
     corpus.add_memory(memory("model", "tea", model="gpt"), tokenize)
     assert ids(search(corpus, "tea")) == ["rules", "model"]
     assert ids(search(corpus, "tea", with_extracts=False)) == ["model"]
+
+
+def test_the_newest_come_first_of_what_is_alive_and_no_extract() -> None:
+    corpus = Corpus()
+    assert corpus.newest(KINDS, 5) == []
+    for day, name in ((3, "third"), (1, "first"), (2, "second")):
+        corpus.add_memory(memory(name, name, days=day), tokenize)
+    corpus.add_turn(
+        turn("s", 1, Message(role="user", content="hi"), Message(role="assistant", content="yes")), tokenize
+    )
+    corpus.add_memory(memory("extract", "tea", model=EXTRACTIVE, days=9), tokenize)
+    corpus.add_memory(memory("gone", "tea", days=9), tokenize)
+    corpus.add_memory(memory("gone", "tea", days=9, gone=True), tokenize)
+    assert [item.id for item in corpus.newest(KINDS, 9)] == ["third", "second", "first", "s#1.1", "s#1.0"]
+    assert [item.id for item in corpus.newest(KINDS, 2)] == ["third", "second"]
+    assert [item.id for item in corpus.newest(["message"], 1)] == ["s#1.1"]
+    assert [item.id for item in corpus.newest(KINDS, 1, Only(session_id="s"))] == ["s#1.1"]
 
 
 def test_an_empty_corpus_and_an_empty_question_find_nothing() -> None:

@@ -9,8 +9,9 @@ import pytest
 from memory_service.app import open_service
 from memory_service.memories import Document
 from memory_service.service import MemoryService
+from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.values import KINDS, Only, Scope, knowledge_of
+from memory_service.values import KINDS, Message, Only, Scope, SessionKey, knowledge_of
 from tests.cosmos.launcher import KEY
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
@@ -73,6 +74,23 @@ async def test_a_search_is_restricted_before_it_takes_the_best(service: MemorySe
     assert await recalled(service, ANA, "walnuts", session_id="nowhere") == []
     assert await recalled(service, ANA, "walnuts", session_id="noisy", without_tags=frozenset({"x"})) == []
     assert len(await recalled(service, ANA, "walnuts", without_tags=frozenset({"other"}))) == 6
+
+
+async def test_without_a_question_the_newest_come_first_whatever_they_are(service: MemoryService) -> None:
+    key = SessionKey(scope=ANA, session_id="s")
+    await service.start_session(ANA, "s", restore=True)
+    await service.remember(ANA, "Ana eats no walnuts", session_id="t", tags=("food",))
+    await service.store_turn(key, Draft(messages=(Message(role="user", content="Hello"),)))
+    await service.remember(ANA, "Ana likes tea", session_id="s")
+
+    async def newest(limit: int = 10, scope: Scope = ANA, **only: object) -> list[str]:
+        return [item.text for item in await service.newest(scope, limit, Only(**only))]  # type: ignore[arg-type]
+
+    assert await newest() == ["Ana likes tea", "Hello", "Ana eats no walnuts"]
+    assert await newest(2) == ["Ana likes tea", "Hello"]
+    assert await newest(1, session_id="t") == ["Ana eats no walnuts"]
+    assert await newest(without_tags=frozenset({"food"})) == ["Ana likes tea", "Hello"]
+    assert await newest(session_id="nowhere") == await newest(scope=BEN) == []
 
 
 async def test_a_deleted_memory_is_nowhere_any_more(service: MemoryService) -> None:

@@ -86,6 +86,20 @@ async def test_what_was_committed_a_moment_ago_is_found(store: Store, make_recal
     assert set(await texts(recall, ANA, "walnuts")) == {"I am allergic to walnuts", "Ana eats no walnuts"}
 
 
+async def test_where_words_alone_decide_no_model_is_asked(store: Store, make_recall: MakeRecall) -> None:
+    await say(store, ANA, "I am allergic to walnuts", "tea")
+    asked = Counting()
+    await embed(store, asked)
+    recall = await make_recall(asked)
+    asked.batches.clear()
+    found = await recall.retrieve(ANA, "walnuts", 10, by_words=True)
+    # the second is near by its vector, and by its place beside the first
+    assert (found.hits[0].item.text, found.hits[0].parts.vector, found.degraded) == ("I am allergic to walnuts", 0, ())
+    assert (asked.batches, recall.stats()["degraded"]) == ([], 0)
+    assert await texts(recall, ANA, "nothing of the kind", by_words=True) == []
+    assert await texts(recall, ANA, "nothing of the kind") != []
+
+
 async def test_a_memory_that_changed_is_found_by_its_new_words_alone(store: Store, make_recall: MakeRecall) -> None:
     recall = await make_recall(Failing())
     await learn(store, ANA, "a", "lives in Porto")

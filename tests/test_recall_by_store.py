@@ -19,7 +19,7 @@ from memory_service.recall import Recall
 from memory_service.settings import Settings
 from memory_service.stores import indexing
 from memory_service.stores.base import Store
-from memory_service.values import EXTRACTIVE, Scope
+from memory_service.values import EXTRACTIVE, Only, Scope
 from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import settings_for
 from tests.support.remembering import Counting, learn, say
@@ -118,6 +118,25 @@ async def test_both_ways_give_the_same_hits(recalls: tuple[Recall, Recall, Store
     assert (by_store.stats()["searched_by"], process.stats()["searched_by"]) == ("store", "process")
     assert answered_by(by_store) == (by_store.stats()["searches"], 0)
     assert answered_by(process) == (0, 1)
+
+
+async def test_a_restriction_to_nothing_is_none(recalls: tuple[Recall, Recall, Store]) -> None:
+    by_store, _, store = recalls
+    await say(store, ANA, *TALK)
+    assert await hits(by_store, "walnuts", only=Only()) == await hits(by_store, "walnuts") != []
+    assert answered_by(by_store) == (2, 0)
+    assert await hits(by_store, "walnuts", only=Only(session_id="other")) == []
+    assert answered_by(by_store) == (2, 1), "the store would narrow to others than these"
+
+
+async def test_both_ways_search_by_words_alone(recalls: tuple[Recall, Recall, Store]) -> None:
+    by_store, process, store = recalls
+    await say(store, ANA, *TALK)
+    await Embedding(store, LocalEmbedder(), Breaker()).embed_due()
+    for recall in (by_store, process):
+        assert (await hits(recall, "walnuts", by_words=True))[0] == ("I am allergic to walnuts", 1.0)
+        assert await hits(recall, "felines", by_words=True) == []
+        assert await hits(recall, "felines") != []
 
 
 async def test_both_ways_leave_out_the_same(recalls: tuple[Recall, Recall, Store]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
-from memory_service.api.metadata import check_metadata
 from memory_service.errors import KnowledgeNotFound
+from memory_service.limits import check_metadata
 from memory_service.memories import known_of
 from memory_service.service import Asked, MemoryService
 from memory_service.values import Document, Known
@@ -15,7 +15,7 @@ from memory_service.values import Document, Known
 async def store_knowledge(
     service: MemoryService, caller: Caller, body: schemas.StoreKnowledge
 ) -> schemas.KnowledgeStoredAnswer:
-    check_metadata(body.metadata)
+    check_metadata("$.metadata", body.metadata)
     document = Document(
         doc_id=body.doc_id or "",
         content=body.content,

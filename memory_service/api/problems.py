@@ -8,6 +8,7 @@ import msgspec
 
 from memory_service import errors
 from memory_service.api.schemas import Problem
+from memory_service.limits import ID_MEANS
 
 STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -80,7 +81,7 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
         allowed = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
         return errors.ValidationFailed(place, allowed, "invalid_id")
     if "matching regex" in reason:
-        return errors.ValidationFailed(place, "1 to 200 characters of A-Z a-z 0-9 . _ : @ -", "invalid_id")
+        return errors.ValidationFailed(place, ID_MEANS, "invalid_id")
     if "of length <=" in reason:
         return errors.ValidationFailed(place, reason, "content_too_long")
     return errors.ValidationFailed(place, reason)

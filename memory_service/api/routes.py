@@ -14,9 +14,9 @@ from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
-from memory_service.api.metadata import check_metadata
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
+from memory_service.limits import check_metadata
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended, RequestName
 from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
@@ -243,7 +243,7 @@ def _key(caller: Caller, body: Any) -> SessionKey:
 def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     if not body.user_message and not body.agent_message:
         raise ValidationFailed("$.user_message", "user_message and agent_message are both empty")
-    check_metadata(body.metadata)
+    check_metadata("$.metadata", body.metadata)
     messages = (
         Message(role="user", content=body.user_message, name=body.user_name),
         Message(role="assistant", content=body.agent_message, name=body.agent_name),

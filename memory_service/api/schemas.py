@@ -10,35 +10,40 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from memory_service.limits import (
+    DOC_ID_MEANS,
+    DOC_ID_PATTERN,
+    ID_MEANS,
+    ID_PATTERN,
+    MAX_CATEGORY,
+    MAX_DOCUMENT,
+    MAX_HITS,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    MAX_METADATA_KEYS,
+    MAX_NAME,
+    MAX_QUESTION,
+    MAX_TEXT,
+    MAX_TITLE,
+    METADATA_KEY,
+    NAME_PATTERN,
+)
 from memory_service.memories import Change
-from memory_service.text import LONGEST_KEY, LONGEST_QUESTION
 from memory_service.values import Durability, Kind, ReflectionState, Role
 
-ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
-"""Python's `$` also matches before a last line break."""
-
-Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 200 characters of A-Z a-z 0-9 . _ : @ -")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
 _NO_NUL = {"pattern": r"^[^\u0000]*$"}
 """Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
-Text = Annotated[str, Meta(max_length=100_000, extra_json_schema=_NO_NUL)]
-_ONE_LINE = r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)"
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_ONE_LINE)]
-Question = Annotated[str, Meta(min_length=1, max_length=LONGEST_QUESTION, extra_json_schema=_NO_NUL)]
-DOC_ID_PATTERN = r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]{1,500}$(?!\n)"
-"""Without U+FFFD: it stands for what could not be read, so that a path that is no UTF-8 names nothing."""
-DocId = Annotated[
-    str,
-    Meta(
-        pattern=DOC_ID_PATTERN,
-        description="1 to 500 characters, none of them a control character or U+FFFD; not . and not ..",
-    ),
+Text = Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema=_NO_NUL)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=NAME_PATTERN)]
+Question = Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, extra_json_schema=_NO_NUL)]
+DocId = Annotated[str, Meta(pattern=DOC_ID_PATTERN, description=DOC_ID_MEANS)]
+Category = Annotated[
+    str, Meta(min_length=1, max_length=MAX_CATEGORY, pattern=NAME_PATTERN, description="Capitals count as small")
 ]
-Category = Annotated[str, Meta(min_length=1, max_length=100, pattern=_ONE_LINE, description="Capitals count as small")]
-Title = Annotated[str, Meta(min_length=1, max_length=500, pattern=_ONE_LINE)]
+Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE, pattern=NAME_PATTERN)]
 Pieces = Annotated[int, Meta(ge=0, le=20, description="Pieces of knowledge to tell")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
-MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
-METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
 Metadata = Annotated[
     dict[str, Any],
     Meta(
@@ -117,7 +122,7 @@ class Retrieve(Body):
     user_id: Id
     query: Question
     session_id: Id | None = None
-    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
 
 
@@ -134,7 +139,7 @@ class GetSummaries(Body):
 class StoreKnowledge(Body):
     """What comes under a `doc_id` that is there takes its place; without one, it is a new piece."""
 
-    content: Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY, extra_json_schema=_NO_NUL)]
+    content: Annotated[str, Meta(min_length=1, max_length=MAX_DOCUMENT, extra_json_schema=_NO_NUL)]
     category: Category
     title: Title | None = None
     doc_id: DocId | None = None
