@@ -217,10 +217,6 @@ class MemoryService:
         """Return what of the user's memory is so, newest first: what was said, learned and remembered."""
         return await self._recall.newest(scope, limit, only)
 
-    async def memories(self, scope: Scope, kinds: Collection[Kind], limit: int) -> list[Memory]:
-        """Return memories of these kinds, newest first."""
-        return await self._store.memories(scope, tuple(kinds), limit=limit)
-
     async def delete_memory(self, scope: Scope, memory_id: str) -> bool:
         """Delete a memory of any kind; returns whether there was one."""
         deleted = await self._memories.delete(scope, memory_id)

@@ -11,7 +11,7 @@ from memory_service.memories import Document
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.values import KINDS, Message, Only, Scope, SessionKey, knowledge_of
+from memory_service.values import Message, Only, Scope, SessionKey, knowledge_of
 from tests.cosmos.launcher import KEY
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
@@ -62,7 +62,7 @@ async def test_what_is_remembered_is_found_at_once_and_by_its_user_alone(service
         ("food",),
         {"from": "x"},
     )
-    assert await service.memories(ANA, ["memory"], 10) == [memory]
+    assert await service.newest(ANA, 10, Only()) == [hit.item]
 
 
 async def test_a_search_is_restricted_before_it_takes_the_best(service: MemoryService) -> None:
@@ -102,7 +102,7 @@ async def test_a_deleted_memory_is_nowhere_any_more(service: MemoryService) -> N
     assert not await service.delete_memory(ANA, memory.memory_id)
     assert not await service.delete_memory(ANA, "memory_unknown")
     assert memory.text not in await recalled(service, ANA, "walnuts")
-    assert await service.memories(ANA, KINDS, 10) == [other]
+    assert [item.id for item in await service.newest(ANA, 10, Only())] == [other.memory_id]
     assert {hit.item.id for hit in (await service.retrieve(ANA, "walnuts", 10, None)).hits} <= {other.memory_id}
 
 
@@ -143,9 +143,8 @@ async def test_knowledge_that_comes_again_takes_the_place_of_the_former(service:
     assert (first.change, again.change, again.memory) == ("created", "unchanged", first.memory)
     again = await service.put_document("default", Document(doc_id="POL-001", content="Leave was cut", category="news"))
     assert (again.change, again.memory.memory_id) == ("replaced", first.memory.memory_id)
-    assert [memory.text for memory in await service.memories(knowledge_of("default"), ["knowledge"], 10)] == [
-        "Leave was cut"
-    ]
+    held = await service.newest(knowledge_of("default"), 10, Only())
+    assert [item.text for item in held] == ["Leave was cut"]
     assert await known(service, "leave", "policies") == []
     found = await service.recall_knowledge("default", "thirty days of leave", 10, None)
     assert [hit.item.text for hit in found.hits] == ["Leave was cut"]
