@@ -190,10 +190,14 @@ def interrupted_once(begun: threading.Event) -> Iterator[None]:
         assert begun.wait(10)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a run in the background
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    yield
-    interrupting.join()
+    try:
+        yield
+    finally:
+        interrupting.join()
+        signal.signal(signal.SIGINT, former)
 
 
 def test_an_interrupted_call_leaves_the_driver_usable(plain: Plain) -> None:
