@@ -9,12 +9,12 @@ from pathlib import Path
 
 from client import SyncMemoryServiceClient
 from client.errors import InvalidRequest, KnowledgeNotFound
+from memory_service.limits import MAX_TITLE
 from memory_service.values import Document
 
 SUFFIXES = (".md", ".txt")
 PIECE_CHARACTERS = 2_000
 """About so long is a piece at most: three of them fit the share that knowledge has of a context."""
-LONGEST_TITLE = 500
 
 _ENDS = tuple(re.compile(end) for end in (r"\n[ \t]*\n\s*", r"\n", r"[.!?…][\"')\]]*\s+|[。！？]", r"\s+"))
 """Where a text is cut, the best place first: behind a paragraph, a line, a sentence, a word."""
@@ -63,7 +63,7 @@ def _title(file: Path, text: str) -> str:
     """The first heading, in one line; the file's name where there is none."""
     heading = _HEADING.search(text) if file.suffix.lower() == ".md" else None
     shown = printable(heading[1]).rstrip("# ") if heading else ""
-    return (shown or file.name)[:LONGEST_TITLE]
+    return (shown or file.name)[:MAX_TITLE]
 
 
 def printable(text: str) -> str:

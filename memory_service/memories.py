@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec.structs import asdict, replace
 
-from memory_service.corpus import Hit
+from memory_service.corpus import Hit, Item
 from memory_service.stores.base import Commit, Store
 from memory_service.values import Document, Durability, Known, Memory, Scope, Value, derived_id, knowledge_of
 
@@ -41,18 +41,22 @@ def memory_of(document: Document, now: datetime) -> Memory:
     )
 
 
-def known_of(hit: Hit) -> Known:
-    """The document that a search has found."""
-    item = hit.item
-    document = Document(
+def document_of(item: Item) -> Document:
+    """The document that `memory_of` has kept."""
+    return Document(
         doc_id=item.metadata["doc_id"],
         content=item.text,
         category=item.category or "",
         title=item.metadata.get("title"),
         metadata=item.metadata.get("metadata", {}),
     )
+
+
+def known_of(hit: Hit) -> Known:
+    """The document that a search has found."""
+    item, parts = hit.item, asdict(hit.parts)
     return Known(
-        memory_id=item.id, document=document, created_at=item.created_at, score=hit.score, parts=asdict(hit.parts)
+        memory_id=item.id, document=document_of(item), created_at=item.created_at, score=hit.score, parts=parts
     )
 
 

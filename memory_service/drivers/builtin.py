@@ -25,6 +25,7 @@ from memory_service.limits import (
     check_tags,
     check_text,
 )
+from memory_service.memories import document_of
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
 from memory_service.values import Document, Only, Scope, derived_id, knowledge_of
@@ -219,8 +220,9 @@ def _memory(scope: Scope, item: Item) -> Told:
 
 
 def _knowledge(item: Item) -> Told:
-    named = {"category": item.category, "title": item.metadata.get("title"), "doc_id": item.metadata["doc_id"]}
-    metadata = {**deepcopy(item.metadata.get("metadata", {})), **named}
+    document = document_of(item)
+    named = {"category": document.category, "title": document.title, "doc_id": document.doc_id}
+    metadata = {**deepcopy(document.metadata), **named}
     return {**_told(item, metadata), "category": item.category, "created_at": item.created_at.isoformat()}
 
 

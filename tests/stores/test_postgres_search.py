@@ -13,7 +13,7 @@ import pytest
 from memory_service.errors import UnsafeStart
 from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
-from memory_service.stores.postgres import PostgresStore, exports, schema, search
+from memory_service.stores.postgres import PostgresStore, moving, schema, search
 from memory_service.stores.postgres.commits import change_of, entries_of
 from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
@@ -266,7 +266,7 @@ async def test_what_is_too_much_for_one_transaction_is_moved_in_several(
     await said(store, *["walnuts"] * 7)
     await learned(store, a_memory("m", text="walnuts"))
     things = (await store.export(ANA)).things
-    monkeypatch.setattr(exports, "AT_ONCE", 500)
+    monkeypatch.setattr(moving, "AT_ONCE", 500)
     await store.restore(BEN, things)
     assert (await store.export(BEN)).things == things
     assert store.usage()["verbs"]["restore"]["round_trips"] > 40

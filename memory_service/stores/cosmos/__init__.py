@@ -38,8 +38,8 @@ from memory_service.stores.cosmos.documents import (
     turn_id,
     turn_of,
 )
-from memory_service.stores.cosmos.exports import Moving
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.indexing import Index, decided

@@ -25,7 +25,7 @@ from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
-from memory_service.stores.postgres.exports import Moving
+from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
 from memory_service.stores.postgres.search import Search
 from memory_service.values import (

@@ -7,7 +7,6 @@ are compared one by one. Both are exact, and of this user alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 from memory_service.stores import indexing
@@ -131,16 +130,13 @@ class Search:
 
 
 def _entries(rows: list[tuple[Any, ...]], space: str) -> Entries:
-    def vectors() -> Iterator[Vector]:
-        for _, item_id, _, data in rows:
-            if data is not None:
-                yield Vector(item_id=item_id, token=0, space=space, data=data)
-
     turns = [turn_of(body) for kind, _, body, _ in rows if kind == "message"]
     return Entries(
         turns=sorted(turns, key=lambda turn: (turn.session_id, turn.seq)),
         memories=[memory_of(body) for kind, _, body, _ in rows if kind != "message"],
-        vectors=list(vectors()),
+        vectors=[
+            Vector(item_id=item_id, token=0, space=space, data=data) for _, item_id, _, data in rows if data is not None
+        ],
         cursor=None,
         more=False,
     )

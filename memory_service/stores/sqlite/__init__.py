@@ -24,7 +24,7 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
-from memory_service.stores.sqlite import exports
+from memory_service.stores.sqlite import moving
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
@@ -213,16 +213,16 @@ class SQLiteStore(Store):
     # All that is kept of a user
 
     async def _users(self, cursor: Any, limit: int) -> Users:
-        return await self._read(lambda db: exports.users(db, cursor, limit))
+        return await self._read(lambda db: moving.users(db, cursor, limit))
 
     async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
-        return await self._read(lambda db: exports.export(db, scope, cursor, limit))
+        return await self._read(lambda db: moving.export(db, scope, cursor, limit))
 
     def _restore(self, scope: Scope, things: Sequence[Exported]) -> asyncio.Future[None]:
-        return self._writer.change(lambda db: exports.restore(db, scope, things))
+        return self._writer.change(lambda db: moving.restore(db, scope, things))
 
     def _erase(self, scope: Scope) -> asyncio.Future[Erased]:
-        return self._writer.change(lambda db: exports.erase(db, scope))
+        return self._writer.change(lambda db: moving.erase(db, scope))
 
     async def _ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1 FROM owners LIMIT 1").fetchall())
