@@ -46,6 +46,11 @@ class Breaker:
             self.opened += self._open_until is None
             self._open_until = self._clock() + max(min(wished_s or 0, LONGEST_WISH_S), self._rest_s)
 
+    def released(self) -> None:
+        """Say that a call ended without telling anything; who was let through to try has not."""
+        if self._open_until is not None:
+            self._open_until = min(self._open_until, self._clock())
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Tell how a model fares that is asked in this block; an answer that is of no use is an answer."""

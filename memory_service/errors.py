@@ -29,6 +29,7 @@ MemoryServiceError
 │   │   ├── StoreThrottled      it has more to do than it was bought for
 │   │   ├── StoreCorrupt        what it holds of this cannot be read; the rest can
 │   │   └── StorageFull         there is no room left
+│   ├── DriverUnavailable       the engine of a memory driver did not answer; the record still does
 │   ├── Overloaded              more is waiting than is sensible
 │   ├── TooManyConnections      more callers than are served at once
 │   ├── DeadlineExceeded        it took too long; what was to be written may yet be
@@ -246,6 +247,11 @@ class StorageFull(StoreUnavailable):
     code = "storage_full"
     title = "There is no room left to store"
     retry_after_s = 60
+
+
+class DriverUnavailable(Unavailable):
+    code = "driver_unavailable"
+    title = "The engine of the memory driver did not answer"
 
 
 class Overloaded(Unavailable):

@@ -127,12 +127,21 @@ class Settings(BaseSettings):
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )
 
-    # Memory drivers: for applications that use get_memory_driver(); the service itself does not
+    # Memory drivers: engines that follow the record and are asked first
     memory_driver: str = Field(
         "builtin",
         min_length=1,
-        description="Driver of get_memory_driver(): builtin, a name that was registered, or package.module:Class.",
+        description="Who is asked to recall: builtin (the record itself), pgvector, automem, pixeltable, several of "
+        "these in their order (pgvector,automem), or package.module:Class.",
     )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=AliasChoices("database_url", "pg_connection_url"),
+        description="Database of the driver pgvector: postgresql://USER:PASSWORD@HOST:5432/DATABASE.",
+    )
+    automem_url: str = Field("http://localhost:8001", description="Where the driver automem finds AutoMem.")
+    automem_api_token: SecretStr = Field(SecretStr(""), description="AutoMem's token; empty where it asks for none.")
+    automem_timeout: float = Field(10, gt=0, le=600, description="Seconds AutoMem may take for one answer.")
 
     # Background work
     sweep_interval_seconds: float = Field(60, gt=0, le=86_400, description="Seconds between looks for work left over.")

@@ -15,8 +15,8 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports"],
-    ["corpus", "stores.bodies"],
+    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors"],
+    ["corpus", "stores.bodies", "stores.transient_mirrors"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing"],
     [
@@ -34,6 +34,7 @@ FLOORS = [
         "llm.offline",
         "llm.openai",
         "migration",
+        "projections",
     ],
     ["llm.openai_embedder", "memories", "recall", "sessions"],
     ["reflection"],
@@ -46,7 +47,7 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-FOLDERS = ("api", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo", "drivers")
+FOLDERS = ("api", "projections", "stores.cosmos", "stores.postgres", "stores.sqlite", "chaos", "demo", "drivers")
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],
     "azure": ["stores.cosmos"],

@@ -18,12 +18,14 @@ from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavail
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.values import (
     Durability,
     Effect,
     Hot,
     Kind,
     Memory,
+    Only,
     ReflectionState,
     Request,
     Scope,
@@ -65,6 +67,11 @@ class Commit(Value, frozen=True, kw_only=True):
     vectors: tuple[Vector, ...] = ()
     request: Request | None = None
 
+    @property
+    def is_searchable(self) -> bool:
+        """Whether it writes anything that recall finds."""
+        return bool(self.turns or self.memories or self.vectors)
+
 
 class DuplicateRequest(MemoryServiceError):
     """A request of this name has had its effect already; nothing was written."""
@@ -95,7 +102,7 @@ class Entries(Value, frozen=True, kw_only=True):
 class Sought(Value, frozen=True, kw_only=True):
     """What a search is for: stems and a vector (of `space`) of the question, of which either may be missing.
 
-    `with_extracts`: whether what was only picked and quoted counts too.
+    `question`: as it was asked. `with_extracts`: whether what was only picked and quoted counts too.
     """
 
     stems: tuple[str, ...]
@@ -103,10 +110,12 @@ class Sought(Value, frozen=True, kw_only=True):
     space: str
     kinds: tuple[Kind, ...]
     with_extracts: bool = False
+    question: str = ""
+    only: Only = Only()
 
 
-class Store(ABC):
-    """A system of record. Every verb acts inside one scope; `users` and the `due_*` verbs alone look across them.
+class Store(MirrorVerbs, ABC):
+    """A system of record. Every verb acts inside one scope; `users`, `due_*` and those of drivers alone look across.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """
@@ -197,6 +206,14 @@ class Store(ABC):
         with self._translated():
             return await self._entries(scope, cursor, space, limit)
 
+    async def items(self, scope: Scope, item_ids: Collection[str], space: str) -> Entries:
+        """Return turns and memories by their names among searchable items, and their vectors of a space.
+
+        In no order but that of turns within a session. What is not there is left out; what is superseded is not.
+        """
+        with self._translated():
+            return await self._items(scope, tuple(item_ids), space)
+
     async def narrows(self, scope: Scope) -> bool:
         """Return whether to ask for `candidates` of this user, because to read all there is (`entries`) is dearer.
 
@@ -266,7 +283,7 @@ class Store(ABC):
         with self._translated():
             return await settled(self._erase(scope))
 
-    def require_room(self) -> None:  # noqa: B027 (a store without a queue always has room)
+    def require_room(self) -> None:
         """Raise Overloaded or StoreFailed if a commit would be refused now."""
 
     async def failed(self) -> None:
@@ -322,6 +339,8 @@ class Store(ABC):
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None: ...
     @abstractmethod
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
+    @abstractmethod
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries: ...
     async def _narrows(self, scope: Scope) -> bool:
         return False
 

@@ -27,6 +27,8 @@ from memory_service.stores.base import (
     Store,
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.mirrors import Mirror
+from memory_service.stores.transient_mirrors import Lags
 from memory_service.values import (
     Effect,
     Hot,
@@ -70,6 +72,7 @@ class TransientStore(Store):
 
     def __init__(self) -> None:
         self._records: dict[Scope, _Record] = {}
+        self._lags = Lags()
         self._tokens = count(1)
 
     @classmethod
@@ -96,10 +99,15 @@ class TransientStore(Store):
         for memory in commit.memories:
             record.items[memory.memory_id] = _Item(next(self._tokens), memory)
         for vector in commit.vectors:
-            item = record.items.get(vector.item_id)
-            if item is not None and item.token == vector.token:
-                item.space = vector.space
-                record.vectors[vector.item_id, vector.space] = (next(self._tokens), vector)
+            self._put_vector(record, vector)
+        if commit.is_searchable:
+            self._lags.mark(commit.scope)
+
+    def _put_vector(self, record: _Record, vector: Vector) -> None:
+        item = record.items.get(vector.item_id)
+        if item is not None and item.token == vector.token:
+            item.space = vector.space
+            record.vectors[vector.item_id, vector.space] = (next(self._tokens), vector)
 
     def _of(self, scope: Scope) -> _Record:
         return self._records.get(scope) or _Record()
@@ -165,6 +173,41 @@ class TransientStore(Store):
             more=len(page) == limit,
         )
 
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+        record = self._of(scope)
+        found = {item_id: item for item_id in item_ids if (item := record.items.get(item_id))}
+        turns = [item.value for item in _by_token(found.values()) if isinstance(item.value, Turn)]
+        held = [record.vectors.get((item_id, space)) for item_id in found]
+        return Entries(
+            turns=turns,
+            memories=[item.value for item in found.values() if isinstance(item.value, Memory)],
+            vectors=[pair[1] for pair in held if pair is not None and pair[1].token == found[pair[1].item_id].token],
+            cursor=None,
+            more=False,
+        )
+
+    # What drivers lack
+
+    async def _follow(self, driver: str, anew: bool) -> None:
+        self._lags.follow(driver, anew, self._records)
+
+    async def _unfollow(self, driver: str) -> None:
+        self._lags.unfollow(driver)
+
+    async def _claim_mirrors(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
+        return self._lags.claim(driver, now, lease_until, limit)
+
+    async def _put_mirror(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
+        return self._lags.put(mirror, caught_up, lease_until, mirror.scope in self._records)
+
+    async def _mirror(self, scope: Scope, driver: str) -> Mirror:
+        return self._lags.mirror(scope, driver)
+
+    async def _lagging(self, driver: str) -> int:
+        return self._lags.lagging(driver)
+
+    # To-do columns
+
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         records = self._records if scope is None else {scope: self._of(scope)}
         due = [
@@ -223,6 +266,7 @@ class TransientStore(Store):
 
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         record = self._records.setdefault(scope, _Record())
+        self._lags.mark(scope)
         for thing in things:
             if thing.session is not None:
                 record.sessions[thing.session.session_id] = thing.session
@@ -245,6 +289,7 @@ class TransientStore(Store):
 
     async def _erase(self, scope: Scope) -> Erased:
         record = self._records.pop(scope, None) or _Record()
+        self._lags.begin_anew(scope)
         turns = sum(isinstance(item.value, Turn) for item in record.items.values())
         return Erased(
             sessions=len(record.sessions),

@@ -17,6 +17,7 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
     Effect,
@@ -103,6 +104,29 @@ class YieldingStore(Store):
 
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         return await self._around("entries", lambda: self.inner.entries(scope, cursor, space, limit))
+
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+        return await self._around("items", lambda: self.inner.items(scope, item_ids, space))
+
+    async def _follow(self, driver: str, anew: bool) -> None:
+        await self._around("follow", lambda: self.inner.follow(driver, anew=anew))
+
+    async def _unfollow(self, driver: str) -> None:
+        await self._around("unfollow", lambda: self.inner.unfollow(driver))
+
+    async def _claim_mirrors(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
+        return await self._around("claim_mirrors", lambda: self.inner.claim_mirrors(driver, now, lease_until, limit))
+
+    async def _put_mirror(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
+        return await self._around(
+            "put_mirror", lambda: self.inner.put_mirror(mirror, caught_up=caught_up, lease_until=lease_until)
+        )
+
+    async def _mirror(self, scope: Scope, driver: str) -> Mirror:
+        return await self._around("mirror", lambda: self.inner.mirror(scope, driver))
+
+    async def _lagging(self, driver: str) -> int:
+        return await self._around("lagging", lambda: self.inner.lagging(driver))
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))

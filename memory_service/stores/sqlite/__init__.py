@@ -24,7 +24,8 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
-from memory_service.stores.sqlite import moving
+from memory_service.stores.mirrors import Mirror
+from memory_service.stores.sqlite import mirrors, moving
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
@@ -46,6 +47,14 @@ T = TypeVar("T")
 READERS = 4
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?)"
+NAMED = "(SELECT value FROM json_each(?))"
+TURNS_NAMED = f"""
+SELECT body FROM json_each(?) AS named
+JOIN sessions ON sessions.owner = {OWNER} AND session_id = named.value ->> 0
+JOIN turns ON turns.session = sessions.id AND turns.seq = named.value ->> 1 ORDER BY sessions.id, turns.seq
+"""
+MEMORIES_NAMED = f"SELECT body FROM memories WHERE owner = {OWNER} AND memory_id IN {NAMED}"
+VECTORS_NAMED = f"SELECT item_id, data FROM vectors WHERE owner = {OWNER} AND space = ? AND item_id IN {NAMED}"
 SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = ?)"
 
 
@@ -179,6 +188,32 @@ class SQLiteStore(Store):
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         return await self._read(lambda db: _entries(db, scope, cursor or (0, 0, 0), space, limit))
 
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+        return await self._read(lambda db: _items(db, scope, item_ids, space))
+
+    # What drivers lack
+
+    async def _follow(self, driver: str, anew: bool) -> None:
+        await self._writer.change(lambda db: mirrors.follow(db, driver, anew))
+
+    async def _unfollow(self, driver: str) -> None:
+        await self._writer.change(lambda db: mirrors.unfollow(db, driver))
+
+    async def _claim_mirrors(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
+        claimed: list[Mirror] = await self._writer.change(lambda db: mirrors.claim(db, driver, now, lease_until, limit))
+        return claimed
+
+    async def _put_mirror(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
+        return bool(await self._writer.change(lambda db: mirrors.put(db, mirror, caught_up, lease_until)))
+
+    async def _mirror(self, scope: Scope, driver: str) -> Mirror:
+        return await self._read(lambda db: mirrors.find(db, scope, driver))
+
+    async def _lagging(self, driver: str) -> int:
+        return await self._read(lambda db: mirrors.lagging(db, driver))
+
+    # All users
+
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         sql = (
             "SELECT tenant_id, user_id, body FROM sittings JOIN sessions ON sessions.id = session"
@@ -257,6 +292,22 @@ def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], sp
         vectors=[Vector(item_id=item, token=0, space=space, data=data) for _, item, data in vectors],
         cursor=tuple(rows[-1][0] if rows else before for rows, before in zip(tables, cursor, strict=True)),
         more=any(len(rows) == limit for rows in tables),
+    )
+
+
+def _items(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+    owner, names = _owner(scope), msgspec.json.encode(item_ids).decode()
+    turns = [item_id.rpartition("#") for item_id in item_ids if "#" in item_id]
+    numbers = msgspec.json.encode([[session_id, int(seq)] for session_id, _, seq in turns]).decode()
+    return Entries(
+        turns=[turn_of(body) for (body,) in db.execute(TURNS_NAMED, (numbers, *owner))],
+        memories=[memory_of(body) for (body,) in db.execute(MEMORIES_NAMED, (*owner, names))],
+        vectors=[
+            Vector(item_id=item_id, token=0, space=space, data=data)
+            for item_id, data in db.execute(VECTORS_NAMED, (*owner, space, names))
+        ],
+        cursor=None,
+        more=False,
     )
 
 

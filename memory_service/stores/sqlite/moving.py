@@ -19,6 +19,7 @@ from memory_service.stores.exports import (
     first_of,
     following,
 )
+from memory_service.stores.sqlite.mirrors import begin_anew, mark
 from memory_service.stores.sqlite.rows import one, owner_of, put_memory, put_vector, session_state, sitting_state
 from memory_service.values import Effect, Request, Scope, Session, Sitting, Turn, turn_item_id
 
@@ -92,6 +93,7 @@ def export(db: apsw.Connection, scope: Scope, cursor: Place | None, limit: int) 
 
 def restore(db: apsw.Connection, scope: Scope, things: Sequence[Exported]) -> None:
     owner = owner_of(db, scope)
+    mark(db, scope)
     for thing in things:
         if thing.session is not None:
             _restore_session(db, owner, thing.session)
@@ -111,6 +113,7 @@ def erase(db: apsw.Connection, scope: Scope) -> Erased:
     owner = _owner(db, scope)
     if owner is None:
         return Erased()
+    begin_anew(db, scope)
     gone = {}
     for table, sql in ERASED_IN_ORDER:
         db.execute(sql, (owner,))

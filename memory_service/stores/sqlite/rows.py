@@ -7,6 +7,7 @@ import apsw
 from memory_service.errors import StaleVersion
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.bodies import micros, micros_or_none, text_of
+from memory_service.stores.sqlite.mirrors import mark
 from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
 
 
@@ -25,6 +26,8 @@ def apply(db: apsw.Connection, commit: Commit) -> None:
         put_memory(db, owner, memory)
     for vector in commit.vectors:
         put_vector(db, owner, vector, vector.token)
+    if commit.is_searchable:
+        mark(db, commit.scope)
 
 
 def one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None:
