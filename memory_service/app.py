@@ -23,11 +23,14 @@ from memory_service.background import Background
 from memory_service.breaker import Breaker
 from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
+from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.projections import make_projection, names_of
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
@@ -88,6 +91,8 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
         reader, embedder = make_models(settings, stack)
         parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
+        await parts.engines.start(stack)
+        await parts.engines.use(names_of(settings.memory_driver))
         if parts.tier is not None:
             await parts.tier.start(stack, parts.pool.let_go)
         await parts.watchdog.start(stack)
@@ -111,7 +116,8 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     pool = make_pool(settings, store, tier, around)
     long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
-    recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
+    engines = make_engines(settings, store, embedding, around)
+    recall = Recall(store, embedding, engines, cache_bytes=settings.recall_cache_mb * 1_000_000)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
@@ -120,6 +126,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         sessions,
         embedding,
         reflector,
+        engines,
         scheduler,
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
@@ -133,6 +140,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         long_term=long_term,
         sessions=sessions,
         recall=recall,
+        engines=engines,
         background=background,
         reflector=reflector,
         scheduler=scheduler,
@@ -141,6 +149,13 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         watchdog=Watchdog(),
         tier=tier,
     )
+
+
+def make_engines(settings: Settings, store: Store, embedding: Embedding, around: Surroundings) -> Engines:
+    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=4 * around.gather_s)
+    engines = Engines(store, mirroring, partial(make_projection, settings=settings))
+    engines.order = names_of(settings.memory_driver)
+    return engines
 
 
 def make_pool(settings: Settings, store: Store, tier: Tier | None, around: Surroundings) -> SessionPool:

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from memory_service import __version__
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
+from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.corpus import Hit
@@ -208,6 +209,7 @@ VERBS = (
         gives=schemas.SummariesAnswer,
     ),
     *KNOWLEDGE,
+    *DRIVERS,
     Verb(
         method="GET",
         path="/health",
