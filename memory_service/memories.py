@@ -16,6 +16,8 @@ Change = Literal["created", "replaced", "unchanged"]
 
 
 MOMENT = timedelta(microseconds=1)
+KEPT_TOGETHER = 100
+"""Memories that one commit keeps."""
 
 
 class Kept(Value, frozen=True, kw_only=True):
@@ -28,12 +30,13 @@ class Kept(Value, frozen=True, kw_only=True):
 
 
 class MemoryDraft(Value, frozen=True, kw_only=True):
-    """A memory that a caller writes by itself."""
+    """A memory that a caller writes. One under a `memory_id` that is there takes its place; empty: it is a new one."""
 
     text: str
     session_id: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
+    memory_id: str = ""
 
 
 def document_memory_id(doc_id: str) -> str:
@@ -81,11 +84,14 @@ class Memories:
         self._store, self._changed, self._now, self._new_id = store, changed, now, new_id
 
     async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
-        """Keep texts as memories of a user, all or none; they are durable and can be found when this returns."""
+        """Keep texts as memories of a user; they are durable and can be found when this returns.
+
+        So many as one commit holds (`KEPT_TOGETHER`) are kept together or not at all.
+        """
         now = self._now()
         memories = [
             Memory(
-                memory_id=f"memory_{self._new_id()}",
+                memory_id=draft.memory_id or f"memory_{self._new_id()}",
                 kind="memory",
                 text=draft.text,
                 # each a moment after the one before: the last is the newest
@@ -96,8 +102,8 @@ class Memories:
             )
             for place, draft in enumerate(drafts)
         ]
-        if memories:
-            await self._put(scope, *memories)
+        for start in range(0, len(memories), KEPT_TOGETHER):
+            await self._put(scope, *memories[start : start + KEPT_TOGETHER])
         return memories
 
     async def put_document(self, tenant_id: str, document: Document) -> Kept:

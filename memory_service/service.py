@@ -130,8 +130,12 @@ class MemoryService:
         appended = await self._sessions.append(key, draft)
         if appended.session is not None:
             self._background.after_turn(key, appended.session)
-        durability = self._store.capabilities.durability
-        return Stored(turn=appended.turn, durability=durability, replayed=appended.replayed)
+        return Stored(turn=appended.turn, durability=self.durability, replayed=appended.replayed)
+
+    @property
+    def durability(self) -> Durability:
+        """How safe what was stored is."""
+        return self._store.capabilities.durability
 
     async def context(self, key: SessionKey, asked: Asked | None = None) -> Context:
         """Tell what an agent should know before its next answer; an ended session can still be read.
@@ -215,7 +219,7 @@ class MemoryService:
         return memory
 
     async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
-        """Keep texts as memories of a user, all of them or none, the last as the newest."""
+        """Keep texts as memories of a user, the last as the newest; up to a hundred at a time, all of them or none."""
         return await self._memories.remember_many(scope, drafts)
 
     async def recall(

@@ -45,7 +45,8 @@ FLOORS = [
     ["api"],
     ["app", "guard"],
     ["server", "drivers"],
-    ["demo", "chaos", "documents"],
+    ["calling", "chaos", "demo", "documents", "importing"],
+    ["cli_drivers"],
     ["cli"],
     ["__main__"],
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from itertools import groupby
@@ -34,8 +34,6 @@ from memory_service.service import MemoryService
 from memory_service.settings import Settings
 from memory_service.values import Document, Only, Scope, derived_id, knowledge_of
 
-KEPT_TOGETHER = 100
-"""Memories that one commit keeps."""
 MEMORY_FIELDS = {"user_id", "content", "conversation_id", "tags", "metadata"}
 
 T = TypeVar("T")
@@ -124,16 +122,15 @@ class BuiltinDriver:
         return told
 
     async def store_many(self, memories: Iterable[Mapping[str, Any]]) -> list[Told]:
-        """Keep many memories, those of a user that follow one another in one commit, and return them in their order.
+        """Keep many memories, and return them in their order; nothing is kept if one of them cannot be.
 
-        Nothing is kept if one of them cannot be.
+        Those of a user that follow one another are kept together, up to a hundred in one commit.
         """
         drafts = [(self._scope(memory.get("user_id")), _draft(memory)) for memory in memories]
         told: list[Told] = []
         for scope, own in groupby(drafts, key=itemgetter(0)):
-            for part in _parts([draft for _, draft in own]):
-                kept = await self._service.remember_many(scope, part)
-                told += [_memory(scope, item_of(memory)) for memory in kept]
+            kept = await self._service.remember_many(scope, [draft for _, draft in own])
+            told += [_memory(scope, item_of(memory)) for memory in kept]
         return told
 
     async def store_global_knowledge(
@@ -303,10 +300,6 @@ def _draft(given: Mapping[str, Any]) -> MemoryDraft:
         tags=check_tags("tags", given.get("tags") or []),
         metadata=_own_metadata(given.get("metadata")),
     )
-
-
-def _parts(drafts: list[MemoryDraft]) -> Iterator[list[MemoryDraft]]:
-    yield from (drafts[start : start + KEPT_TOGETHER] for start in range(0, len(drafts), KEPT_TOGETHER))
 
 
 def _memory(scope: Scope, item: Item) -> Told:

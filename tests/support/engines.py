@@ -29,7 +29,8 @@ class Away(OSError):
 class ShelfEngine(Projection):
     """Keeps copies on a shelf and gives way to other tasks before and after each verb; finds what shares a word.
 
-    `away`: every verb fails. `hangs`: every verb waits until it is set. `calls`: verbs, as they were asked.
+    `away`: every verb fails. `fails_at`: these verbs do. `hangs`: every verb waits until it is set. `calls`: verbs, as
+    they were asked.
     """
 
     name = "shelf"
@@ -40,6 +41,7 @@ class ShelfEngine(Projection):
         super().__init__(search_s=0.2, write_s=0.5)
         self.shelf: dict[Scope, dict[str, Copy]] = {}
         self.away = False
+        self.fails_at: set[str] = set()
         self.hangs: asyncio.Event | None = None
         self.calls: list[str] = []
         self._tokenize = Tokenizer()
@@ -56,7 +58,7 @@ class ShelfEngine(Projection):
         await asyncio.sleep(0)
         if self.hangs is not None:
             await self.hangs.wait()
-        if self.away:
+        if self.away or verb in self.fails_at:
             raise Away
 
     def _of(self, scope: Scope) -> dict[str, Copy]:
