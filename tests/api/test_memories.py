@@ -32,7 +32,7 @@ async def test_memories_are_stored_for_each_user_and_found_at_once(http: httpx2.
     answer = await told(http, MEMORIES, memories=given)
     assert (answer["status"], answer["count"], answer["durability"]) == ("success", 3, durability)
     assert len(set(answer["ids"])) == 3
-    (of_ana,), (of_ben,) = [await found(http, user_id=user) for user in ("ana", "ben")]
+    (of_ana, *_), (of_ben, *_) = [await found(http, user_id=user) for user in ("ana", "ben")]
     assert (of_ana["id"], of_ana["text"], of_ana["session_id"]) == (answer["ids"][0], given[0]["content"], "c")
     assert of_ben["id"] == answer["ids"][1]
 
