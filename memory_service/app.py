@@ -31,6 +31,7 @@ from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.projections import make_projection, names_of
+from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 SHARED_LONG_TERM_S = 30.0
 """For how long a context may lack what another process has learnt meanwhile; a session that starts never does."""
+
+ANSWERS_SHARE = 8
+"""Part of the cache for searching that answers may take besides, which is one in so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
     engines = make_engines(settings, store, embedding, around)
-    recall = Recall(store, embedding, engines, cache_bytes=settings.recall_cache_mb * 1_000_000)
+    recall = make_recall(settings, store, embedding, engines, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
@@ -156,6 +160,19 @@ def make_engines(settings: Settings, store: Store, embedding: Embedding, around:
     engines = Engines(store, mirroring, partial(make_projection, settings=settings))
     engines.order = names_of(settings.memory_driver)
     return engines
+
+
+def make_recall(
+    settings: Settings, store: Store, embedding: Embedding, engines: Engines, around: Surroundings
+) -> Recall:
+    cache_bytes = settings.recall_cache_mb * 1_000_000
+    answers = QueryCache(
+        store,
+        max_bytes=cache_bytes // ANSWERS_SHARE,
+        kept_s=settings.query_cache_seconds,
+        clock=around.monotonic,
+    )
+    return Recall(store, embedding, engines, answers, cache_bytes=cache_bytes)
 
 
 def make_pool(settings: Settings, store: Store, tier: Tier | None, around: Surroundings) -> SessionPool:

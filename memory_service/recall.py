@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.query_cache import QueryCache
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Only, Scope, Value
@@ -37,6 +38,14 @@ class Retrieved(Value, frozen=True, kw_only=True):
 
     hits: list[Hit]
     degraded: tuple[str, ...] = ()
+
+
+class _Found(Value, frozen=True, kw_only=True):
+    """What a search has found; `cursor`: with all that the store held up to there, if that is known."""
+
+    hits: list[Hit]
+    cursor: Any = None
+    driver_failed: bool = False
 
 
 class _Searchable:
@@ -58,10 +67,12 @@ async def _known(answer: T) -> T:
 
 
 class Recall:
-    def __init__(self, store: Store, embedding: Embedding, engines: Engines, *, cache_bytes: int) -> None:
+    def __init__(
+        self, store: Store, embedding: Embedding, engines: Engines, answers: QueryCache, *, cache_bytes: int
+    ) -> None:
         self._store = store
         self._embedding = embedding
-        self._engines = engines
+        self._engines, self._answers = engines, answers
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
         self.searches = self.by_store = self.degraded = self.too_large = 0
@@ -89,60 +100,66 @@ class Recall:
         self.searches += 1
         only = only or Only()
         asked = self._engines.order if drivers is None else tuple(drivers)
-        # the store would narrow to others than what is restricted
-        narrows = _known(False) if asked or only != Only() else self._is_narrowed(scope)
+        wanted = SEARCHED if kinds is None else tuple(kinds)
+        asked_for = (question, limit, wanted, kinds is None, only, by_words, asked)
+        answered = await self._answers.find(scope, asked_for, self._embedding.space)
+        if answered is not None:
+            return Retrieved(hits=answered)
+        narrows = _known(False) if asked else self._is_narrowed(scope, only)
         embedding = _known(None) if by_words else self._embedding.question(question)
         vector, narrowed = await asyncio.gather(embedding, narrows)
         sought = Sought(
             stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
             vector=vector,
             space=self._embedding.space,
-            kinds=SEARCHED if kinds is None else tuple(kinds),
+            kinds=wanted,
             with_extracts=kinds is not None,
             question=question,
             only=only,
         )
         lacks_vector = vector is None and not by_words
         self.degraded += lacks_vector
-        hits, driver_failed = await self._find(scope, sought, limit, asked, narrowed)
-        without = (("vector", lacks_vector), ("driver", driver_failed))
-        return Retrieved(hits=hits, degraded=tuple(name for name, lacks in without if lacks))
+        found = await self._find(scope, sought, limit, asked, narrowed)
+        degraded = ("vector",) * lacks_vector + ("driver",) * found.driver_failed
+        if not degraded and found.cursor is not None:
+            self._answers.keep(scope, asked_for, sought.space, found.cursor, found.hits)
+        return Retrieved(hits=found.hits, degraded=degraded)
 
-    async def _find(
-        self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool
-    ) -> tuple[list[Hit], bool]:
-        """Ask the drivers, else the store if it narrows, else look through all that there is.
-
-        Returns besides whether a driver failed.
-        """
+    async def _find(self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool) -> _Found:
+        """Ask the drivers, else the store if it narrows, else look through all that there is."""
         most, failed = max(CANDIDATES, limit), False
         if drivers:
-            found = await self._engines.narrow(scope, sought, most, drivers)
-            if found.entries is not None:
-                return await self._ranked(found.entries, sought, limit), found.failed
-            failed = found.failed
+            driven = await self._engines.narrow(scope, sought, most, drivers)
+            if driven.entries is not None:
+                hits = await self._ranked(driven.entries, sought, limit)
+                return _Found(hits=hits, cursor=driven.entries.cursor, driver_failed=driven.failed)
+            failed, narrowed = driven.failed, await self._is_narrowed(scope, sought.only)
         if narrowed:
             self.by_store += 1
-            return await self._ranked(await self._store.candidates(scope, sought, most), sought, limit), failed
-        return await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit)), failed
+            candidates = await self._store.candidates(scope, sought, most)
+            return _Found(hits=await self._ranked(candidates, sought, limit), driver_failed=failed)
+        hits, cursor = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
+        return _Found(hits=hits, cursor=cursor, driver_failed=failed)
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
         """Return what the memory of a user holds, newest first: all that says something of its own."""
-        return await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
+        items, _ = await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
+        return items
 
-    async def _is_narrowed(self, scope: Scope) -> bool:
-        """Whether the store narrows a user's memory to the question: not one that is here, whatever its size."""
+    async def _is_narrowed(self, scope: Scope, only: Only) -> bool:
+        """Whether the store narrows a user's memory to the question: not one that is here, whatever its size; and not
+        where the search is restricted, for it would narrow to others.
+        """
         kept = self._cache.get(scope)
         is_here = kept is not None and kept.space == self._embedding.space
-        return not is_here and await self._store.narrows(scope)
+        return not is_here and only == Only() and await self._store.narrows(scope)
 
-    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> list[T]:
-        """Look into all that there is of a user, brought up to date."""
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Any]:
+        """Look into all that there is of a user, brought up to date; returns besides the cursor up to which that is."""
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            found: list[T] = await self._in_thread(look, searchable.corpus)
-            return found
+            return await self._in_thread(look, searchable.corpus), searchable.cursor
 
     async def _ranked(self, candidates: Entries, sought: Sought, limit: int) -> list[Hit]:
         """Rank what somebody has narrowed to, as everything of a user is where nobody does."""
@@ -164,8 +181,13 @@ class Recall:
         )
 
     def forget(self, scope: Scope) -> None:
-        """Drop a user's corpus; it is built anew from the store when next asked for."""
+        """Drop what is held of a user; it is built anew from the store when next asked for."""
         self._cache.pop(scope, None)
+        self._answers.forget(scope)
+
+    def forget_answers(self) -> None:
+        """Drop what was answered to everybody: those who are asked hold something else now."""
+        self._answers.clear()
 
     def _searchable(self, scope: Scope) -> _Searchable:
         searchable = self._cache.get(scope)
@@ -206,6 +228,7 @@ class Recall:
             "searched_why": self._store.searched_why,
             "searches": self.searches,
             "searches_by_store": self.by_store,
+            "searches_repeated": self._answers.hits,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),

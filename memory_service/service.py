@@ -305,7 +305,13 @@ class MemoryService:
     async def rebuild_driver(self, name: str) -> None:
         """Bring a driver everything anew, in the background; meanwhile the record is asked. Raises DriverNotFound."""
         await self.engines.fill_anew(name)
+        self._recall.forget_answers()
         self._background.mirror_soon()
+
+    async def drop_driver(self, name: str) -> None:
+        """Take away all that a driver holds, and keep it up no more. Raises DriverNotFound, DriverUnavailable."""
+        await self.engines.let_go(name)
+        self._recall.forget_answers()
 
     async def compare_driver(self, name: str, cursor: Any, limit: int) -> Compared:
         """Hold what a driver has of so many users against the record. Raises DriverNotFound, DriverUnavailable."""

@@ -36,7 +36,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ShelfEngine:
 
 @pytest.fixture
 async def url(make_settings: MakeSettings, engine: ShelfEngine) -> AsyncIterator[str]:
-    async with running(make_settings(memory_driver=SHELF)) as url:
+    async with running(make_settings(memory_driver=SHELF, query_cache_seconds=0)) as url:
         yield url
 
 

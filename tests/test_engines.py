@@ -61,7 +61,7 @@ async def make_world(make_settings: MakeSettings) -> AsyncIterator[Callable[...,
     async with AsyncExitStack() as stack:
 
         async def make(memory_driver: str, **changes: Any) -> World:
-            settings = make_settings(memory_driver=memory_driver, **changes)
+            settings = make_settings(memory_driver=memory_driver, query_cache_seconds=0, **changes)
             return World(await stack.enter_async_context(open_service(settings, Surroundings(gather_s=0.001))))
 
         yield make
@@ -240,12 +240,12 @@ async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(wor
     await world.service.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     engine = world.engine()
-    await world.service.engines.let_go(SHELF)
+    await world.service.drop_driver(SHELF)
     assert (engine.shelf, world.service.engines.names, world.service.engines.order) == ({}, (), ())
     await world.service.remember(ANA, "walnuts again")
     assert len((await world.found("walnuts"))[0]) == 2
     assert engine.shelf == {}
-    for verb in (world.service.engines.let_go, world.service.rebuild_driver):
+    for verb in (world.service.drop_driver, world.service.rebuild_driver):
         with pytest.raises(DriverNotFound):
             await verb(SHELF)
     await world.service.switch_drivers([SHELF])

@@ -90,7 +90,7 @@ async def rebuild(service: MemoryService, caller: Caller, body: NamedDriver) -> 
 
 
 async def drop(service: MemoryService, caller: Caller, body: NamedDriver) -> DriversAnswer:
-    await service.engines.let_go(key_of(body.driver))
+    await service.drop_driver(key_of(body.driver))
     return await list_drivers(service, caller, None)
 
 

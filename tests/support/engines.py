@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
+from memory_service.breaker import Breaker
+from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.llm.base import Embedder
 from memory_service.mirroring import Mirroring
 from memory_service.projections import make_projection
 from memory_service.projections.base import Copy, Floats, Projection
+from memory_service.query_cache import QueryCache
+from memory_service.recall import Recall
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought, Store
 from memory_service.text import Tokenizer
@@ -20,6 +26,12 @@ from tests.support.values import NOON
 
 def no_engines(store: Store) -> Engines:
     return Engines(store, Mirroring(store, str, now=lambda: NOON), lambda name: make_projection(name, Settings()))
+
+
+def plain_recall(store: Store, embedder: Embedder, cache_bytes: int) -> Recall:
+    """A recall that asks no engine and remembers no answer."""
+    answers = QueryCache(store, max_bytes=1, kept_s=0, clock=time.monotonic)
+    return Recall(store, Embedding(store, embedder, Breaker()), no_engines(store), answers, cache_bytes=cache_bytes)
 
 
 class Away(OSError):
