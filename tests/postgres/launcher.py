@@ -42,7 +42,10 @@ class PostgresServer:
         assert package is not None, "pip install '.[test]'"
         assert package.submodule_search_locations is not None
         folder_of_package = Path(package.submodule_search_locations[0])
-        installed = (folder_of_package / "pginstall18", folder_of_package / "pginstall")  # 0.6 has the former, 0.5 the latter
+        installed = (
+            folder_of_package / "pginstall18",
+            folder_of_package / "pginstall",
+        )  # 0.6 has the former, 0.5 the latter
         self._programs = next(filter(Path.exists, installed), installed[0]) / "bin"
         self._folder, self._data = folder, folder / "data"
         self._settings = {**SETTINGS, **settings, "unix_socket_directories": str(folder)}
