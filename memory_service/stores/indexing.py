@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from hashlib import blake2b, shake_256
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from memory_service.values import EXTRACTIVE, Memory, Turn, Vector, turn_item_id
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Floats = NDArray[np.float32]
 Columns = dict[str, Any]
 
@@ -119,11 +120,11 @@ def _columns(turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokeni
     return of_turns | {memory.memory_id: _columns_of_memory(memory, tokenize) for memory in memories}
 
 
-class Index:
-    """Makes what is written beside an item to find it by: nothing unless the store keeps an index."""
+class Splitting:
+    """Does what needs a tokenizer: with short texts at once, with long ones not on the event loop, one at a time, and
+    short ones do not queue behind them."""
 
     def __init__(self) -> None:
-        self.kept = False
         self._one_at_a_time = threading.Lock()
 
     def start(self, stack: AsyncExitStack) -> None:
@@ -131,23 +132,39 @@ class Index:
         stack.callback(self._close)
 
     def _close(self) -> None:
-        self.kept = False
         del self._tokenize, self._tokenize_long
 
+    async def run(self, characters: int, work: Callable[[Tokenizer], T]) -> T:
+        if characters <= SHORT:
+            return work(self._tokenize)
+        return await asyncio.to_thread(self._run_long, work, self._tokenize_long)
+
+    def _run_long(self, work: Callable[[Tokenizer], T], tokenize: Tokenizer) -> T:
+        with self._one_at_a_time:
+            return work(tokenize)
+
+
+class Index:
+    """Makes what is written beside an item to find it by: nothing unless the store keeps an index."""
+
+    def __init__(self) -> None:
+        self.kept = False
+        self._splitting = Splitting()
+
+    def start(self, stack: AsyncExitStack) -> None:
+        self._splitting.start(stack)
+        stack.callback(self._close)
+
+    def _close(self) -> None:
+        self.kept = False
+
     async def columns(self, turns: Sequence[Turn], memories: Sequence[Memory]) -> dict[str, Columns]:
-        """By item. Long texts take long to split: not on the event loop; and short ones do not queue behind them."""
+        """By item."""
         if not self.kept or not (turns or memories):
             return {}
         said = sum(len(message.content) for turn in turns for message in turn.messages)
-        if said + sum(len(memory.text) for memory in memories) <= SHORT:
-            return _columns(turns, memories, self._tokenize)
-        return await asyncio.to_thread(self._columns_of_long, turns, memories, self._tokenize_long)
-
-    def _columns_of_long(
-        self, turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokenizer
-    ) -> dict[str, Columns]:
-        with self._one_at_a_time:
-            return _columns(turns, memories, tokenize)
+        remembered = sum(len(memory.text) for memory in memories)
+        return await self._splitting.run(said + remembered, lambda tokenize: _columns(turns, memories, tokenize))
 
     def direction(self, vector: Vector) -> Columns:
         """The column of an item. It takes the place of that of another space even if there is none."""

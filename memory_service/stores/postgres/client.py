@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
+import msgspec
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -35,10 +37,24 @@ CALL_S = 5.0
 VERB_S = 12.0
 """For a call and all its retries; after that no further one is begun."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+OF_EVERY_CONNECTION: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_S}
 
 DISK_FULL = "53100"
 PASSING = ("08", "40", "53", "55P03", "57", "25006")
 """Beginnings of codes of what passes: connections, deadlocks, resources, shutdowns, a primary that became a standby."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a call may take, in seconds."""
+
+    wait_s: float
+    """For a connection."""
+    call_s: float
+    """For one answer."""
+    verb_s: float
+    """For the call and all its retries; after that no further one is begun."""
+    whole_s: float = math.inf
+    """After which it is cut off, whatever is under way."""
 
 
 class Client:
@@ -50,24 +66,43 @@ class Client:
     async def start(self, stack: AsyncExitStack, prepare: Callable[[AsyncConnection[Any]], Awaitable[None]]) -> None:
         """Connect, prepare the database, and open the pool. Raises UnsafeStart."""
         try:
-            first = await AsyncConnection.connect(
-                self._url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT_S
-            )
-            async with first:
-                await prepare(first)
-            self._pool = AsyncConnectionPool(
-                self._url,
-                min_size=1,
-                max_size=MOST_CONNECTIONS,
-                timeout=CALL_S,
-                reconnect_timeout=VERB_S,
-                open=False,
-                kwargs={"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_S},
-            )
-            stack.push_async_callback(self._close)
-            await self._pool.open()
+            await self.alone(prepare)
+            await self.open(stack, least_connections=1, reconnect_s=VERB_S)
         except (psycopg.Error, OSError, UnicodeError) as exc:
-            raise UnsafeStart(f"STORE_URL: PostgreSQL could not be opened: {_reason(exc)}") from exc
+            raise UnsafeStart(f"STORE_URL: PostgreSQL could not be opened: {reason_of(exc)}") from exc
+
+    async def alone(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]], within_s: float | None = None) -> T:
+        """Do something once, over a connection of its own; what takes longer than so is cut off.
+
+        Raises psycopg.Error, OSError, UnicodeError, TimeoutError.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if within_s is None else loop.time() + within_s
+        async with asyncio.timeout_at(until):
+            db = await AsyncConnection.connect(self._url, **OF_EVERY_CONNECTION)
+        async with db:
+            overdue = None if until is None else loop.call_at(until, _cut, db)
+            try:
+                return await work(db)
+            finally:
+                if overdue is not None:
+                    overdue.cancel()
+
+    async def open(self, stack: AsyncExitStack, *, least_connections: int, reconnect_s: float) -> None:
+        """Open the pool. It does not wait for connections: whether there is a server, the first call finds out.
+
+        `reconnect_s`: for which a connection that is refused is tried again, unasked.
+        """
+        self._pool = AsyncConnectionPool(
+            self._url,
+            min_size=least_connections,
+            max_size=MOST_CONNECTIONS,
+            reconnect_timeout=reconnect_s,
+            open=False,
+            kwargs=OF_EVERY_CONNECTION,
+        )
+        stack.push_async_callback(self._close)
+        await self._pool.open()
 
     async def _close(self) -> None:
         self._closing = True
@@ -76,33 +111,34 @@ class Client:
     def usage(self) -> dict[str, Any]:
         return {"verbs": {verb: {"round_trips": count} for verb, count in sorted(self.round_trips.items())}}
 
-    async def rows(self, verb: str, sql: str, values: Values = ()) -> list[Row]:
+    async def rows(self, verb: str, sql: str, values: Values = (), limits: Limits | None = None) -> list[Row]:
         """Execute one statement."""
 
         async def work(db: AsyncConnection[Any], _: bool) -> list[Row]:
             return await (await self.execute(db, verb, sql, values)).fetchall()
 
-        return await self.call(work)
+        return await self.call(work, limits)
 
     async def execute(self, db: AsyncConnection[Any], verb: str, sql: str, values: Values) -> AsyncCursor[Any]:
         """Execute a statement inside a `call`: one round trip, counted for the verb."""
         self.round_trips[verb] += 1
         return await db.execute(sql.encode(), values)
 
-    async def call(self, work: Callable[[AsyncConnection[Any], bool], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[AsyncConnection[Any], bool], Awaitable[T]], limits: Limits | None = None) -> T:
         """Do something with a connection; what failed in passing is done again, and told that it may be done already.
 
         Raises psycopg.Error for what will not pass, StorageFull, StoreUnavailable; after the last the outcome of a
         write is unknown.
         """
         loop = asyncio.get_running_loop()
-        until, attempt = loop.time() + VERB_S, 0
+        limits = limits or Limits(wait_s=CALL_S, call_s=CALL_S, verb_s=VERB_S)
+        began, attempt = loop.time(), 0
         while True:
             if self._closing:
                 raise StoreUnavailable("the store is closing")
             try:
-                async with self._pool.connection() as db:
-                    overdue = loop.call_later(CALL_S, _cut, db)
+                async with self._pool.connection(timeout=limits.wait_s) as db:
+                    overdue = loop.call_at(min(loop.time() + limits.call_s, began + limits.whole_s), _cut, db)
                     try:
                         return await work(db, attempt > 0)
                     finally:
@@ -111,11 +147,11 @@ class Client:
                 pause_s = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
                 if _sqlstate(exc) == DISK_FULL:
                     raise StorageFull("the database has no room left; nothing was stored") from exc
-                if not _passes(exc):
+                if not passes(exc):
                     raise
-                if loop.time() + pause_s > until:
-                    raise StoreUnavailable(f"PostgreSQL: {_reason(exc)}") from exc
-                logger.info("asking PostgreSQL again", extra={"reason": _reason(exc)})
+                if loop.time() + pause_s > began + limits.verb_s:
+                    raise StoreUnavailable(f"PostgreSQL: {reason_of(exc)}") from exc
+                logger.info("asking PostgreSQL again", extra={"reason": reason_of(exc)})
             await self._pool.drain()  # one that is gone is seldom alone: after a restart of the server all are
             await asyncio.sleep(pause_s)
             attempt += 1
@@ -131,7 +167,8 @@ def _sqlstate(exc: Exception) -> str:
     return (exc.sqlstate or "") if isinstance(exc, psycopg.Error) else ""
 
 
-def _passes(exc: Exception) -> bool:
+def passes(exc: Exception) -> bool:
+    """Whether it may be otherwise the next time, with nobody doing anything about it."""
     if not isinstance(exc, psycopg.Error):
         return True
     return _sqlstate(exc).startswith(PASSING) or (
@@ -139,6 +176,6 @@ def _passes(exc: Exception) -> bool:
     )
 
 
-def _reason(exc: Exception) -> str:
+def reason_of(exc: Exception) -> str:
     """What happened, in words that hold nothing of what was sent."""
     return f"{type(exc).__name__} {_sqlstate(exc)}".rstrip()

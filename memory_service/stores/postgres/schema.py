@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from importlib import resources
 from typing import Any
 
-import psycopg
 from psycopg import AsyncConnection
 
-from memory_service.errors import UnsafeStart
+from memory_service.stores.postgres import scripts
 
 logger = logging.getLogger(__name__)
 
-OURS = 0x6D656D6F7279
-"""Names our lock among all advisory locks of the database."""
-OLDEST = 140000
 SEARCH = 2
 """Number of the migration that needs pgvector."""
 IS_WHOLE = """
@@ -40,31 +34,13 @@ async def migrate(db: AsyncConnection[Any], *, searched: bool) -> str:
 
     `searched`: with what a search by the database needs, if that can be had; returns what it lacks.
     """
-    async with db.transaction():
-        # Held until the transaction ends, and by nothing longer: it must work through a proxy that shares connections.
-        await db.execute("SELECT pg_advisory_xact_lock(%s)", (OURS,))
-        await db.execute(
-            "CREATE TABLE IF NOT EXISTS memory_migrations (number integer PRIMARY KEY, sha256 text NOT NULL)"
-        )
-        rows = await (await db.execute("SELECT number, sha256 FROM memory_migrations")).fetchall()
-        applied, ours = dict(rows), _ours()
-        newer = applied.keys() - {number for number, _ in ours}
-        if newer:
-            raise UnsafeStart(f"the database was written by a newer version of this service (schema {max(newer)})")
+    async with scripts.changing(db, "memory_migrations", scripts.scripts_of(__package__)) as change:
         lacking = await _lacking(db) if searched else ""
-        await db.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_S}s",))
-        try:
-            if SEARCH in applied and searched and not lacking and await _is_broken(db):
-                await db.execute(ANEW)
-                del applied[SEARCH]
-            for number, script in ours:
-                digest = hashlib.sha256(script.encode()).hexdigest()
-                if number not in applied and (number != SEARCH or (searched and not lacking)):
-                    await db.execute(script.encode())
-                    await db.execute("INSERT INTO memory_migrations VALUES (%s, %s)", (number, digest))
-        except psycopg.errors.LockNotAvailable as exc:
-            reason = "the schema must be changed, and another connection holds a table (a backup?)"
-            raise UnsafeStart(f"{reason}; start again when it is done") from exc
+        await change.wait_no_longer_than(LOCK_S)
+        if SEARCH in change.applied and searched and not lacking and await _is_broken(db):
+            await db.execute(ANEW)
+            change.applied.remove(SEARCH)
+        await change.apply(without=() if searched and not lacking else (SEARCH,))
     return lacking
 
 
@@ -79,35 +55,16 @@ async def _is_broken(db: AsyncConnection[Any]) -> bool:
 
 async def _lacking(db: AsyncConnection[Any]) -> str:
     """What is not there that a search by the database needs; it is made if that is allowed."""
-    try:
-        async with db.transaction():
-            await db.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    except psycopg.errors.Error as exc:
-        return f"no pgvector: CREATE EXTENSION vector was refused ({type(exc).__name__})"
-    found = await (await db.execute("SELECT to_regtype('halfvec') IS NOT NULL")).fetchone()
-    return "" if found and found[0] else "pgvector 0.7 or later, in the search path, is needed"
+    if refused := await scripts.make_extension(db):
+        return f"no pgvector: CREATE EXTENSION vector was refused ({type(refused).__name__})"
+    return "" if await scripts.has_type(db, "halfvec") else "pgvector 0.7 or later, in the search path, is needed"
 
 
 async def require_usable(db: AsyncConnection[Any]) -> list[str]:
     """Return which settings of `SYNCING` are off. Raises UnsafeStart."""
-    if db.info.server_version < OLDEST:
-        raise UnsafeStart(f"PostgreSQL 14 or later is needed; this is {db.info.server_version // 10000}")
+    await scripts.require_usable(db)
     asked = await db.execute(
-        "SELECT current_setting('server_encoding'), pg_is_in_recovery(),"
-        " ARRAY(SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'off' ORDER BY name)",
-        (SYNCING,),
+        "SELECT ARRAY(SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'off' ORDER BY name)", (SYNCING,)
     )
-    ((encoding, standby, off),) = await asked.fetchall()
-    if encoding != "UTF8":
-        raise UnsafeStart(f"the database must be in UTF8; this one is in {encoding}")
-    if standby:
-        raise UnsafeStart("this PostgreSQL server is a standby, which takes no writes")
+    ((off,),) = await asked.fetchall()
     return list(off)
-
-
-def _ours() -> list[tuple[int, str]]:
-    return sorted(
-        (int(file.name[:4]), file.read_text("utf-8"))
-        for file in resources.files(__package__).joinpath("migrations").iterdir()
-        if file.name.endswith(".sql")
-    )
