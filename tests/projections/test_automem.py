@@ -153,7 +153,7 @@ async def test_a_token_that_is_refused_later_is_said_clearly(
     with pytest.raises(DriverUnavailable, match="refuses the token"):
         await engine.put(ANA, [a_copy("m")])
     assert engine.failures == 3
-    with pytest.raises(DriverUnavailable, match="left alone for a while.*refuses the token"):
+    with pytest.raises(DriverUnavailable, match=r"left alone for a while.*refuses the token"):
         await found(engine)
     automem_server.kill()
     await asyncio.sleep(2.1)
@@ -293,6 +293,39 @@ async def test_an_answer_that_is_none_is_a_failure_and_no_empty_memory(
             await verb
         assert "walnuts" not in f"{failure.value} {caplog.text}"
     assert engine.breaker.state == "open"
+
+
+async def test_an_answer_that_drips_is_given_up_in_its_time(open_engine: Open) -> None:
+    hung_up: asyncio.Queue[None] = asyncio.Queue()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        try:
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        except ConnectionError:
+            writer.close()
+            hung_up.put_nowait(None)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        engine = await open_engine(f"http://127.0.0.1:{port}", automem_timeout=0.5)
+        began = time.monotonic()
+        with pytest.raises(DriverUnavailable):
+            await engine.held(ANA)
+        assert time.monotonic() - began < 3
+        async with asyncio.timeout(5):
+            for _ in ("the start", "what was asked"):
+                await hung_up.get()
+
+
+async def test_an_answer_without_end_is_not_read_to_it(engine: AutoMem, monkeypatch: pytest.MonkeyPatch) -> None:
+    await engine.put(ANA, [a_copy("m", "walnuts " * 60)])
+    monkeypatch.setattr("memory_service.projections.automem_api.LONGEST_ANSWER", 400)
+    with pytest.raises(DriverUnavailable, match="longer than 400 bytes"):
+        await engine.held(ANA)
 
 
 async def test_that_fewer_were_stored_than_sent_is_a_failure(automem_server: AutoMemServer, engine: AutoMem) -> None:
@@ -482,6 +515,16 @@ async def test_users_whose_names_differ_in_case_alone_are_two(engine: AutoMem) -
     await engine.put(other, [a_copy("m", "walnuts")])
     await engine.remove(other, ["M"])
     assert set(await engine.held(other)) == {"m"}
+
+
+async def test_users_of_one_name_in_two_tenants_are_two(engine: AutoMem) -> None:
+    here, there = a_scope("ana", "acme"), a_scope("ana", "emca")
+    for scope in (here, there):
+        await engine.put(scope, [a_copy("m1", "walnuts"), a_copy("m2", "walnuts")])
+    await engine.remove(here, ["m1"])
+    assert (set(await engine.held(here)), set(await engine.held(there))) == ({"m2"}, {"m1", "m2"})
+    await engine.forget(here)
+    assert (await found(engine, scope=here), await found(engine, scope=there)) == (set(), {"m1", "m2"})
 
 
 async def test_the_tags_and_metadata_of_callers_can_be_seen_in_automem(
