@@ -18,7 +18,7 @@ import pytest
 from memory_service.errors import DriverUnavailable, UnsafeStart
 from memory_service.projections import make_projection
 from memory_service.projections.automem import AutoMem
-from memory_service.projections.automem_memories import LONGEST_PIECE, pieces_of, user_tag
+from memory_service.projections.automem.copies import LONGEST_PIECE, pieces_of, user_tag
 from memory_service.projections.base import FAILURES, digest_of
 from memory_service.settings import Settings
 from memory_service.values import Only
@@ -323,7 +323,7 @@ async def test_an_answer_that_drips_is_given_up_in_its_time(open_engine: Open) -
 
 async def test_an_answer_without_end_is_not_read_to_it(engine: AutoMem, monkeypatch: pytest.MonkeyPatch) -> None:
     await engine.put(ANA, [a_copy("m", "walnuts " * 60)])
-    monkeypatch.setattr("memory_service.projections.automem_api.LONGEST_ANSWER", 400)
+    monkeypatch.setattr("memory_service.projections.automem.api.LONGEST_ANSWER", 400)
     with pytest.raises(DriverUnavailable, match="longer than 400 bytes"):
         await engine.held(ANA)
 
@@ -421,7 +421,7 @@ async def test_no_piece_is_so_long_that_automem_would_have_it_rewritten(
 async def test_a_memory_that_is_refused_does_not_hold_up_the_others(
     engine: AutoMem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    importance = "memory_service.projections.automem_memories.importance_of"
+    importance = "memory_service.projections.automem.copies.importance_of"
     monkeypatch.setattr(importance, lambda copy: 7 if copy.id in ("m3", "m70") else 0.5)
     await engine.put(ANA, [a_copy(f"m{number}", f"walnuts {number}") for number in range(120)])
     assert set(await engine.held(ANA)) == {f"m{number}" for number in range(120)} - {"m3", "m70"}

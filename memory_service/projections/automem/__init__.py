@@ -18,8 +18,8 @@ import httpx2
 import msgspec
 
 from memory_service.errors import DriverUnavailable, UnsafeStart
-from memory_service.projections.automem_api import TAGS_A_URL, Api, Refused, TokenRefused, Unusable
-from memory_service.projections.automem_memories import (
+from memory_service.projections.automem.api import TAGS_A_URL, Api, Refused, TokenRefused, Unusable
+from memory_service.projections.automem.copies import (
     EVERYTHING,
     Mark,
     bears,
@@ -31,7 +31,7 @@ from memory_service.projections.automem_memories import (
     place_tag,
     user_tag,
 )
-from memory_service.projections.base import SEARCH_S, WRITE_S, Copy, Projection
+from memory_service.projections.base import LONGEST_WRITE_S, SEARCH_S, WRITE_S, Copy, Projection
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.values import Scope
@@ -56,7 +56,8 @@ class AutoMem(Projection):
     native_errors: ClassVar[tuple[type[Exception], ...]] = (httpx2.HTTPError, Unusable)
 
     def __init__(self, api: Api, timeout_s: float) -> None:
-        super().__init__(search_s=min(SEARCH_S, timeout_s), write_s=max(WRITE_S, CALLS_A_WRITE * timeout_s))
+        write_s = min(max(WRITE_S, CALLS_A_WRITE * timeout_s), LONGEST_WRITE_S)
+        super().__init__(search_s=min(SEARCH_S, timeout_s), write_s=write_s)
         self._api = api
         self._said = ""
         self.refused = 0
