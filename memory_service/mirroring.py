@@ -7,7 +7,7 @@ the same user's at once: the later of two texts of a memory must not be overtake
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from memory_service.corpus import item_of, items_of
-from memory_service.errors import Unavailable
+from memory_service.corpus import item_of, items_of, whole_of
+from memory_service.errors import DriverUnavailable, Unavailable
 from memory_service.projections.base import Copy, Floats, Projection
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
@@ -108,7 +108,10 @@ class Mirroring:
 
     async def _hand_over(self, engine: Projection, scope: Scope, space: str, entries: Entries) -> None:
         rows = dict(rows_of(entries.vectors, await self._lengths(scope, entries)))
-        copies = [replace_vector(copy, space, rows.pop(copy.id, None)) for copy in copies_of(entries)]
+        bare = list(copies_of(entries))
+        if engine.needs_vectors:
+            rows |= await self._vectors_of([copy for copy in bare if copy.id not in rows], scope, space)
+        copies = [replace_vector(copy, space, rows.pop(copy.id, None)) for copy in bare]
         gone = [memory.memory_id for memory in entries.memories if memory.valid_to is not None]
         if gone:
             await engine.remove(scope, gone)
@@ -118,6 +121,16 @@ class Mirroring:
             await engine.put_vectors(scope, space, rows)
         self.copied += len(copies)
         self.removed += len(gone)
+
+    async def _vectors_of(self, copies: Sequence[Copy], scope: Scope, space: str) -> dict[str, Floats]:
+        """The vectors of these as they are now. Raises DriverUnavailable as long as one of them has none."""
+        if not copies:
+            return {}
+        held = await self._store.items(scope, {whole_of(copy.id) for copy in copies}, space)
+        rows = dict(rows_of(held.vectors, await self._lengths(scope, held)))
+        if any(copy.id not in rows for copy in copies):
+            raise DriverUnavailable("some of it has no vector yet")
+        return rows
 
     async def _lengths(self, scope: Scope, entries: Entries) -> dict[str, int]:
         """How many messages each turn has that there are vectors of: it may have been brought before them."""

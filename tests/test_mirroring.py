@@ -112,6 +112,23 @@ async def test_vectors_that_are_there_are_brought_with_their_items(world: World)
     assert world.engine.shelf[ANA]["m"].space == SPACE
 
 
+async def test_an_engine_that_needs_vectors_lacks_what_has_none_until_it_has_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShelfEngine, "needs_vectors", True)
+    await begin(world.store, a_key(), turns=1)
+    await world.remember(a_memory("m"))
+    assert (await world.catch_up(), world.texts()) == (RETRY_S, {})
+    assert (await world.store.lagging(SHELF), world.engine.breaker.state) == (1, "closed")
+    await world.embed()
+    assert await world.catch_up() is None
+    assert all(copy.vector is not None for copy in world.engine.shelf[ANA].values())
+    await world.remember(a_memory("m", text="likes rum"), a_memory("n").deleted(NOON))
+    await world.embed()
+    await world.catch_up()
+    assert world.texts()["m"] == "likes rum"
+
+
 async def test_in_another_vector_space_all_is_brought_once_more(world: World) -> None:
     await world.remember(a_memory("m"))
     await world.embed()

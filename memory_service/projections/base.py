@@ -85,6 +85,8 @@ class Projection(ABC):
     """By which the engine says that it is away, or can do no more; all else is a mistake of ours."""
     takes_vectors: ClassVar[bool] = False
     """Whether it is to be given the vectors of the record, because it makes none of its own."""
+    needs_vectors: ClassVar[bool] = False
+    """Whether it can keep nothing without one: it is brought what has its vector, and lacks the rest until then."""
 
     def __init__(self, *, search_s: float = SEARCH_S, write_s: float = WRITE_S) -> None:
         self._search_s, self._write_s = search_s, write_s
