@@ -9,6 +9,8 @@ import signal
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,16 +54,34 @@ class PixeltableHome:
 
     def kill(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """Let its server end, by default at once and without a word, if there is one."""
-        try:
-            server = psutil.Process(self.pid)
-            processes = [server, *server.children(recursive=True)]
-        except (FileNotFoundError, psutil.NoSuchProcess):
+        processes = self._processes()
+        if not processes:
             return
-        server.send_signal(how)
+        processes[0].send_signal(how)
         until = time.monotonic() + START_S
         while any(map(runs, processes)):
             assert time.monotonic() < until, "the server does not end"
             time.sleep(0.01)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block in which its server hangs: connections are taken and nothing is answered."""
+        hung = self._processes()
+        for process in hung:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(hung):
+                process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        """Those of its server, the one first that the others are of."""
+        try:
+            server = psutil.Process(self.pid)
+            return [process for process in (server, *server.children(recursive=True)) if runs(process)]
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return []
 
     def connect(self, database: str = "pixeltable") -> psycopg.Connection[Any]:
         """To its server, past Pixeltable."""

@@ -81,7 +81,7 @@ class Pixeltable(Projection):
     async def _done(self, hand: Hand, verb: Callable[[Tables], T]) -> T:
         tables = self._opened()
         try:
-            return await hand.do(lambda: verb(tables))
+            return await hand.do(lambda: tables.doing(verb))
         except Away:
             self._open()
             raise

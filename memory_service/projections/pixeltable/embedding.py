@@ -13,7 +13,7 @@ from memory_service.text import LONGEST_KEY
 WIDTH = 256
 
 
-@pxt.udf(batch_size=256)
+@pxt.udf(batch_size=256)  # type: ignore[untyped-decorator]  # mypy reads no Pixeltable
 def embed(text: Batch[str]) -> Batch[pxt.Array[(WIDTH,), pxt.Float]]:
     vectors: NDArray[np.float32] = LocalEmbedder().vectors_of([one[:LONGEST_KEY] for one in text])
     return list(vectors)

