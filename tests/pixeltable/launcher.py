@@ -79,6 +79,8 @@ class PixeltableHome:
         """Those of its server, the one first that the others are of."""
         try:
             server = psutil.Process(self.pid)
+            if "postgres" not in server.name():
+                return []
             return [process for process in (server, *server.children(recursive=True)) if runs(process)]
         except (FileNotFoundError, psutil.NoSuchProcess):
             return []

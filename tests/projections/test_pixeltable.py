@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -74,18 +76,18 @@ def tables_of(scope: Scope) -> list[str]:
     """By name: `user`, `former`, `next`."""
     import pixeltable as pxt
 
-    from memory_service.projections.pixeltable.tables import _path
+    from memory_service.projections.pixeltable.tables import path_of
 
     there = pxt.list_tables("agent_memory")
-    return [form for form in ("user", "former", "next") if _path(scope, form) in there]
+    return [form for form in ("user", "former", "next") if path_of(scope, form) in there]
 
 
 def table_of(scope: Scope) -> Any:
     import pixeltable as pxt
 
-    from memory_service.projections.pixeltable.tables import _path
+    from memory_service.projections.pixeltable.tables import path_of
 
-    return pxt.get_table(_path(scope, "user"))
+    return pxt.get_table(path_of(scope, "user"))
 
 
 def on_disk(home: PixeltableHome, text: str) -> bool:
@@ -164,13 +166,13 @@ async def test_names_of_tables_are_legal_and_tell_users_apart(engine: Pixeltable
     import pixeltable as pxt
 
     scopes = [Scope(tenant_id=tenant, user_id=user) for user in ODD_NAMES for tenant in ("default", "Default")]
-    from memory_service.projections.pixeltable.tables import _path
+    from memory_service.projections.pixeltable.tables import path_of
 
-    paths = {_path(scope, "user") for scope in scopes}
+    paths = {path_of(scope, "user") for scope in scopes}
     assert len(paths) == len(scopes)
     assert all(re.fullmatch(r"agent_memory/tenant_[0-9a-f]{32}/user_[0-9a-f]{32}", path) for path in paths)
     await engine.put(scopes[0], [a_copy("m")])
-    assert pxt.list_tables("agent_memory") == [_path(scopes[0], "user")]
+    assert pxt.list_tables("agent_memory") == [path_of(scopes[0], "user")]
 
 
 # What is found
@@ -371,6 +373,20 @@ async def test_a_server_that_died_is_started_again_and_holds_what_it_held(
     assert await found(engine) == {"m1", "m2"}
 
 
+async def test_a_server_is_not_taken_for_alive_because_its_number_is_somebody_else_s(
+    engine: Pixeltable, pixeltable_home: PixeltableHome
+) -> None:
+    file = pixeltable_home.data / "postmaster.pid"
+    left = file.read_text().splitlines()
+    pixeltable_home.kill()
+    file.write_text("\n".join([str(os.getpid()), *left[1:]]) + "\n")
+    with pytest.raises(DriverUnavailable):
+        await engine.put(ANA, [a_copy("m", "walnuts")])
+    await answers(engine)
+    await engine.put(ANA, [a_copy("m", "walnuts")])
+    assert await found(engine) == {"m"}
+
+
 async def test_a_server_that_hangs_is_waited_for_no_longer_than_allowed(
     engine: Pixeltable, pixeltable_home: PixeltableHome
 ) -> None:
@@ -390,27 +406,19 @@ async def test_an_end_waits_for_a_server_that_hangs_only_so_long(
     pixeltable_home: PixeltableHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hands, "STOP_S", 0.2)
-    async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(opened(Pixeltable(search_s=0.2)))
-        await stack.enter_async_context(paused(pixeltable_home))
+    stack = AsyncExitStack()
+    engine = await stack.enter_async_context(opened(Pixeltable()))
+    engine._search_s = 0.2
+    with pixeltable_home.paused():
         with pytest.raises(DriverUnavailable):
             await engine.search(ANA, WALNUTS.sought, 5)
-        ending = stack.pop_all()
         begun = time.monotonic()
-        hung = ending._exit_callbacks.pop()  # it goes on after the end
-        await ending.aclose()
+        await stack.aclose()
         assert time.monotonic() - begun < 2
-        await hung[1](None, None, None)
-
-
-@asynccontextmanager
-async def paused(home: PixeltableHome) -> AsyncIterator[None]:
-    with home.paused():
-        yield
 
 
 async def test_what_nobody_waits_for_any_more_is_not_begun(engine: Pixeltable) -> None:
-    held_up, done = threading.Event(), []
+    held_up = threading.Event()
     engine._writing.submit(lambda: held_up.wait(20))
     waiting = asyncio.create_task(engine.put(ANA, [a_copy("m", "walnuts")]))
     await asyncio.sleep(0.05)
@@ -418,8 +426,7 @@ async def test_what_nobody_waits_for_any_more_is_not_begun(engine: Pixeltable) -
     with pytest.raises(asyncio.CancelledError):
         await waiting
     held_up.set()
-    done = await engine.held(ANA)
-    assert done == {}
+    assert await engine.held(ANA) == {}
 
 
 # In the process of the service
@@ -461,7 +468,5 @@ def test_where_it_is_not_installed_it_is_said_what_to_install(monkeypatch: pytes
 
 
 def test_to_choose_it_imports_nothing_of_it() -> None:
-    import subprocess
-
     looked = "import sys, memory_service.projections.pixeltable; sys.exit('pixeltable' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", looked], check=False).returncode == 0

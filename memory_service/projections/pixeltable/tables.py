@@ -158,7 +158,7 @@ class Tables:
 # Tables
 
 
-def _path(scope: Scope, form: str) -> str:
+def path_of(scope: Scope, form: str) -> str:
     """Names are case-blind and of letters, digits and `_` there: digests are, and ids are not."""
     return f"{ROOT}/tenant_{_digest(scope.tenant_id)}/{form}_{_digest(scope.user_id)}"
 
@@ -170,7 +170,7 @@ def _digest(name: str) -> str:
 def _current(scope: Scope) -> pxt.Table | None:
     """The table that holds, also while another thread puts a new one in its place."""
     for form in ("user", "former", "user"):
-        table = pxt.get_table(_path(scope, form), if_not_exists="ignore")
+        table = pxt.get_table(path_of(scope, form), if_not_exists="ignore")
         if table is not None:
             return table
     return None
@@ -178,7 +178,7 @@ def _current(scope: Scope) -> pxt.Table | None:
 
 def _settled(scope: Scope) -> pxt.Table | None:
     """The table that holds, once what was cut off is finished or undone."""
-    user, former = _path(scope, "user"), _path(scope, "former")
+    user, former = path_of(scope, "user"), path_of(scope, "former")
     table = pxt.get_table(user, if_not_exists="ignore")
     if pxt.get_table(former, if_not_exists="ignore") is not None:
         if table is None:
@@ -190,11 +190,11 @@ def _settled(scope: Scope) -> pxt.Table | None:
 
 def _replace(scope: Scope, rows: list[Row]) -> None:
     """Make these rows all that is kept of a user. Wherever it is cut off, either what was holds or what shall be."""
-    following, user, former = (_path(scope, form) for form in ("next", "user", "former"))
+    following, user, former = (path_of(scope, form) for form in ("next", "user", "former"))
     pxt.create_dir(following.rpartition("/")[0], if_exists="ignore")
     table = pxt.create_table(following, COLUMNS, if_exists="replace_force")
-    table.add_embedding_index("content", idx_name=MEANING, embedding=embed, metric="cosine")
     table.insert(rows)
+    table.add_embedding_index("content", idx_name=MEANING, embedding=embed, metric="cosine")  # row by row is dearer
     pxt.move(user, former, if_not_exists="ignore")
     pxt.move(following, user)
     pxt.drop_table(former, force=True, if_not_exists="ignore")
@@ -202,7 +202,7 @@ def _replace(scope: Scope, rows: list[Row]) -> None:
 
 def _forget(scope: Scope) -> None:
     for form in ("next", "former", "user"):  # this last, lest a former one come to hold again
-        pxt.drop_table(_path(scope, form), force=True, if_not_exists="ignore")
+        pxt.drop_table(path_of(scope, form), force=True, if_not_exists="ignore")
 
 
 def _states(table: pxt.Table, ids: Iterable[str]) -> dict[str, str]:
