@@ -48,7 +48,12 @@ class Service:
     @asynccontextmanager
     async def opened(cls, settings: Settings, later_h: float = 0) -> AsyncIterator[Self]:
         """`later_h`: by so much its clock is ahead."""
-        calm = {"sweep_interval_seconds": NEVER_S, "reflection_concurrency": 1, "shutdown_grace_seconds": 0.1}
+        calm = {
+            "sweep_interval_seconds": NEVER_S,
+            "reflection_concurrency": 1,
+            "shutdown_grace_seconds": 0.1,
+            "query_cache_seconds": 0,
+        }
         around = Surroundings(now=lambda: datetime.now(UTC) + timedelta(hours=later_h), gather_s=NEVER_S)
         settings = settings.model_copy(update=calm)
         with listening("127.0.0.1", 0) as listener:

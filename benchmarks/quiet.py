@@ -19,6 +19,7 @@ CALM = {
     "sweep_interval_seconds": NEVER_S,
     "k_turn_buffer": 1000,  # nothing is compacted
     "reflection_threshold_turns": 100_000,
+    "query_cache_seconds": 0,
 }
 
 

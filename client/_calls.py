@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -105,6 +105,12 @@ def insights(user_id: str, recent_only: bool) -> Call:
 
 def summaries(user_id: str, limit: int) -> Call:
     return Call(method="POST", path="/summaries", body=_present(user_id=user_id, limit=limit))
+
+
+def store_memories(memories: Iterable[Mapping[str, Any]]) -> Call:
+    """Each carries a `memory_id`: a repeat changes nothing."""
+    named = [{"memory_id": uuid4().hex, **memory} for memory in memories]
+    return Call(method="POST", path="/memories", body={"memories": named})
 
 
 def store_knowledge(

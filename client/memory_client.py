@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -160,6 +160,14 @@ class MemoryServiceClient(Caller):
     async def get_summaries(self, limit: int = 5) -> Answer:
         """Return summaries of the user's earlier sessions, newest first."""
         return await self._send(_calls.summaries(self.user_id, limit))
+
+    async def store_memories(self, memories: Iterable[Mapping[str, Any]]) -> Answer:
+        """Store up to 500 memories, of one user or of several.
+
+        Each is `{"user_id", "content"}` and, if you like, `conversation_id`, `tags`, `metadata` and `memory_id`; one
+        under a `memory_id` that is there takes its place.
+        """
+        return await self._send(_calls.store_memories(memories))
 
     async def store_knowledge(
         self,
@@ -313,6 +321,10 @@ class SyncMemoryServiceClient(Caller):
     def get_summaries(self, limit: int = 5) -> Answer:
         """Return summaries of the user's earlier sessions, newest first."""
         return self._send(_calls.summaries(self.user_id, limit))
+
+    def store_memories(self, memories: Iterable[Mapping[str, Any]]) -> Answer:
+        """Store up to 500 memories; see MemoryServiceClient.store_memories."""
+        return self._send(_calls.store_memories(memories))
 
     def store_knowledge(
         self,

@@ -23,11 +23,15 @@ from memory_service.background import Background
 from memory_service.breaker import Breaker
 from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
+from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.projections import make_projection, names_of
+from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
@@ -42,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 SHARED_LONG_TERM_S = 30.0
 """For how long a context may lack what another process has learnt meanwhile; a session that starts never does."""
+
+ANSWERS_SHARE = 8
+"""Part of the cache for searching that answers may take besides, which is one in so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,8 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
         reader, embedder = make_models(settings, stack)
         parts = make_parts(settings, store, reader, embedder, around)
         await parts.recall.start(stack)
+        await parts.engines.start(stack)
+        await parts.engines.use(names_of(settings.memory_driver))
         if parts.tier is not None:
             await parts.tier.start(stack, parts.pool.let_go)
         await parts.watchdog.start(stack)
@@ -111,7 +120,8 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     pool = make_pool(settings, store, tier, around)
     long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
-    recall = Recall(store, embedding, cache_bytes=settings.recall_cache_mb * 1_000_000)
+    engines = make_engines(settings, store, embedding, around)
+    recall = make_recall(settings, store, embedding, engines, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
@@ -120,6 +130,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         sessions,
         embedding,
         reflector,
+        engines,
         scheduler,
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
@@ -133,6 +144,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         long_term=long_term,
         sessions=sessions,
         recall=recall,
+        engines=engines,
         background=background,
         reflector=reflector,
         scheduler=scheduler,
@@ -141,6 +153,26 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         watchdog=Watchdog(),
         tier=tier,
     )
+
+
+def make_engines(settings: Settings, store: Store, embedding: Embedding, around: Surroundings) -> Engines:
+    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=4 * around.gather_s)
+    engines = Engines(store, mirroring, partial(make_projection, settings=settings))
+    engines.order = names_of(settings.memory_driver)
+    return engines
+
+
+def make_recall(
+    settings: Settings, store: Store, embedding: Embedding, engines: Engines, around: Surroundings
+) -> Recall:
+    cache_bytes = settings.recall_cache_mb * 1_000_000
+    answers = QueryCache(
+        store,
+        max_bytes=cache_bytes // ANSWERS_SHARE,
+        kept_s=settings.query_cache_seconds,
+        clock=around.monotonic,
+    )
+    return Recall(store, embedding, engines, answers, cache_bytes=cache_bytes)
 
 
 def make_pool(settings: Settings, store: Store, tier: Tier | None, around: Surroundings) -> SessionPool:

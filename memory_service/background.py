@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from memory_service.embedding import Embedding
+from memory_service.engines import Engines
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Sessions
@@ -54,6 +55,7 @@ class Background:
         sessions: Sessions,
         embedding: Embedding,
         reflector: Reflector,
+        engines: Engines,
         scheduler: Scheduler,
         *,
         threshold_turns: int,
@@ -64,7 +66,7 @@ class Background:
     ) -> None:
         self._patience = Patience(now, monotonic, max(idle_after, abandoned_after))
         self._store, self._sessions, self._embedding = store, sessions, embedding
-        self._reflector, self._scheduler = reflector, scheduler
+        self._reflector, self._engines, self._scheduler = reflector, engines, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
         self._now = now
 
@@ -77,9 +79,33 @@ class Background:
             self._scheduler.soon(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
 
     def embed_soon(self, scope: Scope) -> None:
+        """Ring for what something new of a user makes to do: vectors, and copies in the engines of drivers."""
         self._embedding.ring(scope)
+        self.mirror_soon()
         # No slot: what is local and fast must not queue behind reflections that wait for a model.
-        self._scheduler.soon("embed", self._embedding.embed_rung, slotted=False)
+        self._scheduler.soon("embed", self._embed, slotted=False)
+
+    async def _embed(self) -> None:
+        await self._embedding.embed_rung()
+        self.mirror_soon()  # the vectors
+
+    async def _embed_everybody(self) -> None:
+        await self._embedding.embed_due()
+        self.mirror_soon()
+
+    def mirror_soon(self) -> None:
+        """Bring the engines of drivers what they lack; one that fails is tried again soon."""
+        for name in self._engines.names:
+            self._mirror_soon(name)
+
+    def _mirror_soon(self, name: str) -> None:
+        async def job() -> None:
+            again_s = await self._engines.catch_up(name)
+            if again_s is not None:
+                self._scheduler.at(self._now() + timedelta(seconds=again_s), f"mirror {name}", job)
+
+        # no slot either: an engine that hangs is given up on soon
+        self._scheduler.soon(f"mirror {name}", job, slotted=False)
 
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""
@@ -105,7 +131,8 @@ class Background:
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
             self.reflect_soon(scope)
-        self._scheduler.soon("embed everybody's", self._embedding.embed_due, slotted=False)
+        self._scheduler.soon("embed everybody's", self._embed_everybody, slotted=False)
+        self.mirror_soon()
 
     async def _hand_over(self, key: SessionKey) -> None:
         await self._sessions.hand_over(key)

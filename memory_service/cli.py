@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
@@ -17,15 +18,15 @@ import uvicorn
 from pydantic import ValidationError
 
 from memory_service import __version__
-from memory_service.errors import MemoryServiceError, UnsafeStart
+from memory_service.calling import ask, calling
+from memory_service.cli_drivers import drivers
+from memory_service.errors import DriverUnavailable, MemoryServiceError, UnsafeStart
 from memory_service.logs import configure_logging
 from memory_service.migration import Migration, Report
+from memory_service.projections import make_projection, names_of
 from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.values import Scope
-
-if TYPE_CHECKING:  # an httpx2 takes long to import, and most commands need none
-    from client import SyncMemoryServiceClient
 
 T = TypeVar("T")
 
@@ -38,6 +39,9 @@ EXCERPT_CHARACTERS = 200
 @click.version_option(__version__)
 def main() -> None:
     """A memory for agents."""
+
+
+main.add_command(drivers)
 
 
 @main.command()
@@ -69,24 +73,21 @@ def serve(host: str | None, port: int | None) -> None:
 @click.option("--from", "source", metavar="URL", help="Copy everything out of this store (as STORE_URL) ...")
 @click.option("--to", "target", metavar="URL", help="... into this one. Run again, it goes on where it was.")
 @click.option("--check", is_flag=True, help="Write nothing; say whether everything is there.")
-def migrate(source: str | None, target: str | None, check: bool) -> None:
-    """Prepare the store of the settings (tables, containers), or copy everything from one store to another.
+@click.option("--fresh", is_flag=True, help="Make the tables of the memory drivers anew; the record is left as it is.")
+def migrate(source: str | None, target: str | None, check: bool, fresh: bool) -> None:
+    """Prepare the store of the settings and its memory drivers (tables, containers), or copy everything from one store
+    to another.
 
     Stop the services that write to either of them first.
     """
-    if (source is None) != (target is None) or (check and source is None):
-        raise click.UsageError("--from and --to belong together")
     configure_logging("WARNING")
-    if source is None or target is None:
-        settings = read_settings()
-        run(prepare(settings))
-        click.echo(f"{settings.chosen_store_url.partition(':')[0]}: ready")
+    if source is None and target is None and not check:
+        for name in run(prepare(read_settings(), fresh)):
+            click.echo(f"{name}: ready")
         return
-    if source == target:
-        raise click.UsageError("--from and --to name the same store")
-    require_record("--from", source)
-    if check:
-        require_record("--to", target)
+    if source is None or target is None or fresh:
+        raise click.UsageError("--from and --to belong together, and --fresh is without them")
+    require_two_records(source, target, check)
     report = run(copy(read_settings(store_url=source), read_settings(store_url=target), check))
     for conflict in report.conflicts:
         why = f"{conflict.session_id!r} went on differently in the target"
@@ -96,6 +97,14 @@ def migrate(source: str | None, target: str | None, check: bool) -> None:
     missing = "missing" if check else "copied"
     click.echo(f"users {report.users}, {missing} {report.written}, there already {report.same}")
     sys.exit(1 if report.conflicts or report.damaged or (check and report.written) else 0)
+
+
+def require_two_records(source: str, target: str, check: bool) -> None:
+    if source == target:
+        raise click.UsageError("--from and --to name the same store")
+    require_record("--from", source)
+    if check:
+        require_record("--to", target)
 
 
 def require_record(option: str, url: str) -> None:
@@ -111,10 +120,29 @@ def _named(scope: Scope) -> str:
     return f"user {scope.user_id!r} of tenant {scope.tenant_id!r}"
 
 
-async def prepare(settings: Settings) -> None:
-    """Open a store once: what it needs is made."""
+async def prepare(settings: Settings, fresh: bool) -> list[str]:
+    """Open the store and the engines of memory drivers once: what they need is made. Returns their names.
+
+    `fresh`: the engines lose all they hold first, and are brought everything anew when the service runs.
+    """
+    names = names_of(settings.memory_driver)
+    if fresh and not names:
+        raise click.UsageError(
+            "--fresh is for the tables of memory drivers, and MEMORY_DRIVER names none; no record is wiped"
+        )
     async with AsyncExitStack() as stack:
-        await make_store(settings).start(stack)
+        store = make_store(settings)
+        await store.start(stack)
+        for name in names:
+            engine = make_projection(name, settings)
+            await engine.start(stack)
+            try:
+                await (engine.drop() if fresh else engine.check())
+            except DriverUnavailable as exc:
+                raise click.ClickException(f"{exc}; run it again when that is there") from exc
+            if fresh:
+                await store.follow(name, anew=True)
+    return [settings.chosen_store_url.partition(":")[0], *names]
 
 
 async def copy(source: Settings, target: Settings, check: bool) -> Report:
@@ -170,6 +198,41 @@ def replay(user_id: str, session_id: str, url: str) -> None:
 
 
 @main.group()
+def memories() -> None:
+    """What users of a running service remember."""
+
+
+@memories.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--url", default="http://localhost:8000", show_default=True, help="The running service.")
+def import_memories(file: BinaryIO, url: str) -> None:
+    """Store the memories of FILE: one JSON object a line, with user_id and content, and if you like conversation_id,
+    tags, metadata and memory_id.
+
+    A memory without a memory_id is named by what its line says: run again, each is there once. `-` is standard input.
+    """
+    from memory_service.importing import MemoryImport
+
+    with calling(url) as client:
+        work, length = MemoryImport(client), size_of(file)
+        with click.progressbar(length=length, label="memories", file=sys.stderr) as shown:
+            for done in work.run(file):
+                shown.update(done)
+    for number, why in sorted(work.skipped):
+        click.echo(f"line {number} was left out: {why}", err=True)
+    click.echo(f"memories {work.stored}, left out {len(work.skipped)}")
+    sys.exit(1 if work.skipped else 0)
+
+
+def size_of(file: BinaryIO) -> int:
+    """Its bytes, or 0 where nobody knows."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except (OSError, ValueError):
+        return 0
+
+
+@main.group()
 def knowledge() -> None:
     """What all users of a running service may know."""
 
@@ -211,38 +274,6 @@ def recall_knowledge(query: str, category: str | None, top_k: int, url: str) -> 
             head = f"{found['score']:.2f} {found['doc_id']} [{found['category']}] {found['title'] or ''}"
             click.echo(printable(head))
             click.echo(f"     {printable(found['content'])[:EXCERPT_CHARACTERS]}")
-
-
-@contextmanager
-def calling(url: str) -> Iterator[SyncMemoryServiceClient]:
-    """A client of a running service; what goes wrong is said in one line."""
-    import httpx2
-
-    from client import MemoryServiceError as Failed
-    from client import SyncMemoryServiceClient
-
-    with httpx2.Client(trust_env=False) as http:
-        try:
-            yield SyncMemoryServiceClient(url, user_id="nobody", http=http)
-        except (Failed, ValueError) as exc:
-            raise click.ClickException(str(exc)) from exc
-
-
-def ask(url: str, method: str, path: str, **request: Any) -> Any:
-    """Call a running service; what goes wrong is said in one line."""
-    import httpx2
-
-    try:
-        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, **request)
-    except httpx2.TransportError as exc:
-        raise click.ClickException(f"no answer from {url} ({type(exc).__name__})") from exc
-    try:
-        said = answer.json()
-        if answer.status_code == 200:
-            return said
-        raise click.ClickException(said["detail"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise click.ClickException(f"{url} answers {answer.status_code}, and is no memory service") from exc
 
 
 @main.command()

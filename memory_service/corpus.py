@@ -55,6 +55,12 @@ class Item(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
 
+    @property
+    def words(self) -> str:
+        """What it is found by: of a message also who spoke."""
+        speaker = self.name or self.role
+        return f"{speaker}: {self.text}" if speaker else self.text
+
     def is_of(self, only: Only) -> bool:
         return (
             (only.session_id is None or self.session_id == only.session_id)
@@ -77,6 +83,29 @@ def item_of(memory: Memory) -> Item:
         tags=memory.tags,
         metadata=memory.metadata,
     )
+
+
+def items_of(turn: Turn) -> list[Item]:
+    """The messages of a turn, each a candidate by itself."""
+    item_id, source = turn_item_id(turn.session_id, turn.seq), (Source(session_id=turn.session_id, seq=turn.seq),)
+    return [
+        Item(
+            id=f"{item_id}.{position}",
+            kind="message",
+            text=message.content,
+            created_at=turn.created_at,
+            session_id=turn.session_id,
+            role=message.role,
+            name=message.name,
+            sources=source,
+        )
+        for position, message in enumerate(turn.messages)
+    ]
+
+
+def whole_of(item_id: str) -> str:
+    """The name of the turn of a message, by which it is on record; of a memory its own."""
+    return item_id.rpartition(".")[0] if "#" in item_id else item_id
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -126,24 +155,13 @@ class Corpus:
         item_id = turn_item_id(turn.session_id, turn.seq)
         if item_id in self._places:
             return
-        source = (Source(session_id=turn.session_id, seq=turn.seq),)
         places = []
-        for position, message in enumerate(turn.messages):
-            item = Item(
-                id=f"{item_id}.{position}",
-                kind="message",
-                text=message.content,
-                created_at=turn.created_at,
-                session_id=turn.session_id,
-                role=message.role,
-                name=message.name,
-                sources=source,
-            )
-            place = self._append(item, tokenize(f"{message.speaker}: {message.content}"))
+        for item in items_of(turn):
+            place = self._append(item, tokenize(item.words))
             self._link(turn.session_id, turn.seq, place)
             places.append(place)
-            if message.name:
-                self._names.add(message.name)
+            if item.name:
+                self._names.add(item.name)
         self._places[item_id] = places
 
     def add_memory(self, memory: Memory, tokenize: Tokenizer) -> None:

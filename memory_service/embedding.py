@@ -48,6 +48,11 @@ class Embedding:
         """Name of the present vector space; one that holds nothing as long as the embedder has not answered."""
         return self._embedder.space or UNKNOWN
 
+    @property
+    def known_space(self) -> str:
+        """Its name; empty as long as the embedder has not answered."""
+        return self._embedder.space or ""
+
     async def question(self, text: str) -> NDArray[np.float32] | None:
         """Return the vector of a question; None if the embedder fails, or failed a moment ago."""
         if self._breaker.wait_s():

@@ -19,7 +19,8 @@ MemoryServiceError
 ├── Unauthenticated             the caller may not be served
 ├── NotFound
 │   ├── SessionNotFound         unknown, or another user's: the two look the same
-│   └── KnowledgeNotFound       unknown, or another tenant's
+│   ├── KnowledgeNotFound       unknown, or another tenant's
+│   └── DriverNotFound          no memory driver of this name is in use
 ├── Conflict
 │   ├── SessionEnded            a session that was ended takes no more turns
 │   └── StaleVersion            the head moved since it was read
@@ -178,6 +179,14 @@ class KnowledgeNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no piece of knowledge of this doc_id")
+
+
+class DriverNotFound(NotFound):
+    code = "driver_not_found"
+    title = "There is no such memory driver"
+
+    def __init__(self) -> None:
+        super().__init__("no memory driver of this name is in use here; GET /drivers lists those that are")
 
 
 class Conflict(MemoryServiceError):

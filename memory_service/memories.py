@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from msgspec.structs import asdict, replace
@@ -15,6 +15,11 @@ from memory_service.values import Document, Durability, Known, Memory, Scope, Va
 Change = Literal["created", "replaced", "unchanged"]
 
 
+MOMENT = timedelta(microseconds=1)
+KEPT_TOGETHER = 100
+"""Memories that one commit keeps."""
+
+
 class Kept(Value, frozen=True, kw_only=True):
     """A piece of knowledge as it is on record, and what that took."""
 
@@ -22,6 +27,16 @@ class Kept(Value, frozen=True, kw_only=True):
     memory: Memory
     change: Change
     durability: Durability
+
+
+class MemoryDraft(Value, frozen=True, kw_only=True):
+    """A memory that a caller writes. One under a `memory_id` that is there takes its place; empty: it is a new one."""
+
+    text: str
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+    memory_id: str = ""
 
 
 def document_memory_id(doc_id: str) -> str:
@@ -68,21 +83,28 @@ class Memories:
     ) -> None:
         self._store, self._changed, self._now, self._new_id = store, changed, now, new_id
 
-    async def remember(
-        self, scope: Scope, text: str, *, session_id: str | None, tags: tuple[str, ...], metadata: dict[str, Any]
-    ) -> Memory:
-        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
-        memory = Memory(
-            memory_id=f"memory_{self._new_id()}",
-            kind="memory",
-            text=text,
-            created_at=self._now(),
-            session_id=session_id,
-            tags=tags,
-            metadata=metadata,
-        )
-        await self._put(scope, memory)
-        return memory
+    async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
+        """Keep texts as memories of a user; they are durable and can be found when this returns.
+
+        So many as one commit holds (`KEPT_TOGETHER`) are kept together or not at all.
+        """
+        now = self._now()
+        memories = [
+            Memory(
+                memory_id=draft.memory_id or f"memory_{self._new_id()}",
+                kind="memory",
+                text=draft.text,
+                # each a moment after the one before: the last is the newest
+                created_at=now + place * MOMENT,
+                session_id=draft.session_id,
+                tags=draft.tags,
+                metadata=draft.metadata,
+            )
+            for place, draft in enumerate(drafts)
+        ]
+        for start in range(0, len(memories), KEPT_TOGETHER):
+            await self._put(scope, *memories[start : start + KEPT_TOGETHER])
+        return memories
 
     async def put_document(self, tenant_id: str, document: Document) -> Kept:
         """Keep a piece of knowledge; nothing is written if it is there just as it is. An empty `doc_id` is made."""
@@ -110,6 +132,6 @@ class Memories:
         await self._put(scope, held.deleted(self._now()))
         return True
 
-    async def _put(self, scope: Scope, memory: Memory) -> None:
-        await self._store.commit(Commit(scope=scope, memories=(memory,)))
+    async def _put(self, scope: Scope, *memories: Memory) -> None:
+        await self._store.commit(Commit(scope=scope, memories=memories))
         self._changed(scope)

@@ -2,14 +2,15 @@
 
 The searchable items of recently active users are kept in memory (`Corpus`), brought up to date from the
 store before each search, so a fact stored a moment ago is found; its vector follows when it is computed.
-Where a store has indexes of its own, it narrows the memories that are too large to be read for that.
+Where a store has indexes of its own, it narrows the memories that are too large to be read for that. Where engines are
+to be asked (MEMORY_DRIVER), they narrow instead. Whoever narrows, what is found is told and ranked here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from cachetools import LRUCache
 
 from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
+from memory_service.engines import Engines
+from memory_service.query_cache import QueryCache
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Only, Scope, Value
@@ -35,6 +38,14 @@ class Retrieved(Value, frozen=True, kw_only=True):
 
     hits: list[Hit]
     degraded: tuple[str, ...] = ()
+
+
+class _Found(Value, frozen=True, kw_only=True):
+    """What a search has found; `cursor`: with all that the store held up to there, if that is known."""
+
+    hits: list[Hit]
+    cursor: Any = None
+    driver_failed: bool = False
 
 
 class _Searchable:
@@ -56,9 +67,12 @@ async def _known(answer: T) -> T:
 
 
 class Recall:
-    def __init__(self, store: Store, embedding: Embedding, *, cache_bytes: int) -> None:
+    def __init__(
+        self, store: Store, embedding: Embedding, engines: Engines, answers: QueryCache, *, cache_bytes: int
+    ) -> None:
         self._store = store
         self._embedding = embedding
+        self._engines, self._answers = engines, answers
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
         self._tokenize = Tokenizer()
         self.searches = self.by_store = self.degraded = self.too_large = 0
@@ -75,79 +89,105 @@ class Recall:
         kinds: Collection[Kind] | None = None,
         only: Only | None = None,
         by_words: bool = False,
+        drivers: Sequence[str] | None = None,
     ) -> Retrieved:
         """Return the items nearest to the question: of these kinds, or of all that say something of their own.
 
         The only request that waits for a model: the question is embedded; if that fails, keywords alone
-        decide and the answer says so. `by_words`: they alone shall decide, and no model is asked.
+        decide and the answer says so. `by_words`: they alone shall decide, and no model is asked. `drivers`: who is
+        asked, in this order, before the record; those of the service unless told.
         """
         self.searches += 1
-        restricted = only is not None and only != Only()
-        narrows = _known(False) if restricted else self._is_narrowed(scope)  # it would narrow to others than these
+        only = only or Only()
+        asked = self._engines.order if drivers is None else tuple(drivers)
+        wanted = SEARCHED if kinds is None else tuple(kinds)
+        asked_for = (question, limit, wanted, kinds is None, only, by_words, asked)
+        answered = await self._answers.find(scope, asked_for, self._embedding.space)
+        if answered is not None:
+            return Retrieved(hits=answered)
+        narrows = _known(False) if asked else self._is_narrowed(scope, only)
         embedding = _known(None) if by_words else self._embedding.question(question)
         vector, narrowed = await asyncio.gather(embedding, narrows)
-        lacks_vector = vector is None and not by_words
-        self.degraded += lacks_vector
         sought = Sought(
             stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
             vector=vector,
             space=self._embedding.space,
-            kinds=SEARCHED if kinds is None else tuple(kinds),
+            kinds=wanted,
             with_extracts=kinds is not None,
+            question=question,
+            only=only,
         )
+        lacks_vector = vector is None and not by_words
+        self.degraded += lacks_vector
+        found = await self._find(scope, sought, limit, asked, narrowed)
+        degraded = ("vector",) * lacks_vector + ("driver",) * found.driver_failed
+        if not degraded and found.cursor is not None:
+            self._answers.keep(scope, asked_for, sought.space, found.cursor, found.hits)
+        return Retrieved(hits=found.hits, degraded=degraded)
+
+    async def _find(self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool) -> _Found:
+        """Ask the drivers, else the store if it narrows, else look through all that there is."""
+        most, failed = max(CANDIDATES, limit), False
+        if drivers:
+            driven = await self._engines.narrow(scope, sought, most, drivers)
+            if driven.entries is not None:
+                hits = await self._ranked(driven.entries, sought, limit)
+                return _Found(hits=hits, cursor=driven.entries.cursor, driver_failed=driven.failed)
+            failed, narrowed = driven.failed, await self._is_narrowed(scope, sought.only)
         if narrowed:
-            hits = await self._by_store(scope, question, sought, limit)
-        else:
-            hits = await self._by_process(scope, question, sought, limit, only)
-        return Retrieved(hits=hits, degraded=("vector",) if lacks_vector else ())
+            self.by_store += 1
+            candidates = await self._store.candidates(scope, sought, most)
+            return _Found(hits=await self._ranked(candidates, sought, limit), driver_failed=failed)
+        hits, cursor = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
+        return _Found(hits=hits, cursor=cursor, driver_failed=failed)
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
         """Return what the memory of a user holds, newest first: all that says something of its own."""
-        return await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
+        items, _ = await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
+        return items
 
-    async def _is_narrowed(self, scope: Scope) -> bool:
-        """Whether the store narrows a user's memory to the question: not one that is here, whatever its size."""
+    async def _is_narrowed(self, scope: Scope, only: Only) -> bool:
+        """Whether the store narrows a user's memory to the question: not one that is here, whatever its size; and not
+        where the search is restricted, for it would narrow to others.
+        """
         kept = self._cache.get(scope)
         is_here = kept is not None and kept.space == self._embedding.space
-        return not is_here and await self._store.narrows(scope)
+        return not is_here and only == Only() and await self._store.narrows(scope)
 
-    async def _by_process(
-        self, scope: Scope, question: str, sought: Sought, limit: int, only: Only | None
-    ) -> list[Hit]:
-        return await self._in_corpus(scope, lambda corpus: self._search(corpus, question, sought, limit, only))
-
-    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> list[T]:
-        """Look into all that there is of a user, brought up to date."""
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Any]:
+        """Look into all that there is of a user, brought up to date; returns besides the cursor up to which that is."""
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            found: list[T] = await self._in_thread(look, searchable.corpus)
-            return found
+            return await self._in_thread(look, searchable.corpus), searchable.cursor
 
-    async def _by_store(self, scope: Scope, question: str, sought: Sought, limit: int) -> list[Hit]:
-        """The store narrows; what it gives is ranked as everything of a user is where it does not."""
-        self.by_store += 1
-        candidates = await self._store.candidates(scope, sought, max(CANDIDATES, limit))
+    async def _ranked(self, candidates: Entries, sought: Sought, limit: int) -> list[Hit]:
+        """Rank what somebody has narrowed to, as everything of a user is where nobody does."""
         corpus = Corpus()
         await self._in_thread(self._add, corpus, candidates)
-        hits: list[Hit] = await self._in_thread(self._search, corpus, question, sought, limit)
+        hits: list[Hit] = await self._in_thread(self._search, corpus, sought, limit)
         return hits
 
-    def _search(self, corpus: Corpus, question: str, sought: Sought, limit: int, only: Only | None = None) -> list[Hit]:
+    def _search(self, corpus: Corpus, sought: Sought, limit: int) -> list[Hit]:
         return corpus.search(
-            question,
+            sought.question,
             sought.stems,
             sought.vector,
             keyword_weight=self._embedding.keyword_weight,
             kinds=sought.kinds,
             limit=limit,
             with_extracts=sought.with_extracts,
-            only=only,
+            only=None if sought.only == Only() else sought.only,
         )
 
     def forget(self, scope: Scope) -> None:
-        """Drop a user's corpus; it is built anew from the store when next asked for."""
+        """Drop what is held of a user; it is built anew from the store when next asked for."""
         self._cache.pop(scope, None)
+        self._answers.forget(scope)
+
+    def forget_answers(self) -> None:
+        """Drop what was answered to everybody: those who are asked hold something else now."""
+        self._answers.clear()
 
     def _searchable(self, scope: Scope) -> _Searchable:
         searchable = self._cache.get(scope)
@@ -188,6 +228,7 @@ class Recall:
             "searched_why": self._store.searched_why,
             "searches": self.searches,
             "searches_by_store": self.by_store,
+            "searches_repeated": self._answers.hits,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from memory_service.background import Background
+from memory_service.comparing import Compared, compare
 from memory_service.context import assemble
 from memory_service.corpus import Item
+from memory_service.engines import Engines
 from memory_service.errors import Draining
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
-from memory_service.memories import Kept, Memories, known_of
+from memory_service.memories import Kept, Memories, MemoryDraft, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
 from memory_service.reflection import Reflector
@@ -69,6 +71,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     long_term: LongTermCache
     sessions: Sessions
     recall: Recall
+    engines: Engines
     background: Background
     reflector: Reflector
     scheduler: Scheduler
@@ -127,8 +130,12 @@ class MemoryService:
         appended = await self._sessions.append(key, draft)
         if appended.session is not None:
             self._background.after_turn(key, appended.session)
-        durability = self._store.capabilities.durability
-        return Stored(turn=appended.turn, durability=durability, replayed=appended.replayed)
+        return Stored(turn=appended.turn, durability=self.durability, replayed=appended.replayed)
+
+    @property
+    def durability(self) -> Durability:
+        """How safe what was stored is."""
+        return self._store.capabilities.durability
 
     async def context(self, key: SessionKey, asked: Asked | None = None) -> Context:
         """Tell what an agent should know before its next answer; an ended session can still be read.
@@ -207,11 +214,29 @@ class MemoryService:
         metadata: dict[str, Any] | None = None,
     ) -> Memory:
         """Keep a text as a memory of a user; it is durable and can be found when this returns."""
-        return await self._memories.remember(scope, text, session_id=session_id, tags=tags, metadata=metadata or {})
+        draft = MemoryDraft(text=text, session_id=session_id, tags=tags, metadata=metadata or {})
+        (memory,) = await self.remember_many(scope, [draft])
+        return memory
 
-    async def recall(self, scope: Scope, question: str, limit: int, only: Only, *, by_words: bool = False) -> Retrieved:
-        """Return what of the user's memory is so and near to the question, best first; `by_words`: by these alone."""
-        return await self._recall.retrieve(scope, question, limit, only=only, by_words=by_words)
+    async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
+        """Keep texts as memories of a user, the last as the newest; up to a hundred at a time, all of them or none."""
+        return await self._memories.remember_many(scope, drafts)
+
+    async def recall(
+        self,
+        scope: Scope,
+        question: str,
+        limit: int,
+        only: Only,
+        *,
+        by_words: bool = False,
+        drivers: Sequence[str] | None = None,
+    ) -> Retrieved:
+        """Return what of the user's memory is so and near to the question, best first.
+
+        `by_words`: by these alone. `drivers`: which are asked, each if the one before cannot answer; else those in use.
+        """
+        return await self._recall.retrieve(scope, question, limit, only=only, by_words=by_words, drivers=drivers)
 
     async def newest(self, scope: Scope, limit: int, only: Only) -> list[Item]:
         """Return what of the user's memory is so, newest first: what was said, learned and remembered."""
@@ -231,10 +256,19 @@ class MemoryService:
         """
         return await self._memories.put_document(tenant_id, document)
 
-    async def recall_knowledge(self, tenant_id: str, question: str, limit: int, category: str | None) -> Retrieved:
+    async def recall_knowledge(
+        self,
+        tenant_id: str,
+        question: str,
+        limit: int,
+        category: str | None,
+        *,
+        drivers: Sequence[str] | None = None,
+    ) -> Retrieved:
         """Return what the knowledge of a tenant holds on a question (of a category, or all of it), best first."""
         only = Only(category=category.lower()) if category is not None else None
-        return await self._recall.retrieve(knowledge_of(tenant_id), question, limit, ["knowledge"], only)
+        scope = knowledge_of(tenant_id)
+        return await self._recall.retrieve(scope, question, limit, ["knowledge"], only, drivers=drivers)
 
     async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
         """Delete a piece of knowledge; returns whether there was one."""
@@ -250,6 +284,38 @@ class MemoryService:
     async def summaries(self, scope: Scope, limit: int) -> list[Memory]:
         """Return the summaries of reflected sittings, newest first."""
         return await self._store.memories(scope, ["summary"], limit=limit)
+
+    # Memory drivers
+
+    @property
+    def engines(self) -> Engines:
+        """The engines that follow the record: how they fare, and how to compare them with it."""
+        return self._parts.engines
+
+    async def use_drivers(self, names: Sequence[str]) -> None:
+        """Keep these up with the record from now on; who is asked stays as it is. Raises UnsafeStart."""
+        await self.engines.use(names)
+        self._background.mirror_soon()
+
+    async def switch_drivers(self, names: Sequence[str]) -> None:
+        """Ask these from now on, in this order; none: the record alone. Raises UnsafeStart; then nothing changes."""
+        await self.use_drivers(names)
+        self.engines.order = tuple(names)
+
+    async def rebuild_driver(self, name: str) -> None:
+        """Bring a driver everything anew, in the background; meanwhile the record is asked. Raises DriverNotFound."""
+        await self.engines.fill_anew(name)
+        self._recall.forget_answers()
+        self._background.mirror_soon()
+
+    async def drop_driver(self, name: str) -> None:
+        """Take away all that a driver holds, and keep it up no more. Raises DriverNotFound, DriverUnavailable."""
+        await self.engines.let_go(name)
+        self._recall.forget_answers()
+
+    async def compare_driver(self, name: str, cursor: Any, limit: int) -> Compared:
+        """Hold what a driver has of so many users against the record. Raises DriverNotFound, DriverUnavailable."""
+        return await compare(self._store, self.engines, name, cursor, limit)
 
     async def sweep(self) -> None:
         """Find the work that is left, now."""
@@ -289,6 +355,7 @@ class MemoryService:
             "queues": parts.scheduler.stats(),
             "reflection": parts.reflector.stats(),
             "recall": parts.recall.stats(),
+            "drivers": parts.engines.stats(),
             "event_loop": parts.watchdog.stats(),
             "tokens": {
                 "model": parts.reader.name,

@@ -153,6 +153,12 @@ class Settings(BaseSettings):
     breaker_failures: int = Field(5, ge=1, description="Failures of the model in a row after which it is left alone.")
     breaker_rest_seconds: float = Field(30, gt=0, le=86_400, description="Seconds for which it is then left alone.")
     recall_cache_mb: int = Field(256, ge=1, description="Memory for the search indexes of recently active users.")
+    query_cache_seconds: float = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Seconds for which an answer is given again while nothing is new of its user; 0 never does.",
+    )
     kill_at: str = Field(
         "", description="Tests only: NAME:N ends the process when that point of the code is reached the N-th time."
     )

@@ -19,6 +19,7 @@ from memory_service.llm.offline import LocalEmbedder
 from memory_service.recall import Recall
 from memory_service.stores.base import Store
 from memory_service.values import EXTRACTIVE, Scope
+from tests.support.engines import plain_recall
 from tests.support.remembering import Counting, learn, say
 from tests.support.stores import store_of
 
@@ -44,7 +45,7 @@ async def make_recall(store: Store) -> AsyncIterator[MakeRecall]:
     async with AsyncExitStack() as stack:
 
         async def make(embedder: Any = None, cache_bytes: int = 10_000_000) -> Recall:
-            recall = Recall(store, Embedding(store, embedder or LOCAL, Breaker()), cache_bytes=cache_bytes)
+            recall = plain_recall(store, embedder or LOCAL, cache_bytes)
             await recall.start(stack)
             return recall
 

@@ -22,6 +22,7 @@ from memory_service.stores.base import Store
 from memory_service.values import EXTRACTIVE, Only, Scope
 from tests.cosmos.launcher import CosmosServer
 from tests.stores.cosmos_account import settings_for
+from tests.support.engines import plain_recall
 from tests.support.remembering import Counting, learn, say
 from tests.support.stores import opened
 
@@ -90,7 +91,7 @@ async def recall_by(
     settings_of: SettingsOf, who: str, cache_bytes: int = 10_000_000
 ) -> AsyncIterator[tuple[Recall, Store]]:
     async with opened(settings_of(store_search=who)) as store, AsyncExitStack() as stack:
-        recall = Recall(store, Embedding(store, LocalEmbedder(), Breaker()), cache_bytes=cache_bytes)
+        recall = plain_recall(store, LocalEmbedder(), cache_bytes)
         await recall.start(stack)
         yield recall, store
 
@@ -175,7 +176,7 @@ async def test_as_many_hits_are_given_as_are_asked_for(recalls: tuple[Recall, Re
 async def test_while_the_embedder_is_down_words_answer(settings_of: SettingsOf) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(settings_of(store_search="store")))
-        recall = Recall(store, Embedding(store, Failing(), Breaker()), cache_bytes=1)
+        recall = plain_recall(store, Failing(), 1)
         await recall.start(stack)
         await say(store, ANA, *TALK)
         retrieved = await recall.retrieve(ANA, "walnuts", 5)

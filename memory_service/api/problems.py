@@ -63,6 +63,7 @@ def headers_of(error: errors.MemoryServiceError) -> list[tuple[bytes, bytes]]:
     return []
 
 
+_OF_A_NAME = re.compile(r"(_name|\.category|\.title|\.tags\[[^]]*\])$")
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>[^`]*)`)?$", re.DOTALL)
 
 
@@ -75,7 +76,7 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     place, reason = found["place"] or "$", found["reason"]
     if reason.startswith("Invalid enum value"):
         return errors.ValidationFailed(place, "not one of the known values")
-    if "matching regex" in reason and place.endswith(("_name", ".category", ".title")):
+    if "matching regex" in reason and _OF_A_NAME.search(place):
         return errors.ValidationFailed(place, "holds a control character or a line break", "invalid_character")
     if "matching regex" in reason and place.endswith(".doc_id"):
         allowed = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."

@@ -12,8 +12,10 @@ from msgspec import UNSET, UnsetType
 from memory_service import __version__
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
+from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
+from memory_service.api.memories import MEMORIES
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.limits import check_metadata
@@ -207,7 +209,9 @@ VERBS = (
         takes=schemas.GetSummaries,
         gives=schemas.SummariesAnswer,
     ),
+    *MEMORIES,
     *KNOWLEDGE,
+    *DRIVERS,
     Verb(
         method="GET",
         path="/health",

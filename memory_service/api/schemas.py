@@ -32,11 +32,11 @@ from memory_service.memories import Change
 from memory_service.values import Durability, Kind, ReflectionState, Role
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
-_NO_NUL = {"pattern": r"^[^\u0000]*$"}
+NO_NUL = {"pattern": r"^[^\u0000]*$"}
 """Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
-Text = Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema=_NO_NUL)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema=NO_NUL)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=NAME_PATTERN)]
-Question = Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, extra_json_schema=_NO_NUL)]
+Question = Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, extra_json_schema=NO_NUL)]
 DocId = Annotated[str, Meta(pattern=DOC_ID_PATTERN, description=DOC_ID_MEANS)]
 Category = Annotated[
     str, Meta(min_length=1, max_length=MAX_CATEGORY, pattern=NAME_PATTERN, description="Capitals count as small")
@@ -139,7 +139,7 @@ class GetSummaries(Body):
 class StoreKnowledge(Body):
     """What comes under a `doc_id` that is there takes its place; without one, it is a new piece."""
 
-    content: Annotated[str, Meta(min_length=1, max_length=MAX_DOCUMENT, extra_json_schema=_NO_NUL)]
+    content: Annotated[str, Meta(min_length=1, max_length=MAX_DOCUMENT, extra_json_schema=NO_NUL)]
     category: Category
     title: Title | None = None
     doc_id: DocId | None = None

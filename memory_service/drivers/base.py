@@ -7,7 +7,7 @@ A memory is told as a dictionary:
 
 `created_at` is ISO 8601 with an offset; there is a `score` where a query was asked, higher is nearer. A piece of global
 knowledge has `category` in place of `user_id` and `conversation_id`, and its metadata hold `category`, `title` and
-`doc_id`. An engine may tell more.
+`doc_id`. `degraded` names what a search had to do without. An engine may tell more.
 
 Errors are raised: an empty list says that nothing was found, not that nobody could look. Arguments that cannot be are a
 ValueError.
@@ -16,6 +16,7 @@ ValueError.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 Told = dict[str, Any]
@@ -54,6 +55,13 @@ class BaseMemoryDriver(ABC):
         metadata: dict[str, Any] | None = None,
     ) -> Told:
         """Keep a memory of a user, and return it."""
+
+    def store_many(self, memories: Iterable[Mapping[str, Any]]) -> list[Told]:
+        """Keep many memories, each given as `store` takes it, and return them in their order.
+
+        An engine that can do better than one by one does. If one cannot be, those before it are kept.
+        """
+        return [self.store(**memory) for memory in memories]
 
     @abstractmethod
     def store_global_knowledge(

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
@@ -20,8 +21,56 @@ Opened = Callable[[], AbstractAsyncContextManager[AwaitedDriver]]
 Verb = Callable[[AwaitedDriver], Coroutine[Any, Any, T]]
 
 
-class BlockingDriver(BaseMemoryDriver):
-    """The six verbs of an awaited driver, called and waited for; many threads may call at once.
+class BlockingFace(BaseMemoryDriver):
+    """The verbs of an awaited driver, called and waited for, wherever that lives."""
+
+    @abstractmethod
+    def run(self, verb: Verb[T]) -> T:
+        """Let the awaited driver do this, and wait for it."""
+
+    def recall(
+        self,
+        user_id: str,
+        conversation_id: str | None = None,
+        query: str | None = None,
+        top_k: int = 10,
+        use_vector: bool = True,
+        exclude_tags: list[str] | None = None,
+    ) -> list[Told]:
+        return self.run(lambda driver: driver.recall(user_id, conversation_id, query, top_k, use_vector, exclude_tags))
+
+    def recall_global_knowledge(self, query: str, top_k: int = 5, category: str | None = None) -> list[Told]:
+        return self.run(lambda driver: driver.recall_global_knowledge(query, top_k, category))
+
+    def store(
+        self,
+        user_id: str,
+        content: str,
+        conversation_id: str | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Told:
+        return self.run(lambda driver: driver.store(user_id, content, conversation_id, tags, metadata))
+
+    def store_global_knowledge(
+        self,
+        content: str,
+        category: str,
+        title: str | None = None,
+        doc_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Told:
+        return self.run(lambda driver: driver.store_global_knowledge(content, category, title, doc_id, metadata))
+
+    def delete(self, memory_id: str, user_id: str | None = None) -> bool:
+        return self.run(lambda driver: driver.delete(memory_id, user_id))
+
+    def health_check(self) -> Told:
+        return self.run(lambda driver: driver.health_check())
+
+
+class BlockingDriver(BlockingFace):
+    """The verbs of an awaited driver that lives here, in a thread; many threads may call at once.
 
     The driver is opened with the first call, and what that raises its caller is told; the next one tries again.
     `close()` closes it, as does the end of the process (of its main thread: threads that go on are refused then).
@@ -56,47 +105,7 @@ class BlockingDriver(BaseMemoryDriver):
                 self._home = None
                 home.ended.result()
 
-    def recall(
-        self,
-        user_id: str,
-        conversation_id: str | None = None,
-        query: str | None = None,
-        top_k: int = 10,
-        use_vector: bool = True,
-        exclude_tags: list[str] | None = None,
-    ) -> list[Told]:
-        return self._run(lambda driver: driver.recall(user_id, conversation_id, query, top_k, use_vector, exclude_tags))
-
-    def recall_global_knowledge(self, query: str, top_k: int = 5, category: str | None = None) -> list[Told]:
-        return self._run(lambda driver: driver.recall_global_knowledge(query, top_k, category))
-
-    def store(
-        self,
-        user_id: str,
-        content: str,
-        conversation_id: str | None = None,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> Told:
-        return self._run(lambda driver: driver.store(user_id, content, conversation_id, tags, metadata))
-
-    def store_global_knowledge(
-        self,
-        content: str,
-        category: str,
-        title: str | None = None,
-        doc_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> Told:
-        return self._run(lambda driver: driver.store_global_knowledge(content, category, title, doc_id, metadata))
-
-    def delete(self, memory_id: str, user_id: str | None = None) -> bool:
-        return self._run(lambda driver: driver.delete(memory_id, user_id))
-
-    def health_check(self) -> Told:
-        return self._run(lambda driver: driver.health_check())
-
-    def _run(self, verb: Verb[T]) -> T:
+    def run(self, verb: Verb[T]) -> T:
         if self._is_of_another_process():
             raise RuntimeError(
                 "this memory driver was opened before the process was forked: make another here, "

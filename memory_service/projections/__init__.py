@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from memory_service.errors import UnsafeStart
-from memory_service.projections.base import Projection
 from memory_service.settings import Settings
+
+if TYPE_CHECKING:  # a name alone needs no numpy
+    from memory_service.projections.base import Projection
 
 BUILTIN = "builtin"
 """The record itself, which needs no engine."""
@@ -41,6 +44,8 @@ def make_projection(name: str, settings: Settings) -> Projection:
 
 def projection_class(name: str) -> type[Projection]:
     """Find the class of an engine. Raises UnsafeStart."""
+    from memory_service.projections.base import Projection
+
     module, colon, attribute = PROJECTIONS.get(name, name).partition(":")
     if not colon or not all(part.isidentifier() for part in f"{module}.{attribute}".split(".")):
         known = ", ".join(sorted({BUILTIN, *PROJECTIONS}))

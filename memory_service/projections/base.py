@@ -59,9 +59,8 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> str:
-        """What it is to be found by: of a message also who spoke."""
-        speaker = self.item.name or self.item.role
-        return f"{speaker}: {self.item.text}" if speaker else self.item.text
+        """What it is to be found by."""
+        return self.item.words
 
     @property
     def digest(self) -> str:
@@ -83,6 +82,8 @@ class Projection(ABC):
     name: ClassVar[str]
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
     """By which the engine says that it is away, or can do no more; all else is a mistake of ours."""
+    takes_vectors: ClassVar[bool] = False
+    """Whether it is to be given the vectors of the record, because it makes none of its own."""
 
     def __init__(self, *, search_s: float = SEARCH_S, write_s: float = WRITE_S) -> None:
         self._search_s, self._write_s = search_s, write_s

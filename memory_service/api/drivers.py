@@ -1,0 +1,176 @@
+"""The routes of memory drivers: the engines that follow the record, for those who run the service."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from memory_service.api.auth import Caller
+from memory_service.api.endpoint import Verb
+from memory_service.api.schemas import Body
+from memory_service.comparing import Compared
+from memory_service.errors import UnsafeStart, ValidationFailed
+from memory_service.projections import BUILTIN, PROJECTIONS, key_of
+from memory_service.service import MemoryService
+
+DriverName = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class NamedDriver(Body):
+    driver: DriverName
+
+
+class SwitchDrivers(Body):
+    drivers: Annotated[
+        list[DriverName],
+        Meta(max_length=8, description="In the order in which they are asked; none: the record alone"),
+    ]
+
+
+class CompareDriver(Body):
+    driver: DriverName
+    cursor: Annotated[str, Meta(max_length=10_000)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class DriversAnswer(Struct, kw_only=True):
+    """`asked`: who is asked, one after the other, before the record. `drivers`: all that are kept up with it."""
+
+    asked: list[str]
+    drivers: list[dict[str, Any]]
+
+
+class DifferenceAnswer(Struct):
+    user_id: str
+    missing: int
+    surplus: int
+    other: int
+
+
+class ComparedAnswer(Struct, kw_only=True):
+    """`lagging_users` were not compared: something is still to be brought. `differences` of the caller's tenant."""
+
+    driver: str
+    users: int
+    lagging_users: int
+    items: int
+    differing_users: int
+    missing: int
+    surplus: int
+    other: int
+    differences: list[DifferenceAnswer]
+    cursor: str
+    more: bool
+
+
+async def list_drivers(service: MemoryService, caller: Caller, body: None) -> DriversAnswer:
+    return DriversAnswer(asked=list(service.engines.order), drivers=await service.engines.state())
+
+
+async def switch(service: MemoryService, caller: Caller, body: SwitchDrivers) -> DriversAnswer:
+    names = [name for name in dict.fromkeys(map(key_of, body.drivers)) if name != BUILTIN]
+    for name in names:
+        if name not in (*PROJECTIONS, *service.engines.names):  # a class is named by those who start the service alone
+            known = ", ".join(sorted({BUILTIN, *PROJECTIONS, *service.engines.names}))
+            raise ValidationFailed("$.drivers", f"known are {known}")
+    try:
+        await service.switch_drivers(names)
+    except UnsafeStart as exc:
+        raise ValidationFailed("$.drivers", str(exc)) from exc
+    return await list_drivers(service, caller, None)
+
+
+async def rebuild(service: MemoryService, caller: Caller, body: NamedDriver) -> DriversAnswer:
+    await service.rebuild_driver(key_of(body.driver))
+    return await list_drivers(service, caller, None)
+
+
+async def drop(service: MemoryService, caller: Caller, body: NamedDriver) -> DriversAnswer:
+    await service.drop_driver(key_of(body.driver))
+    return await list_drivers(service, caller, None)
+
+
+async def compare(service: MemoryService, caller: Caller, body: CompareDriver) -> ComparedAnswer:
+    name = key_of(body.driver)
+    compared = await service.compare_driver(name, _cursor_of(body.cursor), body.limit)
+    return _answer(name, compared, caller.tenant_id)
+
+
+DRIVERS = (
+    Verb(
+        method="GET",
+        path="/drivers",
+        summary="List the memory drivers that follow the record, and how they fare",
+        handle=list_drivers,
+        gives=DriversAnswer,
+    ),
+    Verb(
+        method="POST",
+        path="/drivers/switch",
+        summary="Ask other memory drivers from now on, until the service ends",
+        handle=switch,
+        takes=SwitchDrivers,
+        gives=DriversAnswer,
+    ),
+    Verb(
+        method="POST",
+        path="/drivers/rebuild",
+        summary="Bring a memory driver everything anew",
+        handle=rebuild,
+        takes=NamedDriver,
+        gives=DriversAnswer,
+        errors=(404,),
+    ),
+    Verb(
+        method="POST",
+        path="/drivers/compare",
+        summary="Hold a memory driver against the record, so many users at a time",
+        handle=compare,
+        takes=CompareDriver,
+        gives=ComparedAnswer,
+        errors=(404,),
+    ),
+    Verb(
+        method="POST",
+        path="/drivers/drop",
+        summary="Take away all that a memory driver holds, and keep it up no more",
+        handle=drop,
+        takes=NamedDriver,
+        gives=DriversAnswer,
+        errors=(404,),
+    ),
+)
+
+
+def _answer(name: str, compared: Compared, tenant_id: str) -> ComparedAnswer:
+    differences = compared.differences
+    return ComparedAnswer(
+        driver=name,
+        users=compared.users,
+        lagging_users=compared.lagging,
+        items=compared.items,
+        differing_users=len(differences),
+        missing=sum(difference.missing for difference in differences),
+        surplus=sum(difference.surplus for difference in differences),
+        other=sum(difference.other for difference in differences),
+        differences=[
+            DifferenceAnswer(one.scope.user_id, one.missing, one.surplus, one.other)
+            for one in differences
+            if one.scope.tenant_id == tenant_id
+        ],
+        cursor=base64.urlsafe_b64encode(msgspec.json.encode(compared.cursor)).decode(),
+        more=compared.more,
+    )
+
+
+def _cursor_of(given: str | None) -> Any:
+    if given is None:
+        return None
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(given))
+    except (binascii.Error, msgspec.DecodeError, ValueError) as exc:
+        raise ValidationFailed("$.cursor", "is not one that was answered") from exc

@@ -1,0 +1,155 @@
+"""Brings engines what they lack of the record, user by user.
+
+What is lacking, the record says; a run may be cut off anywhere and be repeated. A claim keeps two from bringing what is
+the same user's at once: the later of two texts of a memory must not be overtaken by the earlier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from memory_service.corpus import item_of, items_of
+from memory_service.errors import Unavailable
+from memory_service.projections.base import Copy, Floats, Projection
+from memory_service.stores.base import Entries, Store
+from memory_service.stores.mirrors import Mirror
+from memory_service.values import EXTRACTIVE, Scope, Value, Vector, turn_item_id
+
+PAGE = 500
+USERS_AT_ONCE = 8
+LEASE = timedelta(seconds=60)
+"""For a page of one user. A process that is killed leaves its claims for so long."""
+RETRY_S = 2.0
+GATHER_S = 0.2
+
+
+class Place(Value, frozen=True, kw_only=True):
+    """How far an engine is, and with vectors of which space it has been brought there."""
+
+    space: str
+    cursor: Any
+
+    @classmethod
+    def of(cls, mirror: Mirror) -> Place | None:
+        """As the record keeps it; None for an engine that is at the beginning."""
+        return None if mirror.cursor is None else cls(space=mirror.cursor[0], cursor=mirror.cursor[1])
+
+    def on(self, mirror: Mirror) -> Mirror:
+        return replace(mirror, cursor=(self.space, self.cursor))
+
+
+class Mirroring:
+    """`space` names the present vector space, or is empty as long as none is known."""
+
+    def __init__(
+        self, store: Store, space: Callable[[], str], *, now: Callable[[], datetime], gather_s: float = GATHER_S
+    ) -> None:
+        self._store, self._space, self._now, self._gather_s = store, space, now, gather_s
+        self._alone: dict[str, asyncio.Lock] = {}
+        self.copied = self.removed = 0
+
+    async def catch_up(self, name: str, engine: Projection) -> float | None:
+        """Bring an engine all it lacks; returns after how many seconds to try again if it failed.
+
+        In no hurry: what is new has its vector a moment later, and is then brought once.
+        """
+        await asyncio.sleep(self._gather_s)
+        async with self._alone.setdefault(name, asyncio.Lock()):
+            while True:
+                if engine.breaker.state == "open":
+                    return RETRY_S
+                now = self._now()
+                claimed = await self._store.claim_mirrors(name, now, now + LEASE, USERS_AT_ONCE)
+                went_well = await asyncio.gather(*(self._bring(engine, mirror) for mirror in claimed))
+                if not all(went_well):
+                    return RETRY_S
+                if len(claimed) < USERS_AT_ONCE:  # what has come meanwhile has rung again
+                    return None
+
+    async def _bring(self, engine: Projection, mirror: Mirror) -> bool:
+        """Bring what is lacking of one user; returns whether that could be done."""
+        place = Place.of(mirror)
+        try:
+            if place is None:
+                await engine.forget(mirror.scope)
+            place = self._begin(engine, place)
+            more = True
+            while more:
+                entries = await self._store.entries(mirror.scope, place.cursor, place.space, PAGE)
+                await self._hand_over(engine, mirror.scope, place.space, entries)
+                place, more = replace(place, cursor=entries.cursor), entries.more
+                mirror = place.on(mirror)
+                if more:
+                    lease_until = self._now() + LEASE
+                    if not await self._store.put_mirror(mirror, caught_up=False, lease_until=lease_until):
+                        return True  # another's by now, or to begin anew: it is due
+                    mirror = replace(mirror, lease_until=lease_until)
+            await self._store.put_mirror(mirror)
+        except Unavailable:  # the engine, or the store
+            with suppress(Unavailable):  # else the claim ends by itself
+                await self._store.put_mirror(mirror, caught_up=False)
+            return False
+        return True
+
+    def _begin(self, engine: Projection, place: Place | None) -> Place:
+        """Where to go on. With vectors of another space all is brought once more."""
+        if not engine.takes_vectors:
+            return place or Place(space="", cursor=None)
+        space = self._space() or (place.space if place else "")
+        return place if place and place.space == space else Place(space=space, cursor=None)
+
+    async def _hand_over(self, engine: Projection, scope: Scope, space: str, entries: Entries) -> None:
+        rows = dict(rows_of(entries.vectors, await self._lengths(scope, entries)))
+        copies = [replace_vector(copy, space, rows.pop(copy.id, None)) for copy in copies_of(entries)]
+        gone = [memory.memory_id for memory in entries.memories if memory.valid_to is not None]
+        if gone:
+            await engine.remove(scope, gone)
+        if copies:
+            await engine.put(scope, copies)
+        if rows:
+            await engine.put_vectors(scope, space, rows)
+        self.copied += len(copies)
+        self.removed += len(gone)
+
+    async def _lengths(self, scope: Scope, entries: Entries) -> dict[str, int]:
+        """How many messages each turn has that there are vectors of: it may have been brought before them."""
+        here = {turn_item_id(turn.session_id, turn.seq): len(turn.messages) for turn in entries.turns}
+        named = {vector.item_id for vector in entries.vectors if "#" in vector.item_id}
+        if named <= here.keys():
+            return here
+        before = await self._store.items(scope, named - here.keys(), "")
+        return here | {turn_item_id(turn.session_id, turn.seq): len(turn.messages) for turn in before.turns}
+
+    def stats(self) -> dict[str, int]:
+        return {"copied": self.copied, "removed": self.removed}
+
+
+def copies_of(entries: Entries) -> Iterator[Copy]:
+    """What of these an engine is to keep. Of a memory that is there twice the later counts."""
+    for turn in entries.turns:
+        yield from (Copy(item=item) for item in items_of(turn))
+    for memory in {memory.memory_id: memory for memory in entries.memories}.values():
+        if memory.valid_to is None:
+            yield Copy(item=item_of(memory), is_extract=memory.model == EXTRACTIVE)
+
+
+def rows_of(vectors: Iterable[Vector], lengths: Mapping[str, int]) -> Iterator[tuple[str, Floats]]:
+    """The vectors, each by the name of the message or memory it is of. `lengths`: how many messages a turn has."""
+    for vector in vectors:
+        numbers = np.frombuffer(vector.data, np.float32)
+        if "#" not in vector.item_id:
+            yield from [(vector.item_id, numbers)] if len(numbers) else []  # else there was nothing to embed
+        elif length := lengths.get(vector.item_id):
+            for position, row in enumerate(numbers.reshape(length, -1)):
+                yield f"{vector.item_id}.{position}", row
+
+
+def replace_vector(copy: Copy, space: str, vector: Floats | None) -> Copy:
+    return copy if vector is None else replace(copy, space=space, vector=vector)
