@@ -12,8 +12,20 @@ import sys
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-FACTS = {"attempts", "auth_mode", "code", "deployment", "durability", "error", "format", "job", "jobs", "model"}
-FACTS |= {"reason", "request_id", "seconds", "status", "store", "url", "verb"}
+FACTS = {
+    "attempts",
+    "auth_mode",
+    "code",
+    "deployment",
+    "driver",
+    "durability",
+    "error",
+    "format",
+    "job",
+    "jobs",
+    "model",
+}
+FACTS |= {"reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
 
 

@@ -24,8 +24,9 @@ from memory_service.values import EXTRACTIVE, Scope, Value, Vector, turn_item_id
 
 PAGE = 500
 USERS_AT_ONCE = 8
-LEASE = timedelta(seconds=60)
-"""For a page of one user. A process that is killed leaves its claims for so long."""
+LEASE = timedelta(seconds=150)
+"""For a page of one user: no engine may take longer for it. A process that is killed leaves its claims for so long, but
+over SQLite, where the next start takes them back."""
 RETRY_S = 2.0
 GATHER_S = 0.2
 

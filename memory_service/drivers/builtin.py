@@ -68,7 +68,8 @@ class BuiltinDriver:
 
         Raises UnsafeStart for one that cannot be used as things are.
         """
-        await self._service.use_drivers(engines)
+        if not set(engines) <= set(self._service.engines.names):
+            await self._service.use_drivers(engines)
         return type(self)(self._service, self._tenant_id, engines=engines)
 
     @property

@@ -38,7 +38,8 @@ FAILURES, REST_S = 3, 2.0
 """After so many failures in a row an engine is left alone for so long, and whoever asks is told at once."""
 SEARCH_S = 2.0
 """For a search: who recalls waits no longer than this for an engine before the record is asked."""
-WRITE_S = 30.0
+WRITE_S, LONGEST_WRITE_S = 30.0, 120.0
+"""For a verb that writes; a claim of a user's (`mirroring.LEASE`) lasts for the longest there may be."""
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):

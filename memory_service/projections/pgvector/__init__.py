@@ -82,6 +82,7 @@ SELECT current_setting('server_version'), (SELECT extversion FROM pg_extension W
 class PGVector(Projection):
     name = "pgvector"
     native_errors = (psycopg.Error, OSError, StoreUnavailable, UnsafeStart)
+    takes_vectors = True
 
     def __init__(self, url: str, *, search_s: float = SEARCH_S, write_s: float = WRITE_S) -> None:
         super().__init__(search_s=search_s, write_s=write_s)

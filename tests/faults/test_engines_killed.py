@@ -1,0 +1,219 @@
+"""The engine of a memory driver is killed, hangs and comes back while callers write, and so is the service beside it.
+
+Nothing acknowledged is lost or hidden; answers that had to do without say so; and the engine is brought what it lacks
+without anybody's doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+import pytest
+
+from memory_service.chaos.process import SERVE, ServiceProcess
+from tests.automem.launcher import AutoMemServer
+from tests.postgres.launcher import PostgresServer
+from tests.support.background import until
+
+PATIENCE_S = 60
+WRITERS = 4
+SETTINGS = {
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+    "SWEEP_INTERVAL_SECONDS": "1",
+    "REFLECTION_THRESHOLD_TURNS": "1000",  # nothing is learned that nobody has written
+    "L_TURN_CHUNKS": "1000",
+    "K_TURN_BUFFER": "1000",
+}
+
+
+class Engine(Protocol):
+    """A server of one, in a process of its own."""
+
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def paused(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass
+class Killed:
+    """An engine that can be killed, and the settings by which a service finds it."""
+
+    driver: str
+    engine: Engine
+    settings: dict[str, str]
+
+
+@pytest.fixture(params=["pgvector", "automem"])
+def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    if request.param == "pgvector":
+        with PostgresServer(folder) as postgres:
+            yield Killed("pgvector", postgres, {"DATABASE_URL": postgres.url})
+    else:
+        with AutoMemServer(folder, vector_delay_s=0.2) as automem:
+            yield Killed("automem", automem, {"AUTOMEM_URL": automem.url, "AUTOMEM_TIMEOUT": "5"})
+
+
+@dataclass
+class Writer:
+    """Stores memories and turns, and asks for each as soon as it is acknowledged. `told`: how answers were labelled."""
+
+    http: httpx2.AsyncClient
+    name: str
+    written: list[str] = field(default_factory=list)
+    told: Counter[str] = field(default_factory=Counter)
+
+    async def write(self, enough: asyncio.Event) -> None:
+        await self._post("/sessions/start", user_id=self.name, session_id="s")
+        for number in count(len(self.written)):
+            if enough.is_set():
+                return
+            word = f"{self.name}word{number}"
+            if number % 2:
+                await self._post("/memories", memories=[{"user_id": self.name, "content": f"noted {word} here"}])
+            else:
+                turn = {"user_message": f"I said {word} once", "agent_message": ""}
+                await self._post("/memory/store", user_id=self.name, session_id="s", turn_id=word, **turn)
+            self.written.append(word)
+            await self.ask(word)
+            await self.ask(self.written[number // 2])
+
+    async def ask(self, word: str) -> None:
+        answer = await self._post("/memory/retrieve", user_id=self.name, query=word, top_k=5)
+        assert any(word in fact.split() for fact in answer["facts"]), (word, answer)
+        self.told[",".join(answer["degraded"])] += 1
+
+    async def _post(self, path: str, **body: Any) -> Any:
+        answer = await self.http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@dataclass
+class World:
+    service: ServiceProcess
+    http: httpx2.AsyncClient
+    driver: str
+    writers: list[Writer]
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for writer in self.writers:
+                group.create_task(writer.write(enough))
+            yield
+            enough.set()
+
+    async def a_while(self, more: int = 6) -> Counter[str]:
+        """Wait until each has written so much more; returns how answers were labelled meanwhile."""
+        goals = [len(writer.written) + more for writer in self.writers]
+        for writer in self.writers:
+            writer.told.clear()
+        await until(
+            lambda: all(len(w.written) >= goal for w, goal in zip(self.writers, goals, strict=True)), PATIENCE_S
+        )
+        return sum((writer.told for writer in self.writers), Counter())
+
+    async def state(self) -> dict[str, Any]:
+        (state,) = (await self.http.get("/drivers")).json()["drivers"]
+        return dict(state)
+
+    async def is_up(self) -> bool:
+        return bool((await self.state())["connected"])
+
+    async def caught_up(self) -> None:
+        async def has_everything() -> bool:
+            state = await self.state()
+            return bool(state["connected"]) and state["lagging_users"] == 0
+
+        await until(has_everything, PATIENCE_S)
+
+    async def answered(self) -> int:
+        stats = (await self.http.get("/stats")).json()
+        count: int = stats["drivers"]["answered"]
+        return count
+
+    async def all_is_there(self) -> None:
+        """Everything that was written is found, by the engine; and it holds that and nothing else."""
+        before, asked = await self.answered(), 0
+        for writer in self.writers:
+            writer.told.clear()
+            for word in writer.written:
+                await writer.ask(word)
+                asked += 1
+            assert set(writer.told) == {""}
+        assert await self.answered() - before == asked
+        compared = (await self.http.post("/drivers/compare", json={"driver": self.driver})).json()
+        assert (compared["users"], compared["lagging_users"]) == (len(self.writers), 0)
+        assert (compared["missing"], compared["surplus"], compared["other"]) == (0, 0, 0), compared
+        assert compared["items"] == sum(len(writer.written) for writer in self.writers)
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def make(driver: str, **settings: str) -> AsyncIterator[World]:
+        folder = tmp_path / "service"
+        folder.mkdir()
+        settings = {**SETTINGS, "MEMORY_DRIVER": driver, "QUERY_CACHE_SECONDS": "0", **settings}
+        async with ServiceProcess(folder, SERVE, **settings) as service:
+            await service.start()
+            async with httpx2.AsyncClient(base_url=service.url, timeout=PATIENCE_S) as http:
+                yield World(service, http, driver, [Writer(http, f"user{number}") for number in range(WRITERS)])
+
+    return make
+
+
+async def test_an_engine_that_is_killed_while_callers_write(killed: Killed, make_world: Callable[..., Any]) -> None:
+    async with make_world(killed.driver, **killed.settings) as world:
+        async with world.writing():
+            await world.a_while()
+            for _ in range(2):
+                await asyncio.to_thread(killed.engine.kill)
+                assert (await world.a_while())["driver"] > 0
+                assert (await world.state())["connected"] is False
+                await asyncio.to_thread(killed.engine.start)
+                await until(world.is_up, PATIENCE_S)
+        await world.caught_up()
+        await world.all_is_there()
+
+
+async def test_an_engine_that_hangs_while_callers_write(killed: Killed, make_world: Callable[..., Any]) -> None:
+    async with make_world(killed.driver, **killed.settings) as world:
+        async with world.writing():
+            await world.a_while()
+            with killed.engine.paused():
+                assert (await world.a_while())["driver"] > 0
+        await world.caught_up()
+        await world.all_is_there()
+
+
+async def test_an_engine_that_comes_after_the_service(killed: Killed, make_world: Callable[..., Any]) -> None:
+    await asyncio.to_thread(killed.engine.kill)
+    async with make_world(killed.driver, **killed.settings) as world:
+        async with world.writing():
+            assert set(await world.a_while()) <= {"", "driver"}
+            await asyncio.to_thread(killed.engine.start)
+        await world.caught_up()
+        await world.all_is_there()
+
+
+async def test_the_service_is_killed_while_it_brings(killed: Killed, make_world: Callable[..., Any]) -> None:
+    async with make_world(killed.driver, **killed.settings) as world:
+        for _ in range(3):
+            async with world.writing():
+                await world.a_while(4)
+            world.service.kill()
+            await world.service.start()
+        await world.caught_up()
+        await world.all_is_there()
