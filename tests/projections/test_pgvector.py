@@ -18,6 +18,7 @@ from memory_service.errors import DriverUnavailable, UnsafeStart
 from memory_service.projections import make_projection
 from memory_service.projections.base import FAILURES, Projection
 from memory_service.projections.pgvector import PGVector, search
+from memory_service.projections.pgvector import rows as rows_of_engine
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.stores.postgres import scripts
@@ -294,6 +295,17 @@ async def test_a_text_written_anew_loses_its_vector_and_the_same_text_keeps_it(e
     assert await found(engine, near) == await found(engine, Question("pecans")) == {"m"}
     await engine.put_vectors(ANA, SPACE, {"m": np.zeros(16, np.float32)})
     assert await found(engine, near) == set()
+
+
+async def test_what_is_too_much_for_one_statement_is_written_by_several(engine: Projection) -> None:
+    numbers = np.random.default_rng(1).normal(size=(60, 1024)).astype(np.float32)
+    vectors = {f"m{number}": vector / np.linalg.norm(vector) for number, vector in enumerate(numbers)}
+    assert sum(map(rows_of_engine.size_of_vector, vectors.values())) > rows_of_engine.PART
+    await engine.put(ANA, [a_copy(name, vector=vector) for name, vector in vectors.items()])
+    await engine.put_vectors(ANA, SPACE, {name: -vector for name, vector in vectors.items()})
+    assert set(await engine.held(ANA)) == vectors.keys()
+    for name in ("m0", "m59"):
+        assert await found(engine, Question("unheard of", vector=-vectors[name]), limit=1) == {name}
 
 
 async def test_the_longest_names_fit_into_the_index(engine: Projection) -> None:

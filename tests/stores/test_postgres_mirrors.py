@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.postgres import mirrors, schema
+from memory_service.stores.postgres import mirrors, scripts
 from tests.postgres.proxy import Proxy, pooling
 from tests.stores.contract_mirrors import ANA, BEN, DRIVER, Engine, claim, read_on, remember, users
 from tests.stores.postgres_database import everything, rows, settings_for
@@ -129,8 +129,8 @@ async def test_a_database_of_the_former_schema_is_followed_from_the_start(
 ) -> None:
     settings = settings_for(postgres_url, store_search=searched)
     with monkeypatch.context() as before:
-        ours = [migration for migration in schema._ours() if migration[0] < 3]
-        before.setattr(schema, "_ours", lambda: ours)
+        ours = scripts.scripts_of("memory_service.stores.postgres")
+        before.setattr(scripts, "scripts_of", lambda _: {number: ours[number] for number in (1, 2)})
         async with opened(settings) as store:
             await remember(store, "before")
     async with opened(settings) as store:

@@ -17,7 +17,14 @@ from psycopg import AsyncConnection
 
 from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.projections.base import SEARCH_S, WRITE_S, Copy, Floats, Projection
-from memory_service.projections.pgvector.rows import COLUMNS, document_of_copies, document_of_vectors
+from memory_service.projections.pgvector.rows import (
+    COLUMNS,
+    document_of_copies,
+    document_of_vectors,
+    parts,
+    size_of,
+    size_of_vector,
+)
 from memory_service.projections.pgvector.schema import TABLES, prepare
 from memory_service.projections.pgvector.search import question
 from memory_service.settings import Settings
@@ -135,14 +142,13 @@ class PGVector(Projection):
 
     async def _put(self, scope: Scope, copies: Sequence[Copy]) -> None:
         latest = {copy.id: copy for copy in copies}  # one statement writes a row once
-        if latest:
-            size = sum(len(copy.words) for copy in latest.values())
-            rows = await self._splitting.run(size, partial(document_of_copies, latest.values()))
+        for part in parts(latest.values(), size_of):
+            rows = await self._splitting.run(sum(map(size_of, part)), partial(document_of_copies, part))
             await self._write("put", PUT, {**_names(scope), "rows": rows})
 
     async def _put_vectors(self, scope: Scope, space: str, vectors: Mapping[str, Floats]) -> None:
-        if vectors:
-            rows = await asyncio.to_thread(document_of_vectors, vectors)
+        for part in parts(vectors.items(), lambda given: size_of_vector(given[1])):
+            rows = await asyncio.to_thread(document_of_vectors, part)
             await self._write("put_vectors", PUT_VECTORS, {**_names(scope), "space": space, "rows": rows})
 
     async def _remove(self, scope: Scope, ids: Sequence[str]) -> None:
