@@ -122,7 +122,7 @@ class Engines:
             self._store.items(scope, {whole_of(item_id) for item_id in found}, sought.space),
             self._store.mirror(scope, name),
         )
-        if after.begun != before.begun:  # it may have forgotten what it should have found
+        if after.begun != before.begun or engine.is_new:  # it may have forgotten what it should have found
             return None
         return merged(held, lacks)
 

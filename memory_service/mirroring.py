@@ -66,6 +66,9 @@ class Mirroring:
             while True:
                 if engine.breaker.state == "open":
                     return RETRY_S
+                if engine.is_new:
+                    await self._store.follow(name, anew=True)
+                    engine.is_new = False
                 now = self._now()
                 claimed = await self._store.claim_mirrors(name, now, now + LEASE, USERS_AT_ONCE)
                 went_well = await asyncio.gather(*(self._bring(engine, mirror) for mirror in claimed))

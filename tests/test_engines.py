@@ -236,6 +236,16 @@ async def test_an_engine_that_begins_anew_is_not_asked_until_it_is_full(world: W
     assert (await world.found("walnuts"), len(world.engine().shelf[ANA])) == ((["Ana eats no walnuts"], ()), 1)
 
 
+async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not_believed(world: World) -> None:
+    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.caught_up()
+    world.engine().shelf.clear()
+    world.engine().is_new = True  # as it finds out with the first verb
+    assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
+    await world.service.sweep()
+    await until(lambda: ANA in world.engine().shelf)
+
+
 async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(world: World) -> None:
     await world.service.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()

@@ -129,6 +129,16 @@ async def test_an_engine_that_needs_vectors_lacks_what_has_none_until_it_has_one
     assert world.texts()["m"] == "likes rum"
 
 
+async def test_an_engine_that_had_to_make_its_tables_is_brought_everything_again(world: World) -> None:
+    for scope in (ANA, BEN):
+        await world.remember(a_memory("m"), scope=scope)
+    await world.catch_up()
+    world.engine.shelf.clear()  # its database is another one now
+    world.engine.is_new = True
+    assert await world.catch_up() is None
+    assert (set(world.texts()), set(world.texts(BEN)), world.engine.is_new) == ({"m"}, {"m"}, False)
+
+
 async def test_in_another_vector_space_all_is_brought_once_more(world: World) -> None:
     await world.remember(a_memory("m"))
     await world.embed()

@@ -92,6 +92,8 @@ class Projection(ABC):
         self._search_s, self._write_s = search_s, write_s
         self.breaker = Breaker(failures=FAILURES, rest_s=REST_S, clock=time.monotonic)
         self.failures = 0
+        self.is_new = False
+        """It had no tables and has made them: what it was brought before went into a database that is gone."""
 
     @classmethod
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from memory_service.app import Surroundings, open_service
@@ -13,6 +14,7 @@ from memory_service.drivers.blocking import BlockingDriver, BlockingFace, Verb
 from memory_service.drivers.builtin import BuiltinDriver, BuiltinMemoryDriver
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
+from tests.support.background import until
 
 PATIENCE_S = 60
 LOOK_EVERY_S = 0.01
@@ -76,6 +78,16 @@ class CaughtUpDriver(BlockingFace):
 
         self.run(caught_up)
 
+    def until_there(self) -> None:
+        """Wait until every engine says that it is there; one may be opened behind the start's back."""
+
+        async def all_there(driver: AwaitedDriver) -> None:
+            assert isinstance(driver, _Open)
+            for name in self._engines:
+                await until(partial(_is_there, driver.service, name), PATIENCE_S)
+
+        self.run(all_there)
+
     @property
     def answered(self) -> int:
         async def count(driver: AwaitedDriver) -> int:
@@ -85,6 +97,10 @@ class CaughtUpDriver(BlockingFace):
 
         answered: int = self.run(count)
         return answered
+
+
+async def _is_there(service: MemoryService, name: str) -> bool:
+    return bool((await service.engines.check(name))["connected"])
 
 
 @contextmanager

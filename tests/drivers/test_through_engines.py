@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
 from memory_service.drivers import BaseMemoryDriver
 from memory_service.settings import Settings
 from tests.automem.launcher import AutoMemServer
 from tests.drivers.caught_up import CaughtUpDriver, caught_up, through
-from tests.drivers.contract import ANA, DriverContract
+from tests.drivers.contract import ANA, DriverContract, contents
+from tests.pixeltable.launcher import PixeltableHome
 
 MakeSettings = Callable[..., Settings]
 
@@ -63,6 +65,19 @@ class TestPGVectorBesideTheRecordInOneDatabase(EngineContract):
             yield driver
 
 
+def test_a_database_that_was_emptied_is_filled_again(make_settings: MakeSettings, postgres_url: str) -> None:
+    settings = make_settings(database_url=postgres_url)
+    with caught_up(settings, "pgvector") as driver:
+        driver.store(ANA, "Ana eats no walnuts")
+        assert len(driver.recall(ANA, query="walnuts")) == 1
+    with psycopg.connect(postgres_url) as db:
+        db.execute("DROP TABLE memory_copies, memory_copies_migrations")
+    with caught_up(settings, "pgvector") as driver:
+        assert contents(driver.recall_now(ANA, query="walnuts")) == ["Ana eats no walnuts"]
+        assert contents(driver.recall(ANA, query="walnuts")) == ["Ana eats no walnuts"]
+        assert driver.answered > 0
+
+
 class TestAutoMem(DriverContract):
     @pytest.fixture
     def driver(self, make_settings: MakeSettings, automem_server: AutoMemServer) -> Iterator[BaseMemoryDriver]:
@@ -74,6 +89,14 @@ class TestAutoMemCaughtUp(EngineContract):
     @pytest.fixture
     def driver(self, make_settings: MakeSettings, automem_server: AutoMemServer) -> Iterator[CaughtUpDriver]:
         with caught_up(make_settings(automem_url=automem_server.url), "automem") as driver:
+            yield driver
+
+
+class TestPixeltableCaughtUp(EngineContract):
+    @pytest.fixture
+    def driver(self, make_settings: MakeSettings, pixeltable_home: PixeltableHome) -> Iterator[CaughtUpDriver]:
+        with caught_up(make_settings(), "pixeltable") as driver:
+            driver.until_there()
             yield driver
 
 

@@ -127,7 +127,7 @@ class PGVector(Projection):
             return
         async with self._preparing:
             if not self._is_prepared:
-                await self._client.alone(prepare, within_s)
+                self.is_new |= await self._client.alone(prepare, within_s)
                 self._is_prepared = True
 
     async def _ready(self, within_s: float) -> None:

@@ -31,17 +31,19 @@ NO_TABLES = (
 )
 
 
-async def prepare(db: AsyncConnection[Any], *, anew: bool = False) -> None:
+async def prepare(db: AsyncConnection[Any], *, anew: bool = False) -> bool:
     """Bring the tables up to date, one process at a time, all or nothing; `anew`: begin with none.
 
-    Raises UnsafeStart for what only an operator mends.
+    Returns whether there were none before. Raises UnsafeStart for what only an operator mends.
     """
     await scripts.require_usable(db)
     try:
         async with scripts.changing(db, APPLIED, scripts.scripts_of(__package__), anew=ANEW if anew else "") as change:
             await _require_extension(db)
             await change.wait_no_longer_than(LOCK_S)
+            were_none = not change.applied
             await change.apply()
+            return were_none
     except psycopg.errors.InsufficientPrivilege as exc:
         raise UnsafeStart(NO_TABLES) from exc
 

@@ -94,7 +94,10 @@ class Pixeltable(Projection):
         if self._opening.cancelled() or self._opening.exception() is not None:
             self._open()
             raise Failed("it could not be opened, which is tried again")
-        return self._opening.result()
+        tables = self._opening.result()
+        self.is_new |= tables.were_none
+        tables.were_none = False
+        return tables
 
     def _open(self) -> None:
         """Open it, or open it again: that starts its PostgreSQL, if it is not there."""

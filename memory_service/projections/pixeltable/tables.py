@@ -66,17 +66,22 @@ Row = dict[str, Any]
 
 
 class Tables:
-    """Verbs that write and `held` are for one thread, `search` and `check` for another."""
+    """Verbs that write and `held` are for one thread, `search` and `check` for another.
 
-    def __init__(self) -> None:
+    `were_none`: there was nothing of ours when it was opened.
+    """
+
+    def __init__(self, *, were_none: bool = False) -> None:
+        self.were_none = were_none
         self._tokenize = Tokenizer()
 
     @classmethod
     def opened(cls) -> Self:
         with told():
             open_pixeltable()
+            were_none = ROOT not in pxt.list_dirs(recursive=False)
             pxt.create_dir(ROOT, if_exists="ignore")
-        return cls()
+        return cls(were_none=were_none)
 
     def doing(self, verb: Callable[[Self], T]) -> T:
         """Do one of the verbs. Raises Failed."""
