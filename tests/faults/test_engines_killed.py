@@ -7,6 +7,7 @@ without anybody's doing.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pytest
 
 from tests.automem.launcher import AutoMemServer
 from tests.faults.engines import PATIENCE_S, beside_engines
+from tests.pixeltable.launcher import PixeltableHome
 from tests.postgres.launcher import PostgresServer
 from tests.support.background import until
 
@@ -91,5 +93,32 @@ async def test_the_service_is_killed_while_it_brings(killed: Killed, tmp_path: P
                 await world.a_while(4)
             world.service.kill()
             await world.service.start()
+        await world.caught_up()
+        await world.all_is_there()
+
+
+@pytest.fixture
+def pixeltable_elsewhere(tmp_path: Path) -> Iterator[PixeltableHome]:
+    """A home of Pixeltable that a service opens in its own process."""
+    home = PixeltableHome()
+    yield home
+    home.end()
+
+
+async def test_pixeltable_s_own_server_is_killed_while_callers_write(
+    tmp_path: Path, pixeltable_elsewhere: PixeltableHome
+) -> None:
+    """Nobody starts it again but the engine itself."""
+    home = pixeltable_elsewhere
+    async with beside_engines(tmp_path, "pixeltable", **home.environment) as world:
+        await until(world.is_up, PATIENCE_S)
+        async with world.writing():
+            await world.a_while()
+            for how in (signal.SIGKILL, signal.SIGQUIT):
+                killed = home.pid
+                await asyncio.to_thread(home.kill, how)
+                await world.a_while()
+                await until(world.is_up, PATIENCE_S)
+                assert home.pid != killed
         await world.caught_up()
         await world.all_is_there()

@@ -22,12 +22,17 @@ START_S = 30
 
 
 class PixeltableHome:
-    """`with PixeltableHome() as home:`. Its server is started by whoever opens Pixeltable, and may be killed."""
+    """`with PixeltableHome() as home:` for this process; for another one, its `environment`, and `end` afterwards.
+
+    Its server is started by whoever opens Pixeltable, and may be killed.
+    """
 
     def __init__(self) -> None:
         # not in a folder of pytest's: root's server runs as another user, to whom all folders above it are opened
         self.folder = Path(tempfile.mkdtemp(prefix="pixeltable-"))
         self.data = self.folder / "pgdata"
+        self._runtime = self.folder / "runtime"  # where it keeps a lock
+        self._runtime.mkdir(mode=0o700)
         self._environment = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
@@ -35,16 +40,23 @@ class PixeltableHome:
             self._environment.delenv(name)
         self._environment.setenv("PIXELTABLE_HOME", str(self.folder))
         with pytest.MonkeyPatch.context() as environment, warnings.catch_warnings():
-            runtime = self.folder / "runtime"
-            runtime.mkdir(mode=0o700)
-            environment.setenv("XDG_RUNTIME_DIR", str(runtime))  # where it keeps a lock
+            environment.setenv("XDG_RUNTIME_DIR", str(self._runtime))
             warnings.simplefilter("ignore")  # of packages that it imports, about each other
             import pixeltable  # noqa: F401
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.kill(signal.SIGINT)
         self._environment.undo()
+        self.end()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which another process finds it."""
+        return {"PIXELTABLE_HOME": str(self.folder), "XDG_RUNTIME_DIR": str(self._runtime)}
+
+    def end(self) -> None:
+        """End its server, if there is one, and take everything away."""
+        self.kill(signal.SIGINT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
