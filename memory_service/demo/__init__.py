@@ -50,7 +50,12 @@ async def run_demo(conversations: list[Conversation], *, port: int, stay: bool) 
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="memory-demo-"))
         settings = Settings(
-            _env_file=None, host="127.0.0.1", port=port, store_url=f"sqlite:///{folder}/demo.db", auth_mode="loopback"
+            _env_file=None,
+            host="127.0.0.1",
+            port=port,
+            store_url=f"sqlite:///{folder}/demo.db",
+            auth_mode="loopback",
+            memory_driver="builtin",  # what is shown here is nothing to be mirrored
         )
         async with running(settings) as url:
             click.secho(f"A memory service is up on {url} (its record is temporary)", bold=True)
