@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -41,6 +41,9 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.watchdog import Watchdog
+
+if TYPE_CHECKING:  # without REDIS_URL its client is not imported
+    from memory_service.hot_tier import HotTier
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     long_term = make_long_term(settings, store, around)
     embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
     engines = make_engines(settings, store, embedding, around)
-    recall = make_recall(settings, store, embedding, engines, around)
+    recall = make_recall(settings, store, embedding, engines, tier, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
@@ -163,7 +166,12 @@ def make_engines(settings: Settings, store: Store, embedding: Embedding, around:
 
 
 def make_recall(
-    settings: Settings, store: Store, embedding: Embedding, engines: Engines, around: Surroundings
+    settings: Settings,
+    store: Store,
+    embedding: Embedding,
+    engines: Engines,
+    tier: HotTier | None,
+    around: Surroundings,
 ) -> Recall:
     cache_bytes = settings.recall_cache_mb * 1_000_000
     answers = QueryCache(
@@ -171,6 +179,7 @@ def make_recall(
         max_bytes=cache_bytes // ANSWERS_SHARE,
         kept_s=settings.query_cache_seconds,
         clock=around.monotonic,
+        shared=tier,
     )
     return Recall(store, embedding, engines, answers, cache_bytes=cache_bytes)
 
@@ -188,7 +197,7 @@ def make_pool(settings: Settings, store: Store, tier: Tier | None, around: Surro
     )
 
 
-def make_tier(settings: Settings, store: Store, around: Surroundings) -> Tier | None:
+def make_tier(settings: Settings, store: Store, around: Surroundings) -> HotTier | None:
     """Choose what replicas share beside the record. Raises UnsafeStart where there can be no other replica."""
     url = settings.chosen_redis_url
     if not url:

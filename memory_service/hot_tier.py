@@ -1,4 +1,4 @@
-"""The hot tier: what replicas hold of their sessions, shared through Redis.
+"""The hot tier: what replicas hold of their sessions, and what they have answered, shared through Redis.
 
 Nothing in it is believed that the store does not confirm: the store is asked for a session's head, and what was found
 counts only as the content of exactly that head. So Redis may be late, lost, emptied or cut off from some of us: that
@@ -65,6 +65,13 @@ if same and tonumber(version) == tonumber(ARGV[2]) then return 'renewed' end
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return 'kept'
 """
+# KEYS: answer, index of its user. ARGV: body, milliseconds to live.
+KEEP_ANSWER = """
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2], KEYS[1])
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+"""
 OUTCOMES = {b"kept": "kept", b"renewed": "renewed", b"older": "older"}
 # KEYS: index of a user. All names in it have the user's hash tag.
 FORGET = """
@@ -95,6 +102,7 @@ class HotTier:
         self._ttl_ms = max(int(ttl_s * 1000), 1)
         self._breaker = Breaker(failures=FAILURES_IN_A_ROW, rest_s=REST_S, clock=clock)
         self._set, self._forget = self._redis.register_script(KEEP), self._redis.register_script(FORGET)
+        self._set_answer = self._redis.register_script(KEEP_ANSWER)
         self._lines = asyncio.Semaphore(MOST_CONNECTIONS)
         self._waiting: dict[SessionKey, Hot] = {}
         self._bell = asyncio.Event()
@@ -167,6 +175,18 @@ class HotTier:
         self.kept += outcome in ("kept", "renewed")
         self.dropped += outcome is None
         return outcome
+
+    async def find_answer(self, scope: Scope, name: str) -> bytes | None:
+        """Return what was kept as the answer to a question of a user, by its name; None too if Redis fails."""
+        body = await self._ask(lambda: self._redis.get(f"{index_of(scope)}:answer:{name}"), FIND_S)
+        return body if isinstance(body, bytes) else None
+
+    async def keep_answer(self, scope: Scope, name: str, body: bytes, ttl_s: float) -> None:
+        """Keep an answer for so long, if Redis takes it in time."""
+        index = index_of(scope)
+        keys = [f"{index}:answer:{name}", index]
+        args: list[Any] = [body, max(int(ttl_s * 1000), 1)]
+        await self._ask(lambda: self._set_answer(keys=keys, args=args), FIND_S)
 
     async def forget(self, scope: Scope) -> bool:
         """Delete all that is kept of a user; returns whether it was done. What is kept meanwhile may stay."""

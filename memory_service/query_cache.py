@@ -2,25 +2,46 @@
 
 Whether something is new the store is asked each time, by the cursor at which the answer was found: so an answer is the
 same as a search would give, in every replica, and a repeated question costs no model, no engine and no ranking.
+
+Replicas show each other what they have answered, if there is a place for it (Redis): which items, with what scores, at
+which cursor. What these items say is read from the store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from hashlib import blake2b
+from typing import Any, Protocol
 
+import msgspec
 from cachetools import LRUCache
 from msgspec import Struct, field
 
-from memory_service.corpus import Hit
+from memory_service.corpus import Hit, Item, Parts, item_of, items_of, whole_of
 from memory_service.stores.base import Store
 from memory_service.values import Scope
-
-T = TypeVar("T")
 
 MOST_OF_A_USER = 32
 HIT_BYTES = 1500
 """Estimate of what a hit costs beside its text."""
+
+
+class SharedAnswers(Protocol):
+    """Where replicas show each other what they answered; it may forget anything, and fails without a word."""
+
+    async def find_answer(self, scope: Scope, name: str) -> bytes | None: ...
+    async def keep_answer(self, scope: Scope, name: str, body: bytes, ttl_s: float) -> None: ...
+
+
+class _Shown(Struct, frozen=True):
+    """What is shown of an answer: the cursor, and of each hit its id, score and parts."""
+
+    cursor: int
+    hits: list[tuple[str, float, Parts]]
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_shown_of = msgspec.json.Decoder(_Shown).decode
 
 
 class _OfUser(Struct):
@@ -39,31 +60,73 @@ class _OfUser(Struct):
 class QueryCache:
     """`kept_s`: for so long at most; 0 keeps nothing. `clock`: monotonic seconds."""
 
-    def __init__(self, store: Store, *, max_bytes: int, kept_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_bytes: int,
+        kept_s: float,
+        clock: Callable[[], float],
+        shared: SharedAnswers | None = None,
+    ) -> None:
         self._store, self._kept_s, self._clock = store, kept_s, clock
+        self._shared = shared if kept_s else None
         self._users: LRUCache[Scope, _OfUser] = LRUCache(max_bytes, getsizeof=lambda kept: kept.size_bytes)
-        self.hits = 0
+        self.hits = self.hits_of_others = 0
 
     async def find(self, scope: Scope, question: Hashable, space: str) -> list[Hit] | None:
         """Return what was answered to a question, if a search would answer it now; else None."""
         kept = self._users.get(scope)
         if kept is None or kept.space != space or question not in kept.answers:
-            return None
+            return await self._find_shared(scope, question, space) if self._shared else None
         asked_s, hits = kept.answers[question]
-        if self._clock() - asked_s >= self._kept_s or await self._is_anything_new(scope, kept):
-            self.forget(scope)
+        if self._clock() - asked_s >= self._kept_s or await self._is_anything_new(scope, kept.cursor, space):
+            self._users.pop(scope, None)
             return None
         self.hits += 1
         return hits
 
-    async def _is_anything_new(self, scope: Scope, kept: _OfUser) -> bool:
-        entries = await self._store.entries(scope, kept.cursor, kept.space, 1)
+    async def _is_anything_new(self, scope: Scope, cursor: Any, space: str) -> bool:
+        entries = await self._store.entries(scope, cursor, space, 1)
         return bool(entries.turns or entries.memories or entries.vectors)
 
-    def keep(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
-        """Keep an answer that was found at a cursor of the store."""
+    async def _find_shared(self, scope: Scope, question: Hashable, space: str) -> list[Hit] | None:
+        assert self._shared is not None
+        body = await self._shared.find_answer(scope, _name_of(question, space))
+        if body is None:
+            return None
+        try:
+            shown = _shown_of(body)
+        except msgspec.DecodeError:
+            return None
+        if await self._is_anything_new(scope, shown.cursor, space):
+            return None
+        items = await self._items(scope, {item_id for item_id, _, _ in shown.hits})
+        if any(item_id not in items for item_id, _, _ in shown.hits):
+            return None
+        hits = [Hit(items[item_id], score, parts) for item_id, score, parts in shown.hits]
+        self.hits_of_others += 1
+        self._keep_here(scope, question, space, shown.cursor, hits)
+        return hits
+
+    async def _items(self, scope: Scope, ids: set[str]) -> dict[str, Item]:
+        """What these say now, by id; what is no more is missing."""
+        held = await self._store.items(scope, set(map(whole_of, ids)), "")
+        said = [item for turn in held.turns for item in items_of(turn)]
+        known = [item_of(memory) for memory in held.memories if memory.valid_to is None]
+        return {item.id: item for item in (*said, *known)}
+
+    async def keep(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
+        """Keep an answer that was found at a cursor of the store; others are shown it where cursors are numbers."""
         if not self._kept_s:
             return
+        self._keep_here(scope, question, space, cursor, hits)
+        if self._shared is not None and isinstance(cursor, int):
+            shown = _Shown(cursor, [(hit.item.id, hit.score, hit.parts) for hit in hits])
+            body = _encoder.encode(shown)
+            await self._shared.keep_answer(scope, _name_of(question, space), body, self._kept_s)
+
+    def _keep_here(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
         kept = self._users.get(scope)
         if kept is None or (kept.cursor, kept.space) != (cursor, space) or len(kept.answers) >= MOST_OF_A_USER:
             kept = _OfUser(cursor, space)
@@ -71,12 +134,16 @@ class QueryCache:
         if kept.size_bytes <= self._users.maxsize:
             self._users[scope] = kept  # set anew: its size has changed
         else:
-            self.forget(scope)
+            self._users.pop(scope, None)
 
     def forget(self, scope: Scope) -> None:
-        """Drop all answers to a user."""
+        """Drop all answers to a user that are held here; those shown to others end by themselves."""
         self._users.pop(scope, None)
 
     def clear(self) -> None:
-        """Drop everybody's: those who are asked are others now."""
+        """Drop everybody's that are held here: those who are asked hold something else now."""
         self._users.clear()
+
+
+def _name_of(question: Hashable, space: str) -> str:
+    return blake2b(_encoder.encode((question, space)), digest_size=16).hexdigest()

@@ -122,7 +122,7 @@ class Recall:
         found = await self._find(scope, sought, limit, asked, narrowed)
         degraded = ("vector",) * lacks_vector + ("driver",) * found.driver_failed
         if not degraded and found.cursor is not None:
-            self._answers.keep(scope, asked_for, sought.space, found.cursor, found.hits)
+            await self._answers.keep(scope, asked_for, sought.space, found.cursor, found.hits)
         return Retrieved(hits=found.hits, degraded=degraded)
 
     async def _find(self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool) -> _Found:
@@ -229,6 +229,7 @@ class Recall:
             "searches": self.searches,
             "searches_by_store": self.by_store,
             "searches_repeated": self._answers.hits,
+            "searches_repeated_of_others": self._answers.hits_of_others,
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),

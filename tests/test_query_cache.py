@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from redis.asyncio import Redis
 
 from memory_service.app import Surroundings, make_parts, make_service
 from memory_service.errors import ModelUnavailable
@@ -18,6 +19,7 @@ from memory_service.sessions import Draft
 from memory_service.settings import Settings
 from memory_service.stores.base import Store
 from memory_service.values import Message, Only, Scope, SessionKey
+from tests.redis.launcher import RedisServer
 from tests.support.background import settled
 from tests.support.stores import YieldingStore, opened
 
@@ -51,6 +53,8 @@ class World:
 
     async def start(self, stack: AsyncExitStack) -> None:
         await self.parts.recall.start(stack)
+        if self.parts.tier is not None:
+            await self.parts.tier.start(stack, self.parts.pool.let_go)
         await self.parts.scheduler.start(stack)
 
     async def say(self, text: str, scope: Scope = ANA) -> None:
@@ -200,3 +204,91 @@ async def test_answers_take_no_more_room_than_they_may(make_world: Callable[...,
     assert world.repeated == 0  # 125 KB hold one of them
     await world.ask(scope=Scope(user_id="user3"))
     assert world.repeated == 1
+
+
+# Several services beside one Redis
+
+
+@pytest.fixture
+async def two_worlds(
+    make_world: Callable[..., Any], postgres_url: str, redis_server: RedisServer
+) -> AsyncIterator[tuple[World, World]]:
+    """Two services on one record, which Ana has spoken to."""
+    async with opened(postgres_url) as one, opened(postgres_url) as other:
+        here, there = [
+            await make_world(store, redis_url=redis_server.url, pool_coherence="validate") for store in (one, other)
+        ]
+        await here.say("I eat no walnuts")
+        await here.service.remember(ANA, "walnuts, noted", tags=("x",), metadata={"a": 1})
+        await settled(here.service)
+        yield here, there
+
+
+async def found(world: World) -> list[Any]:
+    return (await world.service.recall(ANA, "walnuts", 5, Only())).hits
+
+
+async def test_what_one_service_has_answered_another_need_not_search(two_worlds: tuple[World, World]) -> None:
+    here, there = two_worlds
+    first = await found(here)
+    assert await found(there) == first
+    assert (there.embedder.questions, there.service.stats()["recall"]["searches_repeated_of_others"]) == (0, 1)
+    assert await found(there) == first  # it holds it itself now
+    assert there.repeated == 1
+
+
+async def test_an_answer_of_another_counts_only_while_nothing_is_new(two_worlds: tuple[World, World]) -> None:
+    here, there = two_worlds
+    await found(here)
+    memory = await here.service.remember(ANA, "walnuts, again")
+    assert len(await found(there)) == 3
+    await found(here)
+    await here.service.delete_memory(ANA, memory.memory_id)
+    assert len(await found(there)) == 2
+    assert there.service.stats()["recall"]["searches_repeated_of_others"] == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"[1,2]", b'{"cursor":0,"hits":[["m",1,null]]}', b"\xff"])
+async def test_what_somebody_else_has_put_there_is_no_answer(
+    two_worlds: tuple[World, World], redis_server: RedisServer, said: bytes
+) -> None:
+    here, there = two_worlds
+    first = await found(here)
+    async with Redis.from_url(redis_server.url) as redis:
+        for name in await redis.keys("*:answer:*"):
+            await redis.set(name, said)
+    assert await found(there) == first
+    assert there.embedder.questions == 1
+
+
+async def test_no_words_are_kept_in_redis(two_worlds: tuple[World, World], redis_server: RedisServer) -> None:
+    here, _ = two_worlds
+    await found(here)
+    async with Redis.from_url(redis_server.url) as redis:
+        names = await redis.keys("*:answer:*")
+        assert len(names) == 1
+        body = await redis.get(names[0])
+        assert b"walnuts" not in names[0] + body
+        assert 0 < await redis.pttl(names[0]) <= 60_000
+
+
+async def test_without_redis_each_searches_by_itself(
+    two_worlds: tuple[World, World], redis_server: RedisServer
+) -> None:
+    here, there = two_worlds
+    first = await found(here)
+    redis_server.kill()
+    assert await found(there) == await found(here) == first
+
+
+async def test_what_is_forgotten_of_a_user_in_redis_are_answers_too(
+    two_worlds: tuple[World, World], redis_server: RedisServer
+) -> None:
+    here, there = two_worlds
+    await found(here)
+    assert here.parts.tier is not None
+    await here.parts.tier.forget(ANA)  # type: ignore[attr-defined]
+    async with Redis.from_url(redis_server.url) as redis:
+        assert await redis.keys("*:answer:*") == []
+    await found(there)
+    assert there.embedder.questions == 1
