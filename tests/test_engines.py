@@ -16,6 +16,7 @@ from memory_service.projections.base import FAILURES, REST_S
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
+from memory_service.stores.base import Sought
 from memory_service.values import Document, Message, Only, Scope, SessionKey, knowledge_of
 from tests.support.background import until
 from tests.support.engines import ShelfEngine
@@ -234,6 +235,20 @@ async def test_an_engine_that_begins_anew_is_not_asked_until_it_is_full(world: W
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.caught_up()
     assert (await world.found("walnuts"), len(world.engine().shelf[ANA])) == ((["Ana eats no walnuts"], ()), 1)
+
+
+async def test_what_an_engine_finds_while_it_begins_anew_is_not_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.caught_up()
+
+    async def forgets_meanwhile(scope: Scope, sought: Sought, limit: int) -> list[str]:
+        await world.service.rebuild_driver(SHELF)
+        return []
+
+    monkeypatch.setattr(world.engine(), "_search", forgets_meanwhile)
+    assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
 
 
 async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not_believed(world: World) -> None:
