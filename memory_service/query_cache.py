@@ -99,10 +99,10 @@ class QueryCache:
             shown = _shown_of(body)
         except msgspec.DecodeError:
             return None
-        if await self._is_anything_new(scope, shown.cursor, space):
-            return None
         items = await self._items(scope, {item_id for item_id, _, _ in shown.hits})
         if any(item_id not in items for item_id, _, _ in shown.hits):
+            return None
+        if await self._is_anything_new(scope, shown.cursor, space):  # last: if not, the items are as they were then
             return None
         hits = [Hit(items[item_id], score, parts) for item_id, score, parts in shown.hits]
         self.hits_of_others += 1
@@ -110,11 +110,10 @@ class QueryCache:
         return hits
 
     async def _items(self, scope: Scope, ids: set[str]) -> dict[str, Item]:
-        """What these say now, by id; what is no more is missing."""
+        """What these say now, by id."""
         held = await self._store.items(scope, set(map(whole_of, ids)), "")
         said = [item for turn in held.turns for item in items_of(turn)]
-        known = [item_of(memory) for memory in held.memories if memory.valid_to is None]
-        return {item.id: item for item in (*said, *known)}
+        return {item.id: item for item in (*said, *map(item_of, held.memories))}
 
     async def keep(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
         """Keep an answer that was found at a cursor of the store; others are shown it where cursors are numbers."""

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from memory_service.app import Surroundings, open_service
+from memory_service.app import Surroundings, make_parts, open_service
 from memory_service.engines import MOST_LACKING
 from memory_service.errors import DriverNotFound, UnsafeStart
+from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.projections.base import FAILURES, REST_S
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.stores.base import Sought
+from memory_service.stores.base import Commit, Sought
 from memory_service.values import Document, Message, Only, Scope, SessionKey, knowledge_of
 from tests.support.background import until
 from tests.support.engines import ShelfEngine
+from tests.support.stores import FaultyStore
+from tests.support.values import a_memory
 
 SHELF, OTHER = "tests.support.engines:ShelfEngine", "tests.support.engines:OtherShelf"
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
@@ -62,7 +65,7 @@ async def make_world(make_settings: MakeSettings) -> AsyncIterator[Callable[...,
     async with AsyncExitStack() as stack:
 
         async def make(memory_driver: str, **changes: Any) -> World:
-            settings = make_settings(memory_driver=memory_driver, query_cache_seconds=0, **changes)
+            settings = make_settings(**{"query_cache_seconds": 0, **changes}, memory_driver=memory_driver)
             return World(await stack.enter_async_context(open_service(settings, Surroundings(gather_s=0.001))))
 
         yield make
@@ -259,6 +262,40 @@ async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.service.sweep()
     await until(lambda: ANA in world.engine().shelf)
+
+
+async def test_answers_of_an_engine_that_was_amiss_are_forgotten_with_it(make_world: Callable[..., Any]) -> None:
+    world: World = await make_world(SHELF, query_cache_seconds=60)
+    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.caught_up()
+    for amend in (world.service.rebuild_driver, world.service.drop_driver):
+        world.engine().shelf[ANA].clear()
+        await world.service.remember(ANA, "another note")
+        await world.caught_up()
+        world.engine().shelf[ANA].clear()
+        assert await world.found("walnuts") == ([], ())
+        await amend(SHELF)
+        assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
+        if amend == world.service.rebuild_driver:
+            await world.caught_up()
+
+
+async def test_what_the_sweep_gives_a_vector_is_brought_it(make_settings: MakeSettings) -> None:
+    store = FaultyStore()
+    await store.commit(Commit(scope=ANA, memories=(a_memory("m", text="Ana eats no walnuts"),)))
+    around = Surroundings(gather_s=0.001)
+    parts = make_parts(make_settings(memory_driver=SHELF), store, OfflineReader(), LocalEmbedder(), around)
+    async with AsyncExitStack() as stack:
+        await parts.engines.start(stack)
+        await parts.engines.use([SHELF])
+        await parts.scheduler.start(stack)
+        embedding = store.hang_at("due_vectors")
+        await parts.background.sweep()
+        engine = parts.engines.engine(SHELF)
+        assert isinstance(engine, ShelfEngine)
+        await until(lambda: [copy.vector is None for copy in engine.shelf.get(ANA, {}).values()] == [True])
+        embedding.release()
+        await until(lambda: [copy.vector is None for copy in engine.shelf[ANA].values()] == [False])
 
 
 async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(world: World) -> None:

@@ -187,6 +187,9 @@ async def test_an_engine_that_fails_again_and_again_is_left_alone_for_a_while(wo
         assert await world.catch_up() == RETRY_S
     assert len(world.engine.calls) < 5
     assert world.engine.breaker.state == "open"
+    claims = world.store.calls["claim_mirrors"]
+    await world.catch_up()
+    assert world.store.calls["claim_mirrors"] == claims
 
 
 async def test_an_engine_that_hangs_is_given_up_on(world: World) -> None:
