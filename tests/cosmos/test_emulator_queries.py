@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -77,6 +78,23 @@ async def test_a_query_answers(
 @pytest.mark.parametrize("sql", ["SELEC * FROM c", "SELECT * FROM c WHERE", "SELECT VALUE NOSUCHFUNCTION(c.n) FROM c"])
 async def test_what_is_no_query_is_400(numbers: ContainerProxy, ask: Ask, sql: str) -> None:
     await is_refused(ask, numbers, sql, **ANA)
+
+
+async def test_what_changed_since_a_time_is_found_in_all_partitions_whatever_is_indexed(
+    database: DatabaseProxy, ask: Ask
+) -> None:
+    policy = {"includedPaths": [{"path": "/user/?"}], "excludedPaths": [{"path": "/*"}]}
+    container = await database.create_container("c", USER, indexing_policy=policy)
+    for user in ("ana", "ben"):
+        await container.create_item({"id": "a", "user": user, "n": 1})
+    then = (await container.read_item("a", "ben"))["_ts"] + 1
+    sql = "SELECT c.user, c._ts, c._etag FROM c WHERE c._ts >= @then"
+    assert await ask(container, sql, {"@then": then}) == []
+    await asyncio.sleep(1.1)
+    await container.patch_item("a", "ana", [{"op": "incr", "path": "/n", "value": 1}])
+    held = await container.read_item("a", "ana")
+    assert held["_ts"] >= then
+    assert await ask(container, sql, {"@then": then}) == [{name: held[name] for name in ("user", "_ts", "_etag")}]
 
 
 class TestOrderNeedsAnIndex:

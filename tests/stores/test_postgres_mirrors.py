@@ -146,6 +146,15 @@ async def test_a_database_of_the_former_schema_is_followed_from_the_start(
         assert users(await claim(store)) == ["dan"]
 
 
+# Items by name
+
+
+async def test_names_that_nothing_can_have_are_passed_over(store: Store) -> None:
+    await remember(store)
+    found = await store.items(ANA, ["s#x", "#1", "1", f"s#{'9' * 30}", "", "m"], "space")
+    assert [memory.memory_id for memory in found.memories] == ["m"]
+
+
 # A lost answer
 
 

@@ -39,10 +39,12 @@ from memory_service.stores.cosmos.documents import (
     turn_of,
 )
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.mirrors import Mirrors
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.indexing import Index, decided
+from memory_service.stores.mirrors import Mirror
 from memory_service.values import (
     Effect,
     Hot,
@@ -74,6 +76,7 @@ class CosmosStore(Store):
         self._wanted = searched
         self._commits = Commits(client, names, self._index, point)
         self._moving = Moving(client, names, self._commits, self._index)
+        self._mirrors = Mirrors(client, names)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -177,6 +180,9 @@ class CosmosStore(Store):
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
         return page_of(here, space, limit)
 
+    async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
+        return await self._search.items(scope, item_ids, space)
+
     async def _narrows(self, scope: Scope) -> bool:
         if self._wanted == "auto" and self.searched_by == "store":
             return await self._search.is_large(scope)
@@ -184,6 +190,26 @@ class CosmosStore(Store):
 
     async def _candidates(self, scope: Scope, sought: Sought, limit: int) -> Entries:
         return await self._search.candidates(scope, sought, limit)
+
+    # What drivers lack
+
+    async def _follow(self, driver: str, anew: bool) -> None:
+        await self._mirrors.follow(driver, anew, self._moving.users)
+
+    async def _unfollow(self, driver: str) -> None:
+        await self._mirrors.unfollow(driver)
+
+    async def _claim_mirrors(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
+        return await self._mirrors.claim(driver, now, lease_until, limit)
+
+    async def _put_mirror(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
+        return await self._mirrors.put(mirror, caught_up, lease_until)
+
+    async def _mirror(self, scope: Scope, driver: str) -> Mirror:
+        return await self._mirrors.find(scope, driver)
+
+    async def _lagging(self, driver: str) -> int:
+        return await self._mirrors.lagging(driver)
 
     # All users
 

@@ -27,11 +27,11 @@ class TooManyDocuments(ContentTooLarge):
         MemoryServiceError.__init__(self, f"{count} documents in one commit: the limit is {MOST_OPERATIONS}")
 
 
-async def send(client: Client, container: str, operations: list[Operation], owner: str) -> None:
+async def send(client: Client, container: str, operations: list[Operation], owner: str, verb: str = VERB) -> None:
     """Write all of it or nothing. Raises Refused with the index of the operation that was refused."""
     require_room(operations)
     # The SDK takes the conditions out of what it is given: sent once more as it is, a batch would have none.
-    await client.call(VERB, container, lambda items: items.execute_item_batch(deepcopy(operations), owner))
+    await client.call(verb, container, lambda items: items.execute_item_batch(deepcopy(operations), owner))
 
 
 async def send_in_parts(client: Client, container: str, operations: list[Operation], owner: str) -> None:

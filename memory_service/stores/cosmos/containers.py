@@ -51,7 +51,8 @@ def require_names(settings: Settings) -> None:
 class Names(Value, frozen=True, kw_only=True):
     """Names of the containers.
 
-    `interactions`: heads, turns, sittings, names of requests, receipts: all that one commit must write together.
+    `interactions`: heads, turns, sittings, names of requests, receipts: all that one commit must write together. And
+    mirrors, and which drivers are followed.
     `summaries`: memories whose id says that they are summaries or chunks. `insights`: all other memories.
     """
 

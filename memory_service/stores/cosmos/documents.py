@@ -57,6 +57,11 @@ def scope_of(document: Document) -> Scope:
     return Scope(tenant_id=unquote(tenant_id), user_id=unquote(user_id))
 
 
+def own_of(document: Document) -> Document:
+    """Without what the service adds."""
+    return {name: value for name, value in document.items() if not name.startswith("_")}
+
+
 def _without_bar(name: str) -> str:
     return name.replace("%", "%25").replace("|", "%7C")
 
@@ -91,6 +96,14 @@ def request_id(key: str) -> str:
 
 def memory_id(name: str) -> str:
     return _named("memory", name)
+
+
+def mirror_id(driver: str) -> str:
+    return _named("mirror", driver)
+
+
+def driver_id(driver: str) -> str:
+    return _named("driver", driver)
 
 
 def vector_property(space: str) -> str:

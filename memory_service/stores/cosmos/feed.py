@@ -12,18 +12,35 @@ from memory_service.stores.base import Entries
 from memory_service.stores.cosmos.documents import Document, item_id_of, memory_of, turn_of, vector_of
 from memory_service.values import Value
 
+NOWHERE = (None, None, None)
+MOST_KEPT = 2000
+"""Items whose state is kept with a cursor: some 40 bytes each."""
+
 
 class Cursor(Value, frozen=True, kw_only=True):
     """`feeds`: the continuation of each. `waiting`: what was read from them and not given yet.
     `bare`: items given without a vector, with the revision given.
+    While some are waiting, `former`: where those were read from, and `given`: items given since, with their etag.
     """
 
-    feeds: tuple[str | None, ...] = (None, None, None)
+    feeds: tuple[str | None, ...] = NOWHERE
     waiting: tuple[Document, ...] = ()
     bare: dict[str, int] = {}
+    former: tuple[str | None, ...] = NOWHERE
+    given: dict[str, str] = {}
 
-    def with_changes(self, waiting: tuple[Document, ...], feeds: tuple[str, ...]) -> Cursor:
-        return Cursor(feeds=feeds, waiting=waiting, bare=self.bare)
+    def with_changes(self, changes: tuple[Document, ...], feeds: tuple[str, ...]) -> Cursor:
+        waiting = tuple(document for document in changes if self.given.get(item_id_of(document)) != document["_etag"])
+        return Cursor(feeds=feeds, waiting=waiting, bare=self.bare, former=self.feeds, given=self.given)
+
+    @property
+    def to_keep(self) -> Cursor:
+        """The same place without the documents: those that are waiting will be read again.
+
+        Of what it knows of single items some goes where that is much: those may be given again.
+        """
+        bare, given = dict([*self.bare.items()][-MOST_KEPT:]), dict([*self.given.items()][-MOST_KEPT:])
+        return Cursor(feeds=self.former if self.waiting else self.feeds, bare=bare, given=given)
 
 
 def sorted_changes(feeds: Iterable[list[Document]]) -> tuple[Document, ...]:
@@ -39,6 +56,7 @@ def page_of(cursor: Cursor, space: str, limit: int) -> Entries:
     """The next entries of what is waiting."""
     page, waiting = cursor.waiting[:limit], cursor.waiting[limit:]
     bare = dict(cursor.bare)
+    given = {item_id_of(document): document["_etag"] for document in page} if waiting else {}
     new, vectors = [], []
     for document in page:
         item_id, revision = item_id_of(document), document["written"]
@@ -53,6 +71,12 @@ def page_of(cursor: Cursor, space: str, limit: int) -> Entries:
         turns=[turn_of(document) for document in new if document["type"] == "turn"],
         memories=[memory_of(document) for document in new if document["type"] == "memory"],
         vectors=vectors,
-        cursor=Cursor(feeds=cursor.feeds, waiting=waiting, bare=bare),
+        cursor=Cursor(
+            feeds=cursor.feeds,
+            waiting=waiting,
+            bare=bare,
+            former=cursor.former,
+            given={**cursor.given, **given} if waiting else {},
+        ),
         more=bool(waiting),
     )

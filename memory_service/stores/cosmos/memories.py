@@ -80,8 +80,7 @@ class Memories:
             before, ours = former.get(_id(memory)), held[_id(memory)]
             if before is None:
                 return batches.delete(ours)
-            own = {name: value for name, value in before.items() if not name.startswith("_")}
-            return batches.replace(own, ours)
+            return batches.replace(doc.own_of(before), ours)
 
         ours = [memory for memory in memories if held.get(_id(memory), {}).get("commit") == mark]
         await self._write(ours, owner, operation)

@@ -13,6 +13,7 @@ from memory_service.stores.cosmos.client import Client
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
+from memory_service.stores.cosmos.mirrors import MIRROR, OF_USERS, erased
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
 from memory_service.stores.indexing import Index
 from memory_service.values import Scope
@@ -60,7 +61,8 @@ class Moving:
     async def users(self, cursor: tuple[int, str] | None, limit: int) -> Users:
         """Owners container by container; those of an earlier container were given there."""
         number, after = cursor or (0, "")
-        sql = f"SELECT TOP {int(limit)} c.owner FROM c WHERE c.owner > @after ORDER BY c.owner"
+        where = f"c.owner > @after AND {OF_USERS}"
+        sql = f"SELECT TOP {int(limit)} c.owner FROM c WHERE {where} ORDER BY c.owner"
         rows = await self._client.rows("users", self._names.all[number], sql, {"after": after})
         owners = list(dict.fromkeys(row["owner"] for row in rows))
         given = await self._in_earlier(number, owners)
@@ -71,7 +73,7 @@ class Moving:
         return Users(scopes=scopes, cursor=(number + 1, "") if more else (number, after), more=more)
 
     async def _in_earlier(self, number: int, owners: list[str]) -> set[str]:
-        sql = "SELECT DISTINCT VALUE c.owner FROM c WHERE ARRAY_CONTAINS(@owners, c.owner)"
+        sql = f"SELECT DISTINCT VALUE c.owner FROM c WHERE ARRAY_CONTAINS(@owners, c.owner) AND {OF_USERS}"
         found: set[Any] = set()
         for container in self._names.all[:number] if owners else ():
             found.update(await self._client.rows("users", container, sql, {"owners": owners}))
@@ -121,12 +123,27 @@ class Moving:
         return {**doc.vector_columns(thing.vector), **self._index.direction(thing.vector)}
 
     async def erase(self, scope: Scope) -> Erased:
+        """What drivers have to forget is said at the end, when nothing is left that one could still read.
+
+        The last look is where their mirrors are: who begins to follow meanwhile is found by it, or reads nothing.
+        """
         owner, gone = doc.owner_of(scope), Counter[str]()
-        for container in self._names.all:
-            while found := await self._client.rows(
-                "erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner
-            ):
-                deletions: list[Operation] = [("delete", (row["id"],)) for row in found]
-                await batches.send_each(self._client, container, deletions, owner)
-                gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
+        found = await self._erase_page(self._names.interactions, owner, gone)
+        for container in self._names.of_memories:
+            while await self._erase_page(container, owner, gone):
+                pass
+        while found or gone:
+            found = await self._erase_page(self._names.interactions, owner, gone)
+            if all(row["type"] == MIRROR for row in found):
+                operations = [erased(row["id"]) for row in found]
+                await batches.send_each(self._client, self._names.interactions, operations, owner)
+                break
         return Erased(**gone)
+
+    async def _erase_page(self, container: str, owner: str, gone: Counter[str]) -> list[Document]:
+        """Delete some of a user's documents in a container, but no mirrors; returns what was there."""
+        found = await self._client.rows("erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner)
+        deletions: list[Operation] = [("delete", (row["id"],)) for row in found if row["type"] != MIRROR]
+        await batches.send_each(self._client, container, deletions, owner)
+        gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
+        return found

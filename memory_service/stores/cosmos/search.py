@@ -16,6 +16,7 @@ from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import (
     Document,
     item_id_of,
+    memory_id,
     memory_of,
     owner_of,
     turn_of,
@@ -100,6 +101,28 @@ class Search:
         for row in rows:
             if row["type"] == "turn":
                 wanted.setdefault(row["session"], set()).update((row["seq"] - 1, row["seq"] + 1))
+        return await self._turns_at("candidates", wanted, sought.space, owner)
+
+    async def items(self, scope: Scope, item_ids: Sequence[str], space: str) -> Entries:
+        """Turns and memories by their names among searchable items."""
+        owner = owner_of(scope)
+        wanted: dict[str, set[int]] = {}
+        ids: dict[str, list[str]] = {}
+        for item_id in item_ids:
+            session_id, _, seq = item_id.rpartition("#")
+            if session_id and seq.isdecimal():
+                wanted.setdefault(session_id, set()).add(int(seq))
+            else:
+                ids.setdefault(self._names.of_memory(item_id), []).append(memory_id(item_id))
+        sql = f"SELECT {_columns(space)} FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
+        found = await asyncio.gather(
+            self._turns_at("items", wanted, space, owner),
+            *(self._client.rows("items", name, sql, {"ids": named}, owner) for name, named in ids.items()),
+        )
+        return _entries({item_id_of(row): row for rows in found for row in rows}, space)
+
+    async def _turns_at(self, verb: str, wanted: dict[str, set[int]], space: str, owner: str) -> list[Document]:
+        """Turns by their places in their sessions."""
         if not wanted:
             return []
         places: list[str] = []
@@ -107,8 +130,8 @@ class Search:
         for number, (session, seqs) in enumerate(wanted.items()):
             places.append(f"(c.session = @s{number} AND ARRAY_CONTAINS(@n{number}, c.seq))")
             values |= {f"s{number}": session, f"n{number}": sorted(seqs)}
-        sql = f"SELECT {_columns(sought.space)} FROM c WHERE c.type = 'turn' AND ({' OR '.join(places)})"
-        return await self._client.rows("candidates", self._names.interactions, sql, values, owner)
+        sql = f"SELECT {_columns(space)} FROM c WHERE c.type = 'turn' AND ({' OR '.join(places)})"
+        return await self._client.rows(verb, self._names.interactions, sql, values, owner)
 
 
 def _columns(space: str) -> str:

@@ -92,6 +92,10 @@ SELECT 'vector', item_id, '', data FROM vectors
 """
 
 
+DIGITS = 19
+"""A number of so many may not fit the column: no turn has it."""
+
+
 class Mirrors:
     """How far drivers have followed, and what they ask for by name."""
 
@@ -140,9 +144,8 @@ class Mirrors:
         return int(count)
 
     async def items(self, scope: Scope, item_ids: Sequence[str], space: str) -> Entries:
-        turns = [
-            (session_id, int(seq)) for session_id, _, seq in (name.rpartition("#") for name in item_ids) if session_id
-        ]
+        named = (item_id.rpartition("#") for item_id in item_ids)
+        turns = [(session_id, int(seq)) for session_id, _, seq in named if seq.isdecimal() and len(seq) < DIGITS]
         values = {
             "tenant": scope.tenant_id,
             "user": scope.user_id,
