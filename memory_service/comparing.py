@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from memory_service.engines import Engines
-from memory_service.mirroring import PAGE, Place, copies_of
+from memory_service.mirroring import PAGE, copies_of
 from memory_service.stores.base import Store
+from memory_service.stores.mirrors import Mirror
 from memory_service.values import Scope, Value
 
 
@@ -42,7 +43,7 @@ async def compare(store: Store, engines: Engines, name: str, cursor: Any, limit:
         before = await store.mirror(scope, name)
         wanted = await wanted_of(store, scope)
         held = await engine.held(scope)
-        if await is_lagging(store, scope, before.cursor and Place.of(before)):
+        if await is_lagging(store, scope, before):
             lagging += 1
             continue
         items += len(wanted)
@@ -75,9 +76,9 @@ async def wanted_of(store: Store, scope: Scope) -> dict[str, str]:
     return wanted
 
 
-async def is_lagging(store: Store, scope: Scope, place: Place | None) -> bool:
+async def is_lagging(store: Store, scope: Scope, mirror: Mirror) -> bool:
     """Whether there was something an engine had not been brought yet, when its mirror was read."""
-    if place is None:
+    if mirror.cursor is None:
         return True
-    lacking = await store.entries(scope, place.cursor, "", 1)
+    lacking = await store.entries(scope, mirror.cursor, "", 1)
     return bool(lacking.turns or lacking.memories)

@@ -13,7 +13,7 @@ from typing import Any
 
 from memory_service.corpus import whole_of
 from memory_service.errors import DriverNotFound, DriverUnavailable
-from memory_service.mirroring import Mirroring, Place
+from memory_service.mirroring import Mirroring
 from memory_service.projections.base import Projection
 from memory_service.stores.base import Entries, Sought, Store
 from memory_service.values import Scope, Value, turn_item_id
@@ -111,10 +111,10 @@ class Engines:
         """What an engine finds, and what it lacks; None if that is too much."""
         engine = self.engine(name)
         before = await self._store.mirror(scope, name)
-        place = Place.of(before)
-        if place is None or (engine.takes_vectors and sought.vector is not None and place.space != sought.space):
+        has_other_vectors = engine.takes_vectors and sought.vector is not None and before.space != sought.space
+        if before.cursor is None or has_other_vectors:
             return None
-        lacks = await self._store.entries(scope, place.cursor, sought.space, MOST_LACKING)
+        lacks = await self._store.entries(scope, before.cursor, sought.space, MOST_LACKING)
         if lacks.more:
             return None
         found = await engine.search(scope, sought, limit)

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -20,7 +19,7 @@ from memory_service.errors import DriverUnavailable, Unavailable
 from memory_service.projections.base import Copy, Floats, Projection
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
-from memory_service.values import EXTRACTIVE, Scope, Value, Vector, turn_item_id
+from memory_service.values import EXTRACTIVE, Scope, Vector, turn_item_id
 
 PAGE = 500
 USERS_AT_ONCE = 8
@@ -29,21 +28,6 @@ LEASE = timedelta(seconds=150)
 over SQLite, where the next start takes them back."""
 RETRY_S = 2.0
 GATHER_S = 0.2
-
-
-class Place(Value, frozen=True, kw_only=True):
-    """How far an engine is, and with vectors of which space it has been brought there."""
-
-    space: str
-    cursor: Any
-
-    @classmethod
-    def of(cls, mirror: Mirror) -> Place | None:
-        """As the record keeps it; None for an engine that is at the beginning."""
-        return None if mirror.cursor is None else cls(space=mirror.cursor[0], cursor=mirror.cursor[1])
-
-    def on(self, mirror: Mirror) -> Mirror:
-        return replace(mirror, cursor=(self.space, self.cursor))
 
 
 class Mirroring:
@@ -79,17 +63,14 @@ class Mirroring:
 
     async def _bring(self, engine: Projection, mirror: Mirror) -> bool:
         """Bring what is lacking of one user; returns whether that could be done."""
-        place = Place.of(mirror)
         try:
-            if place is None:
+            if mirror.cursor is None:
                 await engine.forget(mirror.scope)
-            place = self._begin(engine, place)
-            more = True
+            mirror, more = self._begun(engine, mirror), True
             while more:
-                entries = await self._store.entries(mirror.scope, place.cursor, place.space, PAGE)
-                await self._hand_over(engine, mirror.scope, place.space, entries)
-                place, more = replace(place, cursor=entries.cursor), entries.more
-                mirror = place.on(mirror)
+                entries = await self._store.entries(mirror.scope, mirror.cursor, mirror.space, PAGE)
+                await self._hand_over(engine, mirror.scope, mirror.space, entries)
+                mirror, more = replace(mirror, cursor=entries.cursor), entries.more
                 if more:
                     lease_until = self._now() + LEASE
                     if not await self._store.put_mirror(mirror, caught_up=False, lease_until=lease_until):
@@ -102,12 +83,10 @@ class Mirroring:
             return False
         return True
 
-    def _begin(self, engine: Projection, place: Place | None) -> Place:
-        """Where to go on. With vectors of another space all is brought once more."""
-        if not engine.takes_vectors:
-            return place or Place(space="", cursor=None)
-        space = self._space() or (place.space if place else "")
-        return place if place and place.space == space else Place(space=space, cursor=None)
+    def _begun(self, engine: Projection, mirror: Mirror) -> Mirror:
+        """From where to go on. With vectors of another space all is brought once more."""
+        space = (self._space() or mirror.space) if engine.takes_vectors else ""
+        return mirror if mirror.space == space else replace(mirror, space=space, cursor=None)
 
     async def _hand_over(self, engine: Projection, scope: Scope, space: str, entries: Entries) -> None:
         rows = dict(rows_of(entries.vectors, await self._lengths(scope, entries)))

@@ -18,6 +18,7 @@ class _Lag(Struct):
     changed: int = 1
     mirrored: int = 0
     begun: int = 0
+    space: str = ""
     cursor: Any = None
     lease_until: datetime | None = None
 
@@ -74,7 +75,7 @@ class Lags:
         if lag.begun != mirror.begun:
             lag.lease_until = None
             return False
-        lag.lease_until, lag.cursor = lease_until, mirror.cursor
+        lag.lease_until, lag.space, lag.cursor = lease_until, mirror.space, mirror.cursor
         if caught_up:
             lag.mirrored = mirror.changed
             if not lag.is_due and not is_there:
@@ -92,6 +93,7 @@ def _mirror(scope: Scope, driver: str, lag: _Lag) -> Mirror:
     return Mirror(
         scope=scope,
         driver=driver,
+        space=lag.space,
         cursor=lag.cursor,
         changed=lag.changed,
         begun=lag.begun,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from memory_service.stores.base import ALL, Commit, Entries, Store
 from memory_service.stores.exports import Exported
@@ -37,14 +38,7 @@ def users(mirrors: list[Mirror]) -> list[str]:
 async def read_on(store: Store, mirror: Mirror, limit: int = ALL) -> tuple[Entries, Mirror]:
     """What a driver lacks, and its mirror when it has that."""
     entries = await store.entries(mirror.scope, mirror.cursor, "space", limit)
-    return entries, Mirror(
-        scope=mirror.scope,
-        driver=mirror.driver,
-        cursor=entries.cursor,
-        changed=mirror.changed,
-        begun=mirror.begun,
-        lease_until=mirror.lease_until,
-    )
+    return entries, replace(mirror, space="space", cursor=entries.cursor)
 
 
 @dataclass
@@ -196,8 +190,9 @@ class MirrorContract:
         await remember(store)
         await Engine(store).catch_up()
         await remember(store, memory_id="n")
-        cursor = (await store.mirror(ANA, DRIVER)).cursor
-        entries = await store.entries(ANA, cursor, "space")
+        mirror = await store.mirror(ANA, DRIVER)
+        assert mirror.space == "space"
+        entries = await store.entries(ANA, mirror.cursor, "space")
         assert [memory.memory_id for memory in entries.memories] == ["n"]
         assert (await store.mirror(BEN, DRIVER)).cursor is None
 

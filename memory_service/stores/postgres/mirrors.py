@@ -38,7 +38,7 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 """
-COLUMNS = "mirrors.tenant_id, mirrors.user_id, cursor, changed, begun, lease_until"
+COLUMNS = "mirrors.tenant_id, mirrors.user_id, space, cursor, changed, begun, lease_until"
 # What this same call has leased, before its answer was lost, is its own. By their places, since the planner does not
 # know how few there will be; one that moves meanwhile is left for the next time.
 CLAIM = f"""
@@ -65,6 +65,7 @@ WITH gone AS (
     RETURNING true
 ), kept AS (
     UPDATE mirrors SET written_under = %(ours)s,
+        space = CASE WHEN begun = %(begun)s THEN %(space)s ELSE space END,
         cursor = CASE WHEN begun = %(begun)s THEN %(cursor)s ELSE cursor END,
         mirrored = CASE WHEN begun = %(begun)s AND %(caught_up)s THEN %(changed)s ELSE mirrored END,
         lease_until = CASE WHEN begun = %(begun)s THEN %(lease_until)s::bigint END
@@ -125,6 +126,7 @@ class Mirrors:
     async def put(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
         values = {
             **_named(mirror.scope, mirror.driver),
+            "space": mirror.space,
             "cursor": msgspec.json.encode(mirror.cursor).decode(),
             "changed": mirror.changed,
             "begun": mirror.begun,
@@ -182,10 +184,11 @@ def _named(scope: Scope, driver: str) -> dict[str, Any]:
 
 
 def _mirror(driver: str, row: Row) -> Mirror:
-    tenant_id, user_id, cursor, changed, begun, lease_until = row
+    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
     return Mirror(
         scope=Scope(tenant_id=tenant_id, user_id=user_id),
         driver=driver,
+        space=space,
         cursor=msgspec.json.decode(cursor),
         changed=changed,
         begun=begun,

@@ -22,7 +22,7 @@ CLAIM = """
 UPDATE mirrors SET lease_until = ? WHERE driver = ? AND (tenant_id, user_id) IN (
     SELECT tenant_id, user_id FROM mirrors
     WHERE driver = ? AND mirrored < changed AND (lease_until IS NULL OR lease_until <= ?) LIMIT ?
-) RETURNING tenant_id, user_id, cursor, changed, begun, lease_until
+) RETURNING tenant_id, user_id, space, cursor, changed, begun, lease_until
 """
 OURS = "driver = ? AND tenant_id = ? AND user_id = ? AND lease_until IS ?"
 # The row of a user who was erased, and has been forgotten, would be the last that is kept of them.
@@ -68,8 +68,9 @@ def put(db: apsw.Connection, mirror: Mirror, caught_up: bool, lease_until: datet
     ours = (*names, micros_or_none(mirror.lease_until))
     cursor, then = msgspec.json.encode(mirror.cursor).decode(), micros_or_none(lease_until)
     db.execute(
-        f"UPDATE mirrors SET cursor = ?, mirrored = iif(?, ?, mirrored), lease_until = ? WHERE {OURS} AND begun = ?",
-        (cursor, caught_up, mirror.changed, then, *ours, mirror.begun),
+        f"UPDATE mirrors SET space = ?, cursor = ?, mirrored = iif(?, ?, mirrored), lease_until = ?"
+        f" WHERE {OURS} AND begun = ?",
+        (mirror.space, cursor, caught_up, mirror.changed, then, *ours, mirror.begun),
     )
     counts = bool(db.changes())
     if not counts:
@@ -81,7 +82,7 @@ def put(db: apsw.Connection, mirror: Mirror, caught_up: bool, lease_until: datet
 
 def find(db: apsw.Connection, scope: Scope, driver: str) -> Mirror:
     sql = (
-        "SELECT tenant_id, user_id, cursor, changed, begun, lease_until FROM mirrors"
+        "SELECT tenant_id, user_id, space, cursor, changed, begun, lease_until FROM mirrors"
         " WHERE driver = ? AND tenant_id = ? AND user_id = ?"
     )
     for row in db.execute(sql, (driver, scope.tenant_id, scope.user_id)):
@@ -97,10 +98,11 @@ def lagging(db: apsw.Connection, driver: str) -> int:
 
 
 def _mirror(driver: str, row: Sequence[Any]) -> Mirror:
-    tenant_id, user_id, cursor, changed, begun, lease_until = row
+    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
     return Mirror(
         scope=Scope(tenant_id=tenant_id, user_id=user_id),
         driver=driver,
+        space=space,
         cursor=msgspec.json.decode(cursor),
         changed=changed,
         begun=begun,
