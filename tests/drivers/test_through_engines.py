@@ -14,6 +14,7 @@ import pytest
 from memory_service.drivers import BaseMemoryDriver
 from memory_service.settings import Settings
 from tests.automem.launcher import AutoMemServer
+from tests.cosmos.launcher import KEY, CosmosServer
 from tests.drivers.caught_up import CaughtUpDriver, caught_up, through
 from tests.drivers.contract import ANA, DriverContract, contents
 from tests.pixeltable.launcher import PixeltableHome
@@ -122,3 +123,14 @@ class TestSeveral(EngineContract):
             health = driver.health_check()
             assert (health["status"], health["connected"]) == ("unhealthy", False)
             assert "automem" in health["error"]
+
+
+def test_over_cosmos_db_it_is_the_engine_that_answers_too(
+    make_settings: MakeSettings, cosmos_server: CosmosServer, postgres_url: str
+) -> None:
+    settings = make_settings(
+        store_url="cosmos:", cosmos_endpoint=cosmos_server.url, cosmos_key=KEY, database_url=postgres_url
+    )
+    with caught_up(settings, "pgvector") as driver:
+        EngineContract().test_it_is_the_engine_that_answers(driver)
+        EngineContract().test_a_deleted_memory_is_recalled_no_more(driver)
