@@ -133,4 +133,3 @@ def test_over_cosmos_db_it_is_the_engine_that_answers_too(
     )
     with caught_up(settings, "pgvector") as driver:
         EngineContract().test_it_is_the_engine_that_answers(driver)
-        EngineContract().test_a_deleted_memory_is_recalled_no_more(driver)
