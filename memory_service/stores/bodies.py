@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from memory_service.stores.exports import Exported
-from memory_service.values import Effect, Memory, Request, Session, Sitting, Turn, Value
+from memory_service.stores.mirrors import Mirror
+from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -57,3 +58,20 @@ def exported_request(_: str, key: str, made_at: int, digest: str, session_id: st
     """A row of a request's name, with the key it is found by before it."""
     effect = Effect(digest=digest, session_id=session_id, turn_id=turn_id)
     return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
+
+
+MIRROR_COLUMNS = "mirrors.tenant_id, mirrors.user_id, space, cursor, changed, begun, lease_until"
+
+
+def mirror_of(driver: str, row: Sequence[Any]) -> Mirror:
+    """A row of `MIRROR_COLUMNS`."""
+    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
+    return Mirror(
+        scope=Scope(tenant_id=tenant_id, user_id=user_id),
+        driver=driver,
+        space=space,
+        cursor=msgspec.json.decode(cursor),
+        changed=changed,
+        begun=begun,
+        lease_until=None if lease_until is None else moment(lease_until),
+    )

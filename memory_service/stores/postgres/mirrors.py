@@ -14,7 +14,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from memory_service.stores.base import Entries
-from memory_service.stores.bodies import memory_of, micros, micros_or_none, moment, turn_of
+from memory_service.stores.bodies import MIRROR_COLUMNS, memory_of, micros, micros_or_none, mirror_of, turn_of
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.values import Scope, Vector
@@ -38,7 +38,6 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 """
-COLUMNS = "mirrors.tenant_id, mirrors.user_id, space, cursor, changed, begun, lease_until"
 # What this same call has leased, before its answer was lost, is its own. By their places, since the planner does not
 # know how few there will be; one that moves meanwhile is left for the next time.
 CLAIM = f"""
@@ -52,7 +51,7 @@ UPDATE mirrors SET lease_until = %(lease_until)s WHERE ctid = ANY((
         WHERE driver = %(driver)s AND mirrored < changed AND (lease_until IS NULL OR lease_until <= %(now)s)
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ))[:%(limit)s])
-RETURNING {COLUMNS}
+RETURNING {MIRROR_COLUMNS}
 """
 NAMED = "driver = %(driver)s AND tenant_id = %(tenant)s AND user_id = %(user)s"
 OURS = f"{NAMED} AND lease_until IS NOT DISTINCT FROM %(ours)s"
@@ -77,7 +76,7 @@ UNION ALL SELECT begun = %(begun)s FROM mirrors
     WHERE %(again)s AND {NAMED} AND lease_until IS DISTINCT FROM %(ours)s AND written_under = %(ours)s
 UNION ALL SELECT true WHERE %(again)s AND %(caught_up)s AND NOT EXISTS (SELECT FROM mirrors WHERE {NAMED})
 """
-FIND = f"SELECT {COLUMNS} FROM mirrors WHERE {NAMED}"
+FIND = f"SELECT {MIRROR_COLUMNS} FROM mirrors WHERE {NAMED}"
 LAGGING = "SELECT count(*) FROM mirrors WHERE driver = %s AND mirrored < changed"
 ITEMS = """
 WITH mine AS MATERIALIZED (SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)
@@ -121,7 +120,7 @@ class Mirrors:
 
     async def claim(self, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
         values = {"driver": driver, "now": micros(now), "lease_until": micros(lease_until), "limit": limit}
-        return [_mirror(driver, row) for row in await self._told_again("claim_mirrors", CLAIM, values)]
+        return [mirror_of(driver, row) for row in await self._told_again("claim_mirrors", CLAIM, values)]
 
     async def put(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
         values = {
@@ -139,7 +138,7 @@ class Mirrors:
 
     async def find(self, scope: Scope, driver: str) -> Mirror:
         rows = await self._client.rows("mirror", FIND, _named(scope, driver))
-        return _mirror(driver, rows[0]) if rows else Mirror(scope=scope, driver=driver)
+        return mirror_of(driver, rows[0]) if rows else Mirror(scope=scope, driver=driver)
 
     async def lagging(self, driver: str) -> int:
         ((count,),) = await self._client.rows("lagging", LAGGING, (driver,))
@@ -181,16 +180,3 @@ class Mirrors:
 
 def _named(scope: Scope, driver: str) -> dict[str, Any]:
     return {"driver": driver, "tenant": scope.tenant_id, "user": scope.user_id}
-
-
-def _mirror(driver: str, row: Row) -> Mirror:
-    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
-    return Mirror(
-        scope=Scope(tenant_id=tenant_id, user_id=user_id),
-        driver=driver,
-        space=space,
-        cursor=msgspec.json.decode(cursor),
-        changed=changed,
-        begun=begun,
-        lease_until=None if lease_until is None else moment(lease_until),
-    )

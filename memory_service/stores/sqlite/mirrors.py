@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import apsw
 import msgspec
 
-from memory_service.stores.bodies import micros, micros_or_none, moment
+from memory_service.stores.bodies import MIRROR_COLUMNS, micros, micros_or_none, mirror_of
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import Scope
 
@@ -18,11 +16,11 @@ INSERT INTO mirrors (driver, tenant_id, user_id) SELECT name, ?, ? FROM drivers 
 ON CONFLICT DO UPDATE SET changed = changed + 1
 """
 ANEW = "cursor = 'null', begun = begun + 1, changed = changed + 1"
-CLAIM = """
+CLAIM = f"""
 UPDATE mirrors SET lease_until = ? WHERE driver = ? AND (tenant_id, user_id) IN (
     SELECT tenant_id, user_id FROM mirrors
     WHERE driver = ? AND mirrored < changed AND (lease_until IS NULL OR lease_until <= ?) LIMIT ?
-) RETURNING tenant_id, user_id, space, cursor, changed, begun, lease_until
+) RETURNING {MIRROR_COLUMNS}
 """
 OURS = "driver = ? AND tenant_id = ? AND user_id = ? AND lease_until IS ?"
 # The row of a user who was erased, and has been forgotten, would be the last that is kept of them.
@@ -60,7 +58,7 @@ def unfollow(db: apsw.Connection, driver: str) -> None:
 
 def claim(db: apsw.Connection, driver: str, now: datetime, lease_until: datetime, limit: int) -> list[Mirror]:
     rows = db.execute(CLAIM, (micros(lease_until), driver, driver, micros(now), limit)).fetchall()
-    return [_mirror(driver, row) for row in rows]
+    return [mirror_of(driver, row) for row in rows]
 
 
 def put(db: apsw.Connection, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
@@ -81,12 +79,9 @@ def put(db: apsw.Connection, mirror: Mirror, caught_up: bool, lease_until: datet
 
 
 def find(db: apsw.Connection, scope: Scope, driver: str) -> Mirror:
-    sql = (
-        "SELECT tenant_id, user_id, space, cursor, changed, begun, lease_until FROM mirrors"
-        " WHERE driver = ? AND tenant_id = ? AND user_id = ?"
-    )
+    sql = f"SELECT {MIRROR_COLUMNS} FROM mirrors WHERE driver = ? AND tenant_id = ? AND user_id = ?"
     for row in db.execute(sql, (driver, scope.tenant_id, scope.user_id)):
-        return _mirror(driver, row)
+        return mirror_of(driver, row)
     return Mirror(scope=scope, driver=driver)
 
 
@@ -95,16 +90,3 @@ def lagging(db: apsw.Connection, driver: str) -> int:
     ((count,),) = db.execute(sql, (driver,))
     assert isinstance(count, int)
     return count
-
-
-def _mirror(driver: str, row: Sequence[Any]) -> Mirror:
-    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
-    return Mirror(
-        scope=Scope(tenant_id=tenant_id, user_id=user_id),
-        driver=driver,
-        space=space,
-        cursor=msgspec.json.decode(cursor),
-        changed=changed,
-        begun=begun,
-        lease_until=None if lease_until is None else moment(lease_until),
-    )
