@@ -159,7 +159,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
 
 
 def make_engines(settings: Settings, store: Store, embedding: Embedding, around: Surroundings) -> Engines:
-    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=4 * around.gather_s)
+    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=20 * around.gather_s)
     engines = Engines(store, mirroring, partial(make_projection, settings=settings))
     engines.order = names_of(settings.memory_driver)
     return engines

@@ -27,7 +27,8 @@ LEASE = timedelta(seconds=150)
 """For a page of one user: no engine may take longer for it. A process that is killed leaves its claims for so long, but
 over SQLite, where the next start takes them back."""
 RETRY_S = 2.0
-GATHER_S = 0.2
+GATHER_S = 1.0
+"""What comes in so long is brought together: to look for what is due costs a store in the cloud something each time."""
 
 
 class Mirroring:

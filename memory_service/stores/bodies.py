@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from memory_service.values import Effect, Memory, Request, Scope, Session, Sitti
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+DIGITS = 19
+"""A number of so many may not fit a column: no turn has it."""
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
@@ -52,6 +54,12 @@ def micros_or_none(moment: datetime | None) -> int | None:
 
 def moment(micros: int) -> datetime:
     return EPOCH + micros * MICROSECOND
+
+
+def turns_named(item_ids: Iterable[str]) -> list[tuple[str, int]]:
+    """Session and number of each turn among names of searchable items; what names nothing is passed over."""
+    named = (item_id.rpartition("#") for item_id in item_ids)
+    return [(session_id, int(seq)) for session_id, _, seq in named if seq.isdecimal() and len(seq) < DIGITS]
 
 
 def exported_request(_: str, key: str, made_at: int, digest: str, session_id: str, turn_id: str) -> Exported:

@@ -280,6 +280,26 @@ class MirrorContract:
         assert (await store.items(ANA, ["m", "s#1"], "another")).vectors == []
         assert await store.items(ANA, [], "space") == await store.items(BEN, ["m", "s#1"], "space")
 
+    async def test_what_names_no_item_is_passed_over(self, store: Store) -> None:
+        await begin(store, a_key(), turns=1)
+        odd = [
+            "s#x",
+            "s#",
+            "#",
+            "#1",
+            "s#-1",
+            "s#1.0",
+            f"s#{'9' * 30}",
+            "s#1 ",
+            "S#1",
+            "",
+            "日本#1",
+            "'; --",
+            "x" * 5000,
+        ]
+        found = await store.items(ANA, odd, "space")
+        assert (found.turns, found.memories, found.vectors) == ([], [], [])
+
     async def test_items_are_as_they_are_now(self, store: Store) -> None:
         await remember(store, "likes tea")
         await embed_all(store)

@@ -14,7 +14,15 @@ import msgspec
 from psycopg import AsyncConnection
 
 from memory_service.stores.base import Entries
-from memory_service.stores.bodies import MIRROR_COLUMNS, memory_of, micros, micros_or_none, mirror_of, turn_of
+from memory_service.stores.bodies import (
+    MIRROR_COLUMNS,
+    memory_of,
+    micros,
+    micros_or_none,
+    mirror_of,
+    turn_of,
+    turns_named,
+)
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.values import Scope, Vector
@@ -92,10 +100,6 @@ SELECT 'vector', item_id, '', data FROM vectors
 """
 
 
-DIGITS = 19
-"""A number of so many may not fit the column: no turn has it."""
-
-
 class Mirrors:
     """How far drivers have followed, and what they ask for by name."""
 
@@ -145,8 +149,7 @@ class Mirrors:
         return int(count)
 
     async def items(self, scope: Scope, item_ids: Sequence[str], space: str) -> Entries:
-        named = (item_id.rpartition("#") for item_id in item_ids)
-        turns = [(session_id, int(seq)) for session_id, _, seq in named if seq.isdecimal() and len(seq) < DIGITS]
+        turns = turns_named(item_ids)
         values = {
             "tenant": scope.tenant_id,
             "user": scope.user_id,

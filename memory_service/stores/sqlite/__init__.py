@@ -22,7 +22,7 @@ from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
-from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of
+from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of, turns_named
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.sqlite import mirrors, moving
@@ -297,8 +297,7 @@ def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], sp
 
 def _items(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
     owner, names = _owner(scope), msgspec.json.encode(item_ids).decode()
-    turns = [item_id.rpartition("#") for item_id in item_ids if "#" in item_id]
-    numbers = msgspec.json.encode([[session_id, int(seq)] for session_id, _, seq in turns]).decode()
+    numbers = msgspec.json.encode(turns_named(item_ids)).decode()
     return Entries(
         turns=[turn_of(body) for (body,) in db.execute(TURNS_NAMED, (numbers, *owner))],
         memories=[memory_of(body) for (body,) in db.execute(MEMORIES_NAMED, (*owner, names))],
