@@ -30,7 +30,7 @@ from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier
-from memory_service.projections import make_projection, names_of
+from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
 from memory_service.reflection import Reflector, Retry
@@ -108,7 +108,9 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
         parts.scheduler.every(settings.sweep_interval_seconds, "follow the clock", clock.follow)
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
         parts.scheduler.soon("sweep", parts.background.sweep)
-        logger.info("ready", extra={"store": settings.chosen_store_url.partition(":")[0], "model": reader.name})
+        asked = ",".join(parts.engines.order) or BUILTIN
+        store_name = settings.chosen_store_url.partition(":")[0]
+        logger.info("ready", extra={"store": store_name, "model": reader.name, "driver": asked})
         yield make_service(settings, parts, around)
 
 
