@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 import msgspec
@@ -26,7 +26,11 @@ from memory_service.migration import Migration, Report
 from memory_service.projections import make_projection, names_of
 from memory_service.settings import Settings
 from memory_service.stores import make_store
+from memory_service.stores.base import Store
 from memory_service.values import Scope
+
+if TYPE_CHECKING:  # an engine is imported when it is chosen
+    from memory_service.projections.base import Projection
 
 T = TypeVar("T")
 
@@ -137,12 +141,19 @@ async def prepare(settings: Settings, fresh: bool) -> list[str]:
             engine = make_projection(name, settings)
             await engine.start(stack)
             try:
-                await (engine.drop() if fresh else engine.check())
+                await (emptied(store, name, engine) if fresh else engine.check())
             except DriverUnavailable as exc:
                 raise click.ClickException(f"{exc}; run it again when that is there") from exc
-            if fresh:
-                await store.follow(name, anew=True)
     return [settings.chosen_store_url.partition(":")[0], *names]
+
+
+async def emptied(store: Store, name: str, engine: Projection) -> None:
+    """Let an engine lose all it holds, and note that it has: before, should this be cut off, and behind what others
+    have brought meanwhile.
+    """
+    await store.follow(name, anew=True)
+    await engine.drop()
+    await store.follow(name, anew=True)
 
 
 async def copy(source: Settings, target: Settings, check: bool) -> Report:

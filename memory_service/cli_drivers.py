@@ -42,6 +42,8 @@ def switch(names: tuple[str, ...], url: str) -> None:
     switched by itself.
     """
     wanted = [name for given in names for name in given.split(",") if name.strip()]
+    if not wanted:
+        raise click.UsageError("name those that are to be asked; builtin is the record itself")
     show(ask(url, "POST", "/drivers/switch", json={"drivers": wanted}))
 
 

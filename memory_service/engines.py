@@ -7,17 +7,21 @@ record. One that fails, or is too far behind, is passed over for the next; behin
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 from memory_service.corpus import whole_of
 from memory_service.errors import DriverNotFound, DriverUnavailable
-from memory_service.mirroring import Mirroring
+from memory_service.mirroring import Mirroring, generation_of, space_of
 from memory_service.projections.base import Projection
 from memory_service.stores.base import Entries, Sought, Store
+from memory_service.stores.mirrors import Mirror
 from memory_service.values import Scope, Value, turn_item_id
 
+NAME = re.compile(r"[A-Za-z0-9._:@-]{1,200}(#\d{1,18}\.\d{1,9})?", re.ASCII)
+"""Of an item. What an engine tells besides names nothing."""
 MOST_LACKING = 500
 """Of a user an engine may lack so much: it is read and searched at each question. If it is more the record is asked."""
 
@@ -36,6 +40,7 @@ class Engines:
         self._store, self._mirroring, self._make = store, mirroring, make
         self._engines: dict[str, Projection] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
+        self._generations: dict[str, str] = {}
         self._changing = asyncio.Lock()
         self.order: tuple[str, ...] = ()
         """Who is asked, one after the other."""
@@ -78,19 +83,22 @@ class Engines:
         await self._store.follow(name, anew=True)
 
     async def let_go(self, name: str) -> None:
-        """Take away all that an engine holds, and keep it up no more."""
-        async with self._changing:
+        """Take away all that an engine holds, and keep it up no more. Raises DriverUnavailable; then it goes on.
+
+        What another process is just bringing it may stay.
+        """
+        async with self._changing, self._mirroring.held_off(name):
             engine = self.engine(name)
-            self.order = tuple(one for one in self.order if one != name)
-            await self._store.unfollow(name)  # first: what is brought meanwhile is not counted as being there
+            await self.fill_anew(name)  # first: if the rest is cut off, what is not there is not thought to be
             await engine.drop()
+            await self._store.unfollow(name)
+            self.order = tuple(one for one in self.order if one != name)
             del self._engines[name]
             await self._stacks.pop(name).aclose()
 
     async def catch_up(self, name: str) -> float | None:
         """Bring an engine what it lacks; returns after how many seconds to try again if it failed."""
-        engine = self._engines.get(name)
-        return await self._mirroring.catch_up(name, engine) if engine else None
+        return await self._mirroring.catch_up(name, self._engines.get)
 
     async def narrow(self, scope: Scope, sought: Sought, limit: int, order: Sequence[str] | None = None) -> Narrowed:
         """Ask the engines, each only if the one before it cannot answer."""
@@ -111,20 +119,37 @@ class Engines:
         """What an engine finds, and what it lacks; None if that is too much."""
         engine = self.engine(name)
         before = await self._store.mirror(scope, name)
-        has_other_vectors = engine.takes_vectors and sought.vector is not None and before.space != sought.space
-        if before.cursor is None or has_other_vectors:
+        if before.cursor is None or not await self._has_what_was_brought(name, engine, before, sought):
             return None
         lacks = await self._store.entries(scope, before.cursor, sought.space, MOST_LACKING)
-        if lacks.more:
+        changed = len(lacks.memories)  # of each the engine may name what it was
+        if lacks.more or changed > limit:
             return None
-        found = await engine.search(scope, sought, limit)
-        held, after = await asyncio.gather(
-            self._store.items(scope, {whole_of(item_id) for item_id in found}, sought.space),
+        found = [item_id for item_id in await engine.search(scope, sought, limit + changed) if NAME.fullmatch(item_id)]
+        late = {vector.item_id for vector in lacks.vectors}  # by these it could not find them
+        held, after, is_there = await asyncio.gather(
+            self._store.items(scope, {*map(whole_of, found), *late}, sought.space),
             self._store.mirror(scope, name),
+            self._has_what_was_brought(name, engine, before, sought),
         )
-        if after.begun != before.begun or engine.is_new:  # it may have forgotten what it should have found
+        if after.begun != before.begun or not is_there:  # it may have forgotten what it should have found
             return None
         return merged(held, lacks)
+
+    async def _has_what_was_brought(self, name: str, engine: Projection, mirror: Mirror, sought: Sought) -> bool:
+        """Whether its tables are still those, and its vectors of the space of the question."""
+        generation = await engine.generation()
+        if generation != generation_of(mirror.target):
+            await self._begin_anew(name, generation)
+            return False
+        space = space_of(mirror.target)
+        return not engine.takes_vectors or sought.vector is None or space == sought.space
+
+    async def _begin_anew(self, name: str, generation: str) -> None:
+        """Once for each generation: everybody of whom it was brought something before is to be brought it again."""
+        if self._generations.get(name) != generation:
+            self._generations[name] = generation
+            await self.fill_anew(name)
 
     async def state(self) -> list[dict[str, Any]]:
         """How each engine fares, in the order in which they are asked; it is asked too."""

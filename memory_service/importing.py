@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -44,6 +45,8 @@ class MemoryImport:
         size = 0
         for number, line in enumerate(file, start=1):
             size += len(line)
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             if line.strip():
                 self._take(number, line, batch)
             if len(batch) == AT_ONCE or size >= BYTES_AT_ONCE:
@@ -58,6 +61,8 @@ class MemoryImport:
             batch.append((number, memory_of(line)))
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.skipped.append((number, "is no JSON"))
+        except RecursionError:
+            self.skipped.append((number, "is nested too deeply"))
         except ValueError as exc:
             self.skipped.append((number, str(exc)))
 

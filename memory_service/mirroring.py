@@ -7,8 +7,8 @@ the same user's at once: the later of two texts of a memory must not be overtake
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from memory_service.corpus import item_of, items_of, whole_of
 from memory_service.errors import DriverUnavailable, Unavailable
-from memory_service.projections.base import Copy, Floats, Projection
+from memory_service.projections.base import Copy, Floats, NotTaken, Projection
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import EXTRACTIVE, Scope, Vector, turn_item_id
@@ -41,19 +41,20 @@ class Mirroring:
         self._alone: dict[str, asyncio.Lock] = {}
         self.copied = self.removed = 0
 
-    async def catch_up(self, name: str, engine: Projection) -> float | None:
+    async def catch_up(self, name: str, engine_of: Callable[[str], Projection | None]) -> float | None:
         """Bring an engine all it lacks; returns after how many seconds to try again if it failed.
 
-        In no hurry: what is new has its vector a moment later, and is then brought once.
+        In no hurry: what is new has its vector a moment later, and is then brought once. `engine_of` tells the one that
+        is in use, when it is its turn.
         """
         await asyncio.sleep(self._gather_s)
-        async with self._alone.setdefault(name, asyncio.Lock()):
+        async with self.held_off(name):
             while True:
+                engine = engine_of(name)
+                if engine is None:
+                    return None
                 if engine.breaker.state == "open":
                     return RETRY_S
-                if engine.is_new:
-                    await self._store.follow(name, anew=True)
-                    engine.is_new = False
                 now = self._now()
                 claimed = await self._store.claim_mirrors(name, now, now + LEASE, USERS_AT_ONCE)
                 went_well = await asyncio.gather(*(self._bring(engine, mirror) for mirror in claimed))
@@ -65,12 +66,11 @@ class Mirroring:
     async def _bring(self, engine: Projection, mirror: Mirror) -> bool:
         """Bring what is lacking of one user; returns whether that could be done."""
         try:
-            if mirror.cursor is None:
-                await engine.forget(mirror.scope)
-            mirror, more = self._begun(engine, mirror), True
+            mirror, more = await self._begun(engine, mirror), True
+            space = space_of(mirror.target)
             while more:
-                entries = await self._store.entries(mirror.scope, mirror.cursor, mirror.space, PAGE)
-                await self._hand_over(engine, mirror.scope, mirror.space, entries)
+                entries = await self._store.entries(mirror.scope, mirror.cursor, space, PAGE)
+                await self._hand_over(engine, mirror.scope, space, entries)
                 mirror, more = replace(mirror, cursor=entries.cursor), entries.more
                 if more:
                     lease_until = self._now() + LEASE
@@ -78,16 +78,22 @@ class Mirroring:
                         return True  # another's by now, or to begin anew: it is due
                     mirror = replace(mirror, lease_until=lease_until)
             await self._store.put_mirror(mirror)
+        except NotTaken:  # tried again when the claim ends
+            return True
         except Unavailable:  # the engine, or the store
             with suppress(Unavailable):  # else the claim ends by itself
                 await self._store.put_mirror(mirror, caught_up=False)
             return False
         return True
 
-    def _begun(self, engine: Projection, mirror: Mirror) -> Mirror:
-        """From where to go on. With vectors of another space all is brought once more."""
-        space = (self._space() or mirror.space) if engine.takes_vectors else ""
-        return mirror if mirror.space == space else replace(mirror, space=space, cursor=None)
+    async def _begun(self, engine: Projection, mirror: Mirror) -> Mirror:
+        """From where to go on. Into other tables, or with vectors of another space, all is brought once more."""
+        space = (self._space() or space_of(mirror.target)) if engine.takes_vectors else ""
+        target = target_of(await engine.generation(), space)
+        if mirror.cursor is not None and mirror.target == target:
+            return mirror
+        await engine.forget(mirror.scope)
+        return replace(mirror, target=target, cursor=None)
 
     async def _hand_over(self, engine: Projection, scope: Scope, space: str, entries: Entries) -> None:
         rows = dict(rows_of(entries.vectors, await self._lengths(scope, entries)))
@@ -124,8 +130,27 @@ class Mirroring:
         before = await self._store.items(scope, named - here.keys(), "")
         return here | {turn_item_id(turn.session_id, turn.seq): len(turn.messages) for turn in before.turns}
 
+    @asynccontextmanager
+    async def held_off(self, name: str) -> AsyncIterator[None]:
+        """A block in which this process brings an engine nothing else."""
+        async with self._alone.setdefault(name, asyncio.Lock()):
+            yield
+
     def stats(self) -> dict[str, int]:
         return {"copied": self.copied, "removed": self.removed}
+
+
+def target_of(generation: str, space: str) -> str:
+    """Names what an engine is brought into: its tables as they were made, and the space of vectors."""
+    return f"{generation}|{space}"
+
+
+def generation_of(target: str) -> str:
+    return target.partition("|")[0]
+
+
+def space_of(target: str) -> str:
+    return target.partition("|")[2]
 
 
 def copies_of(entries: Entries) -> Iterator[Copy]:

@@ -258,7 +258,7 @@ async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not
     await world.service.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().shelf.clear()
-    world.engine().is_new = True  # as it finds out with the first verb
+    world.engine().made = "another"
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.service.sweep()
     await until(lambda: ANA in world.engine().shelf)

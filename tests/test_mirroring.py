@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from memory_service.corpus import whole_of
 from memory_service.errors import DriverUnavailable, StoreUnavailable
 from memory_service.mirroring import LEASE, PAGE, RETRY_S, Mirroring
+from memory_service.projections.base import Copy, NotTaken
 from memory_service.stores.base import Commit
 from memory_service.values import EXTRACTIVE, Memory, Scope, knowledge_of
 from tests.support.background import until
@@ -46,7 +47,7 @@ class World:
             await self.store.commit(Commit(scope=item.scope, vectors=(a_vector(item, space, data),)))
 
     async def catch_up(self) -> float | None:
-        return await self.mirroring.catch_up(SHELF, self.engine)
+        return await self.mirroring.catch_up(SHELF, lambda _: self.engine)
 
     def texts(self, scope: Scope = ANA) -> dict[str, str]:
         return {copy.id: copy.item.text for copy in self.engine.shelf.get(scope, {}).values()}
@@ -129,14 +130,40 @@ async def test_an_engine_that_needs_vectors_lacks_what_has_none_until_it_has_one
     assert world.texts()["m"] == "likes rum"
 
 
-async def test_an_engine_that_had_to_make_its_tables_is_brought_everything_again(world: World) -> None:
+async def test_an_engine_whose_tables_are_others_is_brought_everything_again(world: World) -> None:
     for scope in (ANA, BEN):
         await world.remember(a_memory("m"), scope=scope)
     await world.catch_up()
     world.engine.shelf.clear()  # its database is another one now
-    world.engine.is_new = True
+    world.engine.made = "another"
+    for scope in (ANA, BEN):
+        await world.remember(a_memory("n"), scope=scope)
     assert await world.catch_up() is None
-    assert (set(world.texts()), set(world.texts(BEN)), world.engine.is_new) == ({"m"}, {"m"}, False)
+    assert (set(world.texts()), set(world.texts(BEN))) == ({"m", "n"}, {"m", "n"})
+
+
+async def test_what_an_engine_does_not_take_is_tried_again_when_the_claim_has_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = world.engine._put
+
+    async def takes_nothing_of_ana(scope: Scope, copies: Sequence[Copy]) -> None:
+        if scope == ANA:
+            raise NotTaken("too large")
+        await put(scope, copies)
+
+    monkeypatch.setattr(world.engine, "_put", takes_nothing_of_ana)
+    for scope in (ANA, BEN):
+        await world.remember(a_memory("m"), scope=scope)
+    assert await world.catch_up() is None
+    assert (world.texts(), set(world.texts(BEN)), world.engine.breaker.state) == ({}, {"m"}, "closed")
+    assert await world.store.lagging(SHELF) == 1
+    monkeypatch.setattr(world.engine, "_put", put)
+    await world.catch_up()
+    assert world.texts() == {}
+    world.now += LEASE
+    await world.catch_up()
+    assert (set(world.texts()), await world.store.lagging(SHELF)) == ({"m"}, 0)
 
 
 async def test_in_another_vector_space_all_is_brought_once_more(world: World) -> None:
@@ -210,10 +237,10 @@ async def test_a_run_that_is_cut_off_is_done_again_when_its_lease_has_ended(worl
     await asyncio.gather(run, return_exceptions=True)
     world.engine.hangs = None
     other = world.new_mirroring()
-    assert await other.catch_up(SHELF, world.engine) is None
+    assert await other.catch_up(SHELF, lambda _: world.engine) is None
     assert world.texts() == {}
     world.now += LEASE
-    await other.catch_up(SHELF, world.engine)
+    await other.catch_up(SHELF, lambda _: world.engine)
     assert set(world.texts()) == {"m"}
 
 
@@ -264,7 +291,7 @@ async def test_two_processes_bring_the_later_of_two_texts(world: World) -> None:
     mirrorings = [world.new_mirroring() for _ in range(3)]
     for number in range(20):
         await world.remember(a_memory("m", text=f"text {number}"))
-        await asyncio.gather(*(one.catch_up(SHELF, world.engine) for one in mirrorings))
+        await asyncio.gather(*(one.catch_up(SHELF, lambda _: world.engine) for one in mirrorings))
     await world.catch_up()
     assert world.texts() == {"m": "text 19"}
 

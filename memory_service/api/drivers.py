@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,9 @@ from memory_service.comparing import Compared
 from memory_service.errors import UnsafeStart, ValidationFailed
 from memory_service.projections import BUILTIN, PROJECTIONS, key_of
 from memory_service.service import MemoryService
+
+SEAL_BYTES = 9
+"""Of a cursor: tells one that was answered from one that was made up by mistake."""
 
 DriverName = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -162,7 +166,7 @@ def _answer(name: str, compared: Compared, tenant_id: str) -> ComparedAnswer:
             for one in differences
             if one.scope.tenant_id == tenant_id
         ],
-        cursor=base64.urlsafe_b64encode(msgspec.json.encode(compared.cursor)).decode(),
+        cursor=_sealed(msgspec.json.encode(compared.cursor)),
         more=compared.more,
     )
 
@@ -171,6 +175,13 @@ def _cursor_of(given: str | None) -> Any:
     if given is None:
         return None
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(given))
-    except (binascii.Error, msgspec.DecodeError, ValueError) as exc:
-        raise ValidationFailed("$.cursor", "is not one that was answered") from exc
+        cursor = base64.urlsafe_b64decode(given)[SEAL_BYTES:]
+    except (binascii.Error, ValueError):
+        cursor = b""
+    if not cursor or _sealed(cursor) != given:  # a store takes no other than its own
+        raise ValidationFailed("$.cursor", "is not one that was answered")
+    return msgspec.json.decode(cursor)
+
+
+def _sealed(cursor: bytes) -> str:
+    return base64.urlsafe_b64encode(blake2b(cursor, digest_size=SEAL_BYTES).digest() + cursor).decode()

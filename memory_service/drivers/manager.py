@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
+from inspect import isabstract
 
 from memory_service.drivers.base import BaseMemoryDriver
 from memory_service.projections import BUILTIN, PROJECTIONS, key_of, names_of
@@ -111,8 +112,8 @@ class DriverManager:
             found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as exc:
             raise ValueError(f"Memory driver '{name}' not found: {exc}") from exc
-        if not isinstance(found, type) or not issubclass(found, BaseMemoryDriver | Projection):
-            raise ValueError(f"{found!r} must inherit from BaseMemoryDriver, or from Projection")  # noqa: TRY004 (as above)
+        if not isinstance(found, type) or not issubclass(found, BaseMemoryDriver | Projection) or isabstract(found):
+            raise ValueError(f"{found!r} must inherit from BaseMemoryDriver, or from Projection, and lack no verb")
         return found
 
     def _not_found(self, name: str) -> ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import isabstract
 from typing import TYPE_CHECKING
 
 from memory_service.errors import UnsafeStart
@@ -59,6 +60,6 @@ def projection_class(name: str) -> type[Projection]:
         raise UnsafeStart(f"MEMORY_DRIVER={name}: {exc}") from exc
     except AttributeError as exc:
         raise UnsafeStart(f"MEMORY_DRIVER={name}: {exc}") from exc
-    if not isinstance(found, type) or not issubclass(found, Projection):
+    if not isinstance(found, type) or not issubclass(found, Projection) or isabstract(found):
         raise UnsafeStart(f"MEMORY_DRIVER={name}: it is no Projection, which a service could mirror its record to")
     return found

@@ -17,6 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -73,6 +75,10 @@ def digest_of(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+class NotTaken(DriverUnavailable):
+    """The engine is well, and did not take all that it was brought: of this user it lacks something until it does."""
+
+
 class Projection(ABC):
     """An engine that follows the record. All verbs but `start` raise DriverUnavailable if it fails or takes too long.
 
@@ -82,7 +88,7 @@ class Projection(ABC):
 
     name: ClassVar[str]
     native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    """By which the engine says that it is away, or can do no more; all else is a mistake of ours."""
+    """By which the engine says that it is away, or can do no more; all else is a mistake."""
     takes_vectors: ClassVar[bool] = False
     """Whether it is to be given the vectors of the record, because it makes none of its own."""
     needs_vectors: ClassVar[bool] = False
@@ -92,8 +98,8 @@ class Projection(ABC):
         self._search_s, self._write_s = search_s, write_s
         self.breaker = Breaker(failures=FAILURES, rest_s=REST_S, clock=time.monotonic)
         self.failures = 0
-        self.is_new = False
-        """It had no tables and has made them: what it was brought before went into a database that is gone."""
+        self.made: str | None = ""
+        """Its generation; None as long as `check` has not found it out. Set by an engine that can tell."""
 
     @classmethod
     @abstractmethod
@@ -108,8 +114,17 @@ class Projection(ABC):
         thing: it starts without, and prepares the engine when it is there.
         """
 
+    async def generation(self) -> str:
+        """Name its tables as they were made: what was brought under another name is not there. Empty: it cannot tell.
+
+        Of one that is there it costs nothing.
+        """
+        if self.made is None:
+            await self.check()
+        return self.made or ""
+
     async def put(self, scope: Scope, copies: Sequence[Copy]) -> None:
-        """Keep these, each in place of an earlier one of its id."""
+        """Keep these, each in place of an earlier one of its id. Raises NotTaken if it keeps only some of them."""
         async with self._asked(self._write_s):
             await self._put(scope, copies)
 
@@ -168,6 +183,15 @@ class Projection(ABC):
         except asyncio.CancelledError:
             self.breaker.released()
             raise
+        except DriverUnavailable:  # of one user, or of what has passed already
+            self.breaker.succeeded()
+            raise
+        except Exception as exc:
+            # Whatever an engine does wrong, the record can do without it. The words may be a user's: they are left out.
+            self.failures += 1
+            self.breaker.failed()
+            logger.error("a mistake in a memory driver's engine", extra={"driver": self.name, "reason": _where(exc)})  # noqa: TRY400 (as said)
+            raise DriverUnavailable(f"{self.name}: {type(exc).__name__}") from exc
         self.breaker.succeeded()
 
     @abstractmethod
@@ -187,3 +211,13 @@ class Projection(ABC):
     async def _check(self) -> dict[str, Any]: ...
     @abstractmethod
     async def _drop(self) -> None: ...
+
+
+def _where(exc: Exception) -> str:
+    """What kind of error it is, and the line that raised it."""
+    frames = extract_tb(exc.__traceback__)
+    return (
+        f"{type(exc).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        if frames
+        else type(exc).__name__
+    )

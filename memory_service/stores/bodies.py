@@ -68,16 +68,16 @@ def exported_request(_: str, key: str, made_at: int, digest: str, session_id: st
     return Exported(request=Request(key=key, digest=digest, made_at=moment(made_at)), effect=effect)
 
 
-MIRROR_COLUMNS = "mirrors.tenant_id, mirrors.user_id, space, cursor, changed, begun, lease_until"
+MIRROR_COLUMNS = "mirrors.tenant_id, mirrors.user_id, target, cursor, changed, begun, lease_until"
 
 
 def mirror_of(driver: str, row: Sequence[Any]) -> Mirror:
     """A row of `MIRROR_COLUMNS`."""
-    tenant_id, user_id, space, cursor, changed, begun, lease_until = row
+    tenant_id, user_id, target, cursor, changed, begun, lease_until = row
     return Mirror(
         scope=Scope(tenant_id=tenant_id, user_id=user_id),
         driver=driver,
-        space=space,
+        target=target,
         cursor=msgspec.json.decode(cursor),
         changed=changed,
         begun=begun,

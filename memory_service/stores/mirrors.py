@@ -17,7 +17,7 @@ from memory_service.values import Scope, Value
 class Mirror(Value, frozen=True, kw_only=True):
     """How far a driver has followed what is kept of a user.
 
-    `cursor`: one of `Store.entries`; all up to there is in the driver's engine, with vectors of `space`. None: nothing
+    `cursor`: one of `Store.entries`; all up to there is in the driver's engine, in what `target` names. None: nothing
     there may be relied on, and whoever begins lets the engine forget this user first. `lease_until` fences: only who
     claimed it may write it.
     `changed` counts what was written of the user, `begun` how often all was to begin anew, both as of the claim.
@@ -25,7 +25,7 @@ class Mirror(Value, frozen=True, kw_only=True):
 
     scope: Scope
     driver: str
-    space: str = ""
+    target: str = ""
     cursor: Any = None
     changed: int = 0
     begun: int = 0

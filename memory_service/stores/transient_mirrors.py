@@ -18,7 +18,7 @@ class _Lag(Struct):
     changed: int = 1
     mirrored: int = 0
     begun: int = 0
-    space: str = ""
+    target: str = ""
     cursor: Any = None
     lease_until: datetime | None = None
 
@@ -75,7 +75,7 @@ class Lags:
         if lag.begun != mirror.begun:
             lag.lease_until = None
             return False
-        lag.lease_until, lag.space, lag.cursor = lease_until, mirror.space, mirror.cursor
+        lag.lease_until, lag.target, lag.cursor = lease_until, mirror.target, mirror.cursor
         if caught_up:
             lag.mirrored = mirror.changed
             if not lag.is_due and not is_there:
@@ -93,7 +93,7 @@ def _mirror(scope: Scope, driver: str, lag: _Lag) -> Mirror:
     return Mirror(
         scope=scope,
         driver=driver,
-        space=lag.space,
+        target=lag.target,
         cursor=lag.cursor,
         changed=lag.changed,
         begun=lag.begun,

@@ -38,7 +38,7 @@ def users(mirrors: list[Mirror]) -> list[str]:
 async def read_on(store: Store, mirror: Mirror, limit: int = ALL) -> tuple[Entries, Mirror]:
     """What a driver lacks, and its mirror when it has that."""
     entries = await store.entries(mirror.scope, mirror.cursor, "space", limit)
-    return entries, replace(mirror, space="space", cursor=entries.cursor)
+    return entries, replace(mirror, target="engine", cursor=entries.cursor)
 
 
 @dataclass
@@ -191,7 +191,7 @@ class MirrorContract:
         await Engine(store).catch_up()
         await remember(store, memory_id="n")
         mirror = await store.mirror(ANA, DRIVER)
-        assert mirror.space == "space"
+        assert mirror.target == "engine"
         entries = await store.entries(ANA, mirror.cursor, "space")
         assert [memory.memory_id for memory in entries.memories] == ["n"]
         assert (await store.mirror(BEN, DRIVER)).cursor is None

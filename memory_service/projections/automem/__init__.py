@@ -31,7 +31,7 @@ from memory_service.projections.automem.copies import (
     place_tag,
     user_tag,
 )
-from memory_service.projections.base import LONGEST_WRITE_S, SEARCH_S, WRITE_S, Copy, Projection
+from memory_service.projections.base import LONGEST_WRITE_S, SEARCH_S, WRITE_S, Copy, NotTaken, Projection
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.values import Scope
@@ -50,7 +50,7 @@ NOBODY = "ams-nobody"
 
 
 class AutoMem(Projection):
-    """`refused` counts memories that AutoMem did not take; all others are kept without them."""
+    """`refused` counts memories that AutoMem did not take: of their users it lacks something as long as it does not."""
 
     name = "automem"
     native_errors: ClassVar[tuple[type[Exception], ...]] = (httpx2.HTTPError, Unusable)
@@ -101,7 +101,8 @@ class AutoMem(Projection):
         if refused:
             self.refused += refused
             facts = {"driver": self.name, "refused": refused}
-            logger.warning("AutoMem refuses memories, which are left out", extra=facts)
+            logger.warning("AutoMem refuses memories; the record answers in their stead", extra=facts)
+            raise NotTaken("AutoMem refuses some of it")
 
     async def _stored(self, memories: list[bytes]) -> int:
         """Store all but those that AutoMem refuses; returns how many these are. It takes all of a batch or none."""

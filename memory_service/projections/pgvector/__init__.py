@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -88,7 +88,7 @@ class PGVector(Projection):
         super().__init__(search_s=search_s, write_s=write_s)
         self._client = Client(url)
         self._splitting = Splitting()
-        self._is_prepared = False
+        self.made = None
         self._preparing = asyncio.Lock()
 
     @classmethod
@@ -122,13 +122,12 @@ class PGVector(Projection):
             )
 
     async def _prepared(self, within_s: float) -> None:
-        """Make the tables, if this has not been done since the start. Raises UnsafeStart."""
-        if self._is_prepared:
+        """Make the tables, if this has not been done since the start, or some are gone. Raises UnsafeStart."""
+        if self.made is not None:
             return
         async with self._preparing:
-            if not self._is_prepared:
-                self.is_new |= await self._client.alone(prepare, within_s)
-                self._is_prepared = True
+            if self.made is None:
+                self.made = await self._client.alone(prepare, within_s)
 
     async def _ready(self, within_s: float) -> None:
         """Before a verb: of what it needs an operator for, nobody else hears."""
@@ -160,24 +159,30 @@ class PGVector(Projection):
 
     async def _search(self, scope: Scope, sought: Sought, limit: int) -> list[str]:
         asked = question(scope, sought, limit)
-        return [item_id for (item_id,) in await self._read("search", *asked, self._search_s)] if asked else []
+        if asked is None:
+            return []
+        rows = await self._read("search", *asked, self._search_s)
+        self.made = rows[0][0]  # somebody else may have made them anew
+        return [item_id for _, item_id in rows if item_id is not None]
 
     async def _held(self, scope: Scope) -> dict[str, str]:
         return dict(await self._read("held", HELD, _names(scope), self._write_s))
 
     async def _check(self) -> dict[str, Any]:
         ((server, extension, tables),) = await self._read("check", CHECK, (list(TABLES),), self._search_s)
+        if len(tables) < len(TABLES):
+            self.made = None
         return {"postgres": server, "pgvector": extension, "tables": {name: name in tables for name in TABLES}}
 
     async def _drop(self) -> None:
         async with self._preparing:
-            await self._client.alone(partial(prepare, anew=True), SHARE * self._write_s)
-            self._is_prepared = True
+            self.made = await self._client.alone(partial(prepare, anew=True), SHARE * self._write_s)
 
     async def _read(self, verb: str, sql: str, values: Values, within_s: float) -> list[Row]:
         limits = _limits(within_s)
         await self._ready(limits.whole_s)
-        return await self._client.rows(verb, sql, values, limits)
+        with self._noticed():
+            return await self._client.rows(verb, sql, values, limits)
 
     async def _write(self, verb: str, sql: str, values: Values) -> None:
         async def work(db: AsyncConnection[Any], _: bool) -> None:
@@ -185,7 +190,17 @@ class PGVector(Projection):
 
         limits = _limits(self._write_s)
         await self._ready(limits.whole_s)
-        await self._client.call(work, limits)
+        with self._noticed():
+            await self._client.call(work, limits)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Where a table is gone they are made again by the next verb."""
+        try:
+            yield
+        except psycopg.errors.UndefinedTable:
+            self.made = None
+            raise
 
 
 def _limits(verb_s: float) -> Limits:

@@ -12,8 +12,9 @@ from memory_service.stores.postgres import scripts
 from memory_service.stores.postgres.client import passes
 
 APPLIED = "memory_copies_migrations"
-TABLES = ("memory_copies", APPLIED)
+TABLES = ("memory_copies", "memory_copies_made", APPLIED)
 ANEW = "".join(f"DROP TABLE IF EXISTS {table};" for table in TABLES)
+ARE_THERE = "SELECT count(*) FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NOT NULL"
 LOCK_S = 3
 """For which a change of the schema waits for a table."""
 WHAT_TO_RUN = "run once, in the database of DATABASE_URL: CREATE EXTENSION vector;"
@@ -31,21 +32,29 @@ NO_TABLES = (
 )
 
 
-async def prepare(db: AsyncConnection[Any], *, anew: bool = False) -> bool:
-    """Bring the tables up to date, one process at a time, all or nothing; `anew`: begin with none.
+async def prepare(db: AsyncConnection[Any], *, anew: bool = False) -> str:
+    """Bring the tables up to date, one process at a time, all or nothing.
 
-    Returns whether there were none before. Raises UnsafeStart for what only an operator mends.
+    `anew`: begin with none, as is done where some are gone. Returns their generation. Raises UnsafeStart for what only
+    an operator mends.
     """
     await scripts.require_usable(db)
+    begin = ANEW if anew or await _are_some_gone(db) else ""
     try:
-        async with scripts.changing(db, APPLIED, scripts.scripts_of(__package__), anew=ANEW if anew else "") as change:
+        async with scripts.changing(db, APPLIED, scripts.scripts_of(__package__), anew=begin) as change:
             await _require_extension(db)
             await change.wait_no_longer_than(LOCK_S)
-            were_none = not change.applied
             await change.apply()
-            return were_none
+            made = await (await db.execute("SELECT generation FROM memory_copies_made")).fetchone()
+            assert made is not None
+            return str(made[0])
     except psycopg.errors.InsufficientPrivilege as exc:
         raise UnsafeStart(NO_TABLES) from exc
+
+
+async def _are_some_gone(db: AsyncConnection[Any]) -> bool:
+    there = await (await db.execute(ARE_THERE, (list(TABLES),))).fetchone()
+    return there is not None and 0 < there[0] < len(TABLES)
 
 
 async def _require_extension(db: AsyncConnection[Any]) -> None:

@@ -52,7 +52,10 @@ by_meaning AS (
 
 
 def question(scope: Scope, sought: Sought, limit: int) -> tuple[str, dict[str, Any]] | None:
-    """The statement, and its values; None if there is nothing to ask by."""
+    """The statement, and its values; None if there is nothing to ask by.
+
+    It gives rows of the tables' generation and an id, and one without an id if nothing was found.
+    """
     lists: dict[str, str] = {}
     values: dict[str, Any] = {"tenant": scope.tenant_id, "user": scope.user_id, "limit": limit}
     if terms := terms_of(sought.stems):
@@ -66,5 +69,6 @@ def question(scope: Scope, sought: Sought, limit: int) -> tuple[str, dict[str, A
     only = sought.only
     values |= {"kinds": list(sought.kinds), "with_extracts": sought.with_extracts}
     values |= {"session": only.session_id, "category": only.category, "without_tags": sorted(only.without_tags)}
-    found = " UNION ".join(f"SELECT item_id FROM {name}" for name in lists)
-    return f"WITH {', '.join(lists.values())} {found}", values
+    arms = " UNION ".join(f"SELECT item_id FROM {name}" for name in lists)
+    told = "SELECT generation, item_id FROM memory_copies_made LEFT JOIN found ON true"
+    return f"WITH {', '.join([*lists.values(), f'found AS ({arms})'])} {told}", values

@@ -46,6 +46,7 @@ class Pixeltable(Projection):
         # one another on one thread, so that the second comes after the first, and no search waits for them.
         self._writing, self._reading = Hand("pixeltable-writer"), Hand("pixeltable-reader")
         self._opening: Future[Tables] | None = None
+        self.made = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -82,10 +83,12 @@ class Pixeltable(Projection):
     async def _done(self, hand: Hand, verb: Callable[[Tables], T]) -> T:
         tables = self._opened()
         try:
-            return await hand.do(lambda: tables.doing(verb))
+            done = await hand.do(lambda: tables.doing(verb))
         except Away:
             self._open()
             raise
+        self.made = tables.made
+        return done
 
     def _opened(self) -> Tables:
         """What was opened. Raises Failed where that is still under way; where it failed it is tried again."""
@@ -94,10 +97,7 @@ class Pixeltable(Projection):
         if self._opening.cancelled() or self._opening.exception() is not None:
             self._open()
             raise Failed("it could not be opened, which is tried again")
-        tables = self._opening.result()
-        self.is_new |= tables.were_none
-        tables.were_none = False
-        return tables
+        return self._opening.result()
 
     def _open(self) -> None:
         """Open it, or open it again: that starts its PostgreSQL, if it is not there."""

@@ -18,6 +18,7 @@ from functools import reduce
 from hashlib import blake2b
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -59,29 +60,39 @@ MOST_TERMS = 16
 """Of a question, its longest so many words are looked for."""
 MOST_WORDED = 2000
 """Where more items than these hold a word of the question, the latest are weighed."""
+MADE = "made_"
 LOOKS = 5
 """A table may be replaced between the look for it and the question to it, so often."""
 
 Row = dict[str, Any]
 
 
+def _made() -> str:
+    """Make the directories, unless they are there; returns the name of what was made."""
+    pxt.create_dir(ROOT, if_exists="ignore")
+    names = [str(path)[len(ROOT) + 1 :] for path in pxt.list_dirs(ROOT, recursive=False)]
+    if found := sorted(name for name in names if name.startswith(MADE)):
+        return found[0]  # two may have been made at once
+    made = f"{MADE}{uuid4().hex}"
+    pxt.create_dir(f"{ROOT}/{made}", if_exists="ignore")
+    return made
+
+
 class Tables:
     """Verbs that write and `held` are for one thread, `search` and `check` for another.
 
-    `were_none`: there was nothing of ours when it was opened.
+    `made` names what is ours as it was made: an empty directory beside those of tenants is called so.
     """
 
-    def __init__(self, *, were_none: bool = False) -> None:
-        self.were_none = were_none
+    def __init__(self, made: str) -> None:
+        self.made = made
         self._tokenize = Tokenizer()
 
     @classmethod
     def opened(cls) -> Self:
         with told():
             open_pixeltable()
-            were_none = ROOT not in pxt.list_dirs(recursive=False)
-            pxt.create_dir(ROOT, if_exists="ignore")
-        return cls(were_none=were_none)
+            return cls(_made())
 
     def doing(self, verb: Callable[[Self], T]) -> T:
         """Do one of the verbs. Raises Failed."""
@@ -133,11 +144,12 @@ class Tables:
         raise AssertionError("unreachable")
 
     def check(self) -> dict[str, Any]:
-        return {"version": version(), "tenants": len(pxt.list_dirs(ROOT, recursive=False))}
+        self.made = _made()
+        return {"version": version(), "tenants": len(pxt.list_dirs(ROOT, recursive=False)) - 1}
 
     def drop(self) -> None:
         pxt.drop_dir(ROOT, force=True, if_not_exists="ignore")
-        pxt.create_dir(ROOT, if_exists="ignore")
+        self.made = _made()
 
     def _row(self, copy: Copy) -> Row:
         item = copy.item

@@ -112,7 +112,7 @@ class Mirrors:
                 return counts and attempt > 0 and held.get("under") == ours
             then = {**own_of(held), "lease": 0, "under": ours}
             if counts:
-                then |= {"lease": _lease(lease_until), "vectors_of": mirror.space, "cursor": _kept(mirror.cursor)}
+                then |= {"lease": _lease(lease_until), "target": mirror.target, "cursor": _kept(mirror.cursor)}
                 then |= {"mirrored": mirror.changed} if caught_up else {}
                 then["status"] = DUE if then["changed"] > then["mirrored"] else DONE
             if await self._tried("put_mirror", owner, await self._written(then, held)):
@@ -254,7 +254,7 @@ def _document(driver: str, owner: str, mark: str) -> Document:
         "type": MIRROR,
         "status": DUE,
         "lease": 0,
-        "vectors_of": "",  # not `space`: by that one asks for what lacks a vector
+        "target": "",
         "cursor": "null",
         "changed": 1,
         "mirrored": 0,
@@ -268,7 +268,7 @@ def _mirror(driver: str, document: Document) -> Mirror:
     return Mirror(
         scope=scope_of(document),
         driver=driver,
-        space=document["vectors_of"],
+        target=document["target"],
         cursor=_read(document["cursor"]),
         changed=document["changed"],
         begun=document["begun"],

@@ -72,7 +72,7 @@ WITH gone AS (
     RETURNING true
 ), kept AS (
     UPDATE mirrors SET written_under = %(ours)s,
-        space = CASE WHEN begun = %(begun)s THEN %(space)s ELSE space END,
+        target = CASE WHEN begun = %(begun)s THEN %(target)s ELSE target END,
         cursor = CASE WHEN begun = %(begun)s THEN %(cursor)s ELSE cursor END,
         mirrored = CASE WHEN begun = %(begun)s AND %(caught_up)s THEN %(changed)s ELSE mirrored END,
         lease_until = CASE WHEN begun = %(begun)s THEN %(lease_until)s::bigint END
@@ -129,7 +129,7 @@ class Mirrors:
     async def put(self, mirror: Mirror, caught_up: bool, lease_until: datetime | None) -> bool:
         values = {
             **_named(mirror.scope, mirror.driver),
-            "space": mirror.space,
+            "target": mirror.target,
             "cursor": msgspec.json.encode(mirror.cursor).decode(),
             "changed": mirror.changed,
             "begun": mirror.begun,

@@ -66,9 +66,9 @@ def put(db: apsw.Connection, mirror: Mirror, caught_up: bool, lease_until: datet
     ours = (*names, micros_or_none(mirror.lease_until))
     cursor, then = msgspec.json.encode(mirror.cursor).decode(), micros_or_none(lease_until)
     db.execute(
-        f"UPDATE mirrors SET space = ?, cursor = ?, mirrored = iif(?, ?, mirrored), lease_until = ?"
+        f"UPDATE mirrors SET target = ?, cursor = ?, mirrored = iif(?, ?, mirrored), lease_until = ?"
         f" WHERE {OURS} AND begun = ?",
-        (mirror.space, cursor, caught_up, mirror.changed, then, *ours, mirror.begun),
+        (mirror.target, cursor, caught_up, mirror.changed, then, *ours, mirror.begun),
     )
     counts = bool(db.changes())
     if not counts:

@@ -26,3 +26,7 @@ CREATE TABLE memory_copies (
     embedding vector,
     PRIMARY KEY (tenant_id, user_id, item_id)
 );
+
+-- Names these tables as they were made: what was brought into others is not here.
+CREATE TABLE memory_copies_made (generation text NOT NULL);
+INSERT INTO memory_copies_made VALUES (gen_random_uuid()::text);

@@ -10,7 +10,7 @@ CREATE TABLE mirrors (
     driver text COLLATE "C" NOT NULL,
     tenant_id text COLLATE "C" NOT NULL,
     user_id text COLLATE "C" NOT NULL,
-    space text NOT NULL DEFAULT '',
+    target text NOT NULL DEFAULT '',
     cursor text NOT NULL DEFAULT 'null',
     changed bigint NOT NULL DEFAULT 1,
     mirrored bigint NOT NULL DEFAULT 0,

@@ -9,7 +9,7 @@ CREATE TABLE mirrors (
     driver TEXT NOT NULL REFERENCES drivers ON DELETE CASCADE,
     tenant_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
-    space TEXT NOT NULL DEFAULT '',
+    target TEXT NOT NULL DEFAULT '',
     cursor TEXT NOT NULL DEFAULT 'null',
     changed INTEGER NOT NULL DEFAULT 1,
     mirrored INTEGER NOT NULL DEFAULT 0,
