@@ -187,11 +187,12 @@ class Projection(ABC):
             self.breaker.succeeded()
             raise
         except Exception as exc:
-            # Whatever an engine does wrong, the record can do without it. The words may be a user's: they are left out.
+            # Whatever an engine does wrong, the record can do without it; and with what others ask, it may be right. Its
+            # words may be a user's: they are left out.
             self.failures += 1
-            self.breaker.failed()
+            self.breaker.succeeded()
             logger.error("a mistake in a memory driver's engine", extra={"driver": self.name, "reason": _where(exc)})  # noqa: TRY400 (as said)
-            raise DriverUnavailable(f"{self.name}: {type(exc).__name__}") from exc
+            raise NotTaken(f"{self.name}: {type(exc).__name__}") from exc
         self.breaker.succeeded()
 
     @abstractmethod

@@ -86,6 +86,8 @@ class AutoMem(Projection):
         try:
             async with super()._asked(limit_s):
                 yield
+        except NotTaken:
+            raise
         except DriverUnavailable as exc:
             cause = exc.__cause__
             if cause is not None:
