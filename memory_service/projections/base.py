@@ -187,7 +187,7 @@ class Projection(ABC):
             self.breaker.succeeded()
             raise
         except Exception as exc:
-            # Whatever an engine does wrong, the record can do without it; and with what others ask, it may be right. Its
+            # Whatever an engine does wrong, the record can do without it; and with what others ask it may be right. Its
             # words may be a user's: they are left out.
             self.failures += 1
             self.breaker.succeeded()
