@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
-from memory_service.api.schemas import Body
+from memory_service.api.schemas import NO_NUL, Body
 from memory_service.comparing import Compared
 from memory_service.errors import UnsafeStart, ValidationFailed
 from memory_service.projections import BUILTIN, PROJECTIONS, key_of
@@ -21,7 +21,7 @@ from memory_service.service import MemoryService
 SEAL_BYTES = 9
 """Of a cursor: tells one that was answered from one that was made up by mistake."""
 
-DriverName = Annotated[str, Meta(min_length=1, max_length=200)]
+DriverName = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema=NO_NUL)]
 
 
 class NamedDriver(Body):
@@ -37,7 +37,7 @@ class SwitchDrivers(Body):
 
 class CompareDriver(Body):
     driver: DriverName
-    cursor: Annotated[str, Meta(max_length=10_000)] | None = None
+    cursor: Annotated[str, Meta(max_length=10_000, extra_json_schema=NO_NUL)] | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 

@@ -31,6 +31,7 @@ SETTINGS = {
     "max_connections": "80",
     "shared_buffers": "64MB",
     "log_min_messages": "warning",
+    "unix_socket_directories": "",  # a path to one has to be shorter than temporary folders are
 }
 
 
@@ -46,7 +47,7 @@ class PostgresServer:
         versions = (folder_of / name for name in ("pginstall18", "pginstall"))
         self._programs = next(filter(Path.exists, versions)) / "bin"
         self._folder, self._data = folder, folder / "data"
-        self._settings = {**SETTINGS, **settings, "unix_socket_directories": str(folder)}
+        self._settings = {**SETTINGS, **settings}
         self._numbers = count(1)
         self._prefix: list[str] = []
         self._user: str | None = None
@@ -72,7 +73,6 @@ class PostgresServer:
         self._folder.mkdir()
         self._user = "nobody"
         os.chown(self._folder, pwd.getpwnam("nobody").pw_uid, -1)
-        self._settings["unix_socket_directories"] = str(self._folder)
 
     @property
     def url(self) -> str:

@@ -241,7 +241,7 @@ async def test_short_texts_do_not_wait_until_long_ones_are_split() -> None:
         index = indexing.Index()
         index.start(stack)
         index.kept = True
-        with index._one_at_a_time:  # as whoever splits a long one has it
+        with index._splitting._one_at_a_time:  # as whoever splits a long one has it
             assert await index.columns([a_turn(1, text="walnuts")], [])
 
 
