@@ -107,6 +107,15 @@ class World:
         count: int = stats["drivers"]["answered"]
         return count
 
+    async def engine_answers(self) -> None:
+        """Wait until it does: one that has been brought nothing, or too little, is not asked and cannot be missed."""
+        before = await self.answered()
+
+        async def has_answered() -> bool:
+            return await self.answered() > before
+
+        await until(has_answered, PATIENCE_S)
+
     async def all_is_there(self) -> None:
         """Everything that was written is found, by the engine; and it holds that and nothing else."""
         before, asked = await self.answered(), 0

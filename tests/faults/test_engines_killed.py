@@ -55,8 +55,8 @@ def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killed]:
 async def test_an_engine_that_is_killed_while_callers_write(killed: Killed, tmp_path: Path) -> None:
     async with beside_engines(tmp_path, killed.driver, **killed.settings) as world:
         async with world.writing():
-            await world.a_while()
             for _ in range(2):
+                await world.engine_answers()
                 await asyncio.to_thread(killed.engine.kill)
                 assert (await world.a_while())["driver"] > 0
                 assert not await world.is_up()
@@ -69,7 +69,7 @@ async def test_an_engine_that_is_killed_while_callers_write(killed: Killed, tmp_
 async def test_an_engine_that_hangs_while_callers_write(killed: Killed, tmp_path: Path) -> None:
     async with beside_engines(tmp_path, killed.driver, **killed.settings) as world:
         async with world.writing():
-            await world.a_while()
+            await world.engine_answers()
             with killed.engine.paused():
                 assert (await world.a_while())["driver"] > 0
         await world.caught_up()

@@ -166,6 +166,7 @@ def settings_of(size: int, redis_url: str) -> Settings:
         session_ttl_minutes=IDLE / timedelta(minutes=1),
         session_abandon_hours=ABANDONED / timedelta(hours=1),
         breaker_failures=1_000_000,  # when a breaker opens hangs on the order of jobs, in which lanes may differ
+        query_cache_seconds=0,  # every question is to be asked: it matters what was looked through, and without what
         shutdown_grace_seconds=0,
     )
 
