@@ -143,6 +143,10 @@ class Lane:
 
     def forget_corpora(self) -> None:
         self._parts.recall._cache.clear()
+        self.forget_answers()
+
+    def forget_answers(self) -> None:
+        self._parts.recall.forget_answers()
 
     def corpus(self, scope: Scope) -> Any:
         """What a search of this user went through last."""
@@ -166,7 +170,7 @@ def settings_of(size: int, redis_url: str) -> Settings:
         session_ttl_minutes=IDLE / timedelta(minutes=1),
         session_abandon_hours=ABANDONED / timedelta(hours=1),
         breaker_failures=1_000_000,  # when a breaker opens hangs on the order of jobs, in which lanes may differ
-        query_cache_seconds=0,  # every question is to be asked: it matters what was looked through, and without what
+        query_cache_seconds=0 if redis_url else 60,  # what is kept in Redis outlives services that were well
         shutdown_grace_seconds=0,
     )
 

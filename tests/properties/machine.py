@@ -280,7 +280,10 @@ class MemoryMachine(DrivenMachine):
 
     @rule(state=st.sampled_from(["well", "down", "nonsense"]))
     def change_the_model(self, state: Literal["well", "down", "nonsense"]) -> None:
+        """What was answered while it was well would be answered still, in lanes that did not start anew since."""
         self.mood.state = state
+        for lane in self.lanes:
+            lane.forget_answers()
 
     @rule(state=st.sampled_from(["down", "nonsense"]))
     def long_outage(self, state: Literal["down", "nonsense"]) -> None:
@@ -328,7 +331,7 @@ class MemoryMachine(DrivenMachine):
             self.go_on_and_sweep(IDLE)
             self.look_at_everything()
 
-    @rule(pause=st.sampled_from([timedelta(minutes=5), timedelta(minutes=31), timedelta(hours=25)]))
+    @rule(pause=st.sampled_from([timedelta(minutes=5), timedelta(minutes=31), timedelta(hours=25), timedelta(days=4)]))
     def go_on_and_sweep(self, pause: timedelta) -> None:
         self.ages.go_on(pause)
         self.in_all(lambda lane: lane.service.sweep())

@@ -16,7 +16,8 @@ SCOPES = [
 KEYS = [SessionKey(scope=scope, session_id=name) for scope in SCOPES for name in ("s", "t")]
 CANARIES = {scope: f"canary{scope.tenant_id}{scope.user_id}" for scope in SCOPES}
 """One word of each user that stands in all that the user says, and in nothing that anybody else does."""
-REMEMBERED = timedelta(hours=24)
+REMEMBERED, FORGOTTEN = timedelta(hours=24), timedelta(days=3)
+"""A name of a request is for as long as the first, by the promise, and is not after the second."""
 TOUCHED_LATELY = timedelta(minutes=1)
 
 
@@ -107,9 +108,9 @@ class World:
         return "turn_id" in said.body
 
     def remembers(self, said: Said, now: datetime) -> bool | None:
-        """Whether the name of the request must be remembered; None if it may be: it is for a day, by the clock."""
+        """Whether the name of the request must be remembered; None if it may be, or if its session takes no turns."""
         if not said.request:
             return False
         if said.at >= max(self.latest, now) - REMEMBERED:
             return True
-        return False if said.at < now - REMEMBERED and self.told[said.key].status == "active" else None
+        return False if said.at < now - FORGOTTEN and self.told[said.key].status == "active" else None

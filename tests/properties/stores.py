@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from contextlib import ExitStack
 from copy import deepcopy
 from datetime import datetime
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.transient import TransientStore
-from memory_service.values import Scope, Session, Sitting
+from memory_service.values import Scope, Session, Sitting, Unembedded
 from tests.cosmos.launcher import CosmosServer
 from tests.postgres.launcher import PostgresServer
 from tests.redis.launcher import RedisServer
@@ -27,6 +28,7 @@ from tests.stores.postgres_database import rows
 from tests.support.stores import YieldingStore, store_of
 
 MAX_ATTEMPTS = 2
+MORE_THAN_IS_DUE = 10_000
 
 
 class Ground(ABC):
@@ -239,6 +241,11 @@ class WitnessedStore(YieldingStore):
         await super()._commit(commit)
         if not self.deaf:
             self._book.add(commit)
+
+    async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
+        """A store may tell of more users than it is asked for; here all tell of these alone, and so of the same."""
+        due = await super()._due_vectors(space, MORE_THAN_IS_DUE, users)
+        return [item for item in due if users is None or item.scope in users][:limit]
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         """Of sittings that are due at the same moment each store may take another first; here all take the same."""
