@@ -17,6 +17,9 @@ MemoryServiceError
 │   ├── RequestTimeout          its head
 │   └── BodyTimeout             its body
 ├── Unauthenticated             the caller may not be served
+├── Forbidden                   the caller is known, and may not do this
+│   ├── InsufficientScope       its credential lacks a permission
+│   └── ScopeMismatch           its credential is bound to another user, or to a tenant
 ├── NotFound
 │   ├── SessionNotFound         unknown, or another user's: the two look the same
 │   ├── KnowledgeNotFound       unknown, or another tenant's
@@ -158,6 +161,24 @@ class BodyTimeout(TooSlow):
 class Unauthenticated(MemoryServiceError):
     code = "unauthenticated"
     title = "The caller is not known"
+
+
+class Forbidden(MemoryServiceError):
+    code = "forbidden"
+    title = "The credential does not allow this"
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+    title = "The credential lacks a permission"
+
+    def __init__(self, permission: str) -> None:
+        super().__init__(f"this needs the permission {permission!r}")
+
+
+class ScopeMismatch(Forbidden):
+    code = "scope_mismatch"
+    title = "The credential is for somebody else's memory"
 
 
 class NotFound(MemoryServiceError):

@@ -1,30 +1,55 @@
-"""Who is calling. Every path but the health probes goes through here."""
+"""Who is calling, and what they may do. Every path but the health probes goes through here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, Literal
 
 import msgspec
 
-from memory_service.errors import Unauthenticated
+from memory_service.access import PERMISSIONS, Permission
+from memory_service.errors import InsufficientScope, ScopeMismatch, Unauthenticated
 from memory_service.values import Scope
 
 Headers = list[tuple[bytes, bytes]]
+OPERATORS = "default"
+"""The tenant whose credentials may do what concerns all tenants: drivers, counters."""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """What a credential allows: one tenant. `request_key` is the caller's own name for this request."""
+    """What a credential allows: one tenant, or one user of it, and some permissions.
+
+    `principal` tells credentials apart, and no secret; `request_key` is the caller's own name for this request.
+    """
 
     tenant_id: str = "default"
+    user_id: str | None = None
+    permissions: frozenset[Permission] = PERMISSIONS
+    principal: str = ""
     request_key: str | None = None
 
     def scope(self, user_id: str) -> Scope:
+        """Whose memory is meant. Raises ScopeMismatch if this caller may not name that user."""
+        if self.user_id is not None and self.user_id != user_id:
+            raise ScopeMismatch("this credential is bound to another user")
         return Scope(tenant_id=self.tenant_id, user_id=user_id)
 
+    def of_all_users(self) -> str:
+        """The tenant, for what concerns all its users. Raises ScopeMismatch if this caller is bound to one of them."""
+        if self.user_id is not None:
+            raise ScopeMismatch("this credential is bound to one user, and this concerns all of the tenant")
+        return self.tenant_id
 
-Gate = Callable[[Any], Caller]
+    def require(self, permission: Permission, *, of_service: bool = False) -> None:
+        """Raises InsufficientScope, or ScopeMismatch for what concerns all tenants."""
+        if permission not in self.permissions:
+            raise InsufficientScope(permission)
+        if of_service and self.of_all_users() != OPERATORS:
+            raise ScopeMismatch("this concerns all tenants; it is for credentials of the operators' tenant")
+
+
+Gate = Callable[[Any], Awaitable[Caller]]
 """Takes an ASGI scope; raises Unauthenticated."""
 
 ANYONE = Caller()
@@ -39,11 +64,11 @@ def make_gate(mode: Literal["loopback", "none"]) -> Gate:
     return {"loopback": admit_loopback, "none": admit_anyone}[mode]
 
 
-def admit_anyone(scope: Any) -> Caller:
+async def admit_anyone(scope: Any) -> Caller:
     return ANYONE
 
 
-def admit_loopback(scope: Any) -> Caller:
+async def admit_loopback(scope: Any) -> Caller:
     """Admit who calls from this host, under a local name, not through a proxy and not from a foreign web page.
 
     A proxy on this host speaks for others, and a web page can reach a local port under a name of its own:

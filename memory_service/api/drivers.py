@@ -108,6 +108,8 @@ DRIVERS = (
     Verb(
         method="GET",
         path="/drivers",
+        needs="admin",
+        of_service=True,
         summary="List the memory drivers that follow the record, and how they fare",
         handle=list_drivers,
         gives=DriversAnswer,
@@ -115,6 +117,8 @@ DRIVERS = (
     Verb(
         method="POST",
         path="/drivers/switch",
+        needs="admin",
+        of_service=True,
         summary="Ask other memory drivers from now on, until the service ends",
         handle=switch,
         takes=SwitchDrivers,
@@ -123,6 +127,8 @@ DRIVERS = (
     Verb(
         method="POST",
         path="/drivers/rebuild",
+        needs="admin",
+        of_service=True,
         summary="Bring a memory driver everything anew",
         handle=rebuild,
         takes=NamedDriver,
@@ -132,6 +138,8 @@ DRIVERS = (
     Verb(
         method="POST",
         path="/drivers/compare",
+        needs="admin",
+        of_service=True,
         summary="Hold a memory driver against the record, so many users at a time",
         handle=compare,
         takes=CompareDriver,
@@ -141,6 +149,8 @@ DRIVERS = (
     Verb(
         method="POST",
         path="/drivers/drop",
+        needs="admin",
+        of_service=True,
         summary="Take away all that a memory driver holds, and keep it up no more",
         handle=drop,
         takes=NamedDriver,

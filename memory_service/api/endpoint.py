@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from memory_service.access import Permission
 from memory_service.api.accept import check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
 from memory_service.api.bodies import JsonBody, NoBody, UrlBody
@@ -45,6 +47,9 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     handle: Handler
     takes: type[msgspec.Struct] | None = None
     gives: type[msgspec.Struct] | None = None
+    needs: Permission = "read"
+    of_service: bool = False
+    """Concerns all tenants, so it is for the operators' credentials."""
     errors: tuple[int, ...] = ()
     open: bool = False
     """Served to anybody, whatever AUTH_MODE says."""
@@ -75,7 +80,7 @@ class Endpoint:
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         try:
             verb, take = self._chosen(scope["method"])
-            caller = ANYONE if verb.open else self._gate(scope)
+            caller = ANYONE if verb.open else await self._admitted(scope, verb)
             check_accept(scope["headers"])
             if verb.named:
                 caller = _named(caller, scope["headers"])
@@ -93,6 +98,11 @@ class Endpoint:
             replayed = [_REPLAYED] if verb.named and answer.replayed else []
             await _send(send, 200, [_JSON, _NO_STORE, *replayed], encoded)
 
+    async def _admitted(self, scope: Any, verb: Verb) -> Caller:
+        caller = await self._gate(scope)
+        caller.require(verb.needs, of_service=verb.of_service)
+        return caller
+
     def _chosen(self, method: str) -> tuple[Verb, NoBody | UrlBody | JsonBody]:
         if method not in self._verbs:
             raise MethodNotAllowed(self._allowed)
@@ -105,7 +115,7 @@ def _named(caller: Caller, headers: list[tuple[bytes, bytes]]) -> Caller:
         return caller
     if len(keys) > 1 or not _REQUEST_KEY.fullmatch(keys[0]):
         raise ValidationFailed("Idempotency-Key", "one, of 1 to 255 visible ASCII characters")
-    return Caller(tenant_id=caller.tenant_id, request_key=keys[0].decode())
+    return replace(caller, request_key=keys[0].decode())
 
 
 async def send_problem(error: MemoryServiceError, scope: Any, send: Send) -> str:

@@ -23,7 +23,7 @@ async def store_knowledge(
         title=body.title,
         metadata=body.metadata,
     )
-    kept = await service.put_document(caller.tenant_id, document)
+    kept = await service.put_document(caller.of_all_users(), document)
     return schemas.KnowledgeStoredAnswer(
         doc_id=kept.doc_id,
         id=kept.memory.memory_id,
@@ -49,7 +49,7 @@ async def recall_knowledge(
 async def delete_knowledge(
     service: MemoryService, caller: Caller, body: schemas.DeleteKnowledge
 ) -> schemas.KnowledgeDeletedAnswer:
-    if not await service.delete_document(caller.tenant_id, body.doc_id):
+    if not await service.delete_document(caller.of_all_users(), body.doc_id):
         raise KnowledgeNotFound
     return schemas.KnowledgeDeletedAnswer(doc_id=body.doc_id)
 
@@ -77,6 +77,7 @@ KNOWLEDGE = (
     Verb(
         method="POST",
         path="/knowledge",
+        needs="write",
         summary="Store a piece of knowledge for all users, in place of an earlier one of its doc_id",
         handle=store_knowledge,
         takes=schemas.StoreKnowledge,
@@ -94,6 +95,7 @@ KNOWLEDGE = (
     Verb(
         method="DELETE",
         path="/knowledge/{doc_id}",
+        needs="erase",
         summary="Delete a piece of knowledge",
         handle=delete_knowledge,
         takes=schemas.DeleteKnowledge,

@@ -58,6 +58,7 @@ MEMORIES = (
     Verb(
         method="POST",
         path="/memories",
+        needs="write",
         summary="Store many memories, of one user or of several",
         handle=store_memories,
         takes=StoreMemories,

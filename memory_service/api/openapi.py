@@ -54,7 +54,7 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     responses = {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
     refused = ANYWHERE | {status: "see `code`" for status in verb.errors}
     if not verb.open:
-        refused[401] = "not admitted"
+        refused |= {401: "not admitted", 403: "the credential does not allow it"}
     if verb.takes:
         refused |= OF_BODIES if verb.method == "POST" else OF_VALUES
     for status, description in sorted(refused.items()):

@@ -14,6 +14,7 @@ STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.MalformedRequest: 400,
     errors.MalformedJson: 400,
     errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.UnknownRoute: 404,
     errors.MethodNotAllowed: 405,

@@ -56,7 +56,7 @@ async def reflection(service: MemoryService, caller: Caller, body: schemas.GetRe
 async def reflections(
     service: MemoryService, caller: Caller, body: schemas.GetReflections
 ) -> schemas.ReflectionsAnswer:
-    found = await service.reflections(caller.tenant_id, body.state, body.limit)
+    found = await service.reflections(caller.of_all_users(), body.state, body.limit)
     answers = [_sitting(scope, sitting) for scope, sitting in found]
     return schemas.ReflectionsAnswer(reflections=answers, count=len(answers))
 
@@ -125,6 +125,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/sessions/start",
+        needs="write",
         summary="Start a session, or go on with one",
         handle=start_session,
         takes=schemas.SessionStart,
@@ -134,6 +135,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/sessions/end",
+        needs="write",
         summary="End a session; it is reflected on in the background",
         handle=end_session,
         takes=schemas.SessionEnd,
@@ -160,6 +162,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/reflections/replay",
+        needs="write",
         summary="Reflect again on a session that was given up",
         handle=replay,
         takes=schemas.Replay,
@@ -178,6 +181,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/memory/store",
+        needs="write",
         summary="Store one turn",
         handle=store_turn,
         takes=schemas.StoreTurn,
@@ -236,7 +240,9 @@ VERBS = (
         gives=schemas.ProbeAnswer,
         open=True,
     ),
-    Verb(method="GET", path="/stats", summary="Counters for monitoring", handle=stats),
+    Verb(
+        method="GET", path="/stats", summary="Counters for monitoring", needs="metrics", of_service=True, handle=stats
+    ),
 )
 
 

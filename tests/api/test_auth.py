@@ -176,9 +176,9 @@ def scope(address: str | None, *headers: tuple[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "0:0:0:0:0:0:0:1"])
-def test_an_address_of_this_host_is_admitted(address: str) -> None:
+async def test_an_address_of_this_host_is_admitted(address: str) -> None:
     assert is_loopback(address)
-    assert admit_loopback(scope(address, ("host", "localhost"))).tenant_id == "default"
+    assert (await admit_loopback(scope(address, ("host", "localhost")))).tenant_id == "default"
 
 
 @pytest.mark.parametrize(
@@ -201,21 +201,21 @@ def test_an_address_of_this_host_is_admitted(address: str) -> None:
         None,
     ],
 )
-def test_any_other_address_is_not(address: str | None) -> None:
+async def test_any_other_address_is_not(address: str | None) -> None:
     assert address is None or not is_loopback(address)
     with pytest.raises(Unauthenticated):
-        admit_loopback(scope(address, ("host", "localhost")))
+        await admit_loopback(scope(address, ("host", "localhost")))
 
 
-def test_without_a_name_nobody_is_admitted() -> None:
+async def test_without_a_name_nobody_is_admitted() -> None:
     with pytest.raises(Unauthenticated):
-        admit_loopback(scope("127.0.0.1"))
+        await admit_loopback(scope("127.0.0.1"))
 
 
-def test_every_name_a_request_gives_must_be_a_local_one() -> None:
+async def test_every_name_a_request_gives_must_be_a_local_one() -> None:
     for hosts in (("evil.example", "localhost"), ("localhost", "evil.example")):
         with pytest.raises(Unauthenticated):
-            admit_loopback(scope("127.0.0.1", *(("host", host) for host in hosts)))
+            await admit_loopback(scope("127.0.0.1", *(("host", host) for host in hosts)))
 
 
 @pytest.mark.parametrize("name", LOCAL_HOSTS)
@@ -228,7 +228,8 @@ def test_a_foreign_name_is_not_a_local_one(name: str) -> None:
     assert not is_local_name(name)
 
 
-def test_the_gate_is_chosen_by_the_setting() -> None:
+async def test_the_gate_is_chosen_by_the_setting() -> None:
     assert make_gate("loopback") is admit_loopback
     assert make_gate("none") is admit_anyone
-    assert admit_anyone(scope("192.0.2.1", ("x-forwarded-for", "192.0.2.2"))).scope("ana").user_id == "ana"
+    anyone = await admit_anyone(scope("192.0.2.1", ("x-forwarded-for", "192.0.2.2")))
+    assert anyone.scope("ana").user_id == "ana"

@@ -252,11 +252,15 @@ async def test_all_users_may_know_it_and_it_is_no_memory_of_any(
         assert [one["doc_id"] for one in told_of["knowledge"]] == ["POL-001"]
 
 
+async def tenant_named(scope: Any) -> Caller:
+    return Caller(tenant_id=dict(scope["headers"])[b"x-tenant"].decode())
+
+
 @asynccontextmanager
 async def of_tenants(settings: Settings) -> AsyncIterator[Callable[[str], httpx2.AsyncClient]]:
     """A service in this process that believes who says what tenant they are of; gives callers of each."""
     async with open_service(settings) as service:
-        front = make_front(VERBS, lambda scope: Caller(tenant_id=dict(scope["headers"])[b"x-tenant"].decode()), _none)
+        front = make_front(VERBS, tenant_named, _none)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             scope["state"] = {"service": service}

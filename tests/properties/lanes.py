@@ -175,7 +175,7 @@ def settings_of(size: int, redis_url: str) -> Settings:
     )
 
 
-def _tenant_named(scope: Any) -> Caller:
+async def _tenant_named(scope: Any) -> Caller:
     return Caller(tenant_id=dict(scope["headers"])[TENANT].decode())
 
 

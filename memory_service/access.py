@@ -1,0 +1,11 @@
+"""What a credential may be allowed to do."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Permission = Literal["read", "write", "erase", "admin", "metrics"]
+"""read: sessions, memories, searches. write: turns, memories, knowledge. erase: deleting any of it. admin: credentials,
+imports, drivers. metrics: counters.
+"""
+PERMISSIONS: frozenset[Permission] = frozenset(get_args(Permission))
