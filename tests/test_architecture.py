@@ -15,10 +15,11 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors"],
-    ["corpus", "stores.bodies", "stores.transient_mirrors"],
+    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors", "stores.settling"],
+    ["corpus", "stores.bodies", "stores.forgetting", "stores.transient_mirrors"],
+    ["stores.erasures"],
     ["stores.base", "llm.base"],
-    ["consolidation", "stores.indexing"],
+    ["consolidation", "stores.indexing", "stores.transient_record"],
     [
         "clock",
         "embedding",

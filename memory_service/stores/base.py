@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
-from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.erasures import ErasureVerbs
+from memory_service.stores.exports import Exported, Exports, Users
 from memory_service.stores.mirrors import MirrorVerbs
+from memory_service.stores.settling import settled
 from memory_service.values import (
     Durability,
     Effect,
@@ -56,7 +58,8 @@ class Commit(Value, frozen=True, kw_only=True):
 
     `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
     Turns continue the session's sequence. Memories and vectors are upserted by id. `request` names the request
-    that stores the first of the turns; the name is kept with it.
+    that stores the first of the turns; the name is kept with it. `epoch` is that of the user when what it is made
+    from was read: with it, what was erased since cannot come back.
     """
 
     scope: Scope
@@ -66,6 +69,7 @@ class Commit(Value, frozen=True, kw_only=True):
     memories: tuple[Memory, ...] = ()
     vectors: tuple[Vector, ...] = ()
     request: Request | None = None
+    epoch: str | None = None
 
     @property
     def is_searchable(self) -> bool:
@@ -90,13 +94,17 @@ class Capabilities(Value, frozen=True, kw_only=True):
 
 
 class Entries(Value, frozen=True, kw_only=True):
-    """Searchable items of one user committed since a cursor, oldest first; `more` says to ask again."""
+    """Searchable items of one user committed since a cursor, oldest first; `more` says to ask again.
+
+    What was read in another `epoch` may hold what was erased since: it counts no more, nor does its cursor.
+    """
 
     turns: list[Turn]
     memories: list[Memory]
     vectors: list[Vector]
     cursor: Any
     more: bool
+    epoch: str = ""
 
 
 class Sought(Value, frozen=True, kw_only=True):
@@ -114,8 +122,8 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ABC):
-    """A system of record. Every verb acts inside one scope; `users`, `due_*` and those of drivers alone look across.
+class Store(MirrorVerbs, ErasureVerbs, ABC):
+    """A system of record. Every verb acts inside one scope; `users`, `due_*`, `erasures` and drivers' alone do not.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """
@@ -142,8 +150,8 @@ class Store(MirrorVerbs, ABC):
 
         Settles even when the caller is cancelled: a write under way cannot be called back, so whoever
         reads next must find it either there or not there.
-        Raises StaleVersion if the head or a sitting moved, DuplicateTurn, DuplicateRequest, Overloaded; then
-        nothing is written.
+        Raises StaleVersion if the head or a sitting moved, or something was erased since `epoch`; DuplicateTurn,
+        DuplicateRequest, Overloaded; then nothing is written.
         """
         if commit.turns and commit.session is None:
             raise ValueError("turns are committed with the head that counts them")
@@ -278,11 +286,6 @@ class Store(MirrorVerbs, ABC):
         with self._translated():
             await settled(self._restore(scope, things))
 
-    async def erase(self, scope: Scope) -> Erased:
-        """Delete all that is kept of a user. What is committed meanwhile may stay."""
-        with self._translated():
-            return await settled(self._erase(scope))
-
     def require_room(self) -> None:
         """Raise Overloaded or StoreFailed if a commit would be refused now."""
 
@@ -364,23 +367,4 @@ class Store(MirrorVerbs, ABC):
     @abstractmethod
     def _restore(self, scope: Scope, things: Sequence[Exported]) -> Awaitable[None]: ...
     @abstractmethod
-    def _erase(self, scope: Scope) -> Awaitable[Erased]: ...
-    @abstractmethod
     async def _ping(self) -> None: ...
-
-
-async def settled(awaitable: Awaitable[T]) -> T:
-    """Await to the end; a cancellation that comes meanwhile is raised only once the outcome stands."""
-    future = asyncio.ensure_future(awaitable)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            # a second cancellation must not let go of the write either
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue
-        if not future.cancelled():
-            future.exception()  # taken note of: the caller is going away
-        raise

@@ -5,13 +5,13 @@ Not called "memory": that word is taken here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import count
 from typing import Any, Self
+from uuid import uuid4
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
@@ -21,21 +21,20 @@ from memory_service.stores.base import (
     REQUESTS_KEPT,
     Capabilities,
     Commit,
-    DuplicateRequest,
-    DuplicateTurn,
     Entries,
     Store,
 )
-from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
+from memory_service.stores.transient_record import Item, Record, by_token, check, drop, forget_requests, things_of
 from memory_service.values import (
     Effect,
     Hot,
     Kind,
     Memory,
     ReflectionState,
-    Request,
     Scope,
     Session,
     SessionKey,
@@ -48,32 +47,14 @@ from memory_service.values import (
 )
 
 
-class _Item(Struct):
-    """One searchable thing: `token` is its place in the order of commits, anew with each write."""
-
-    token: int
-    value: Turn | Memory
-    space: str | None = None
-
-
-class _Record(Struct):
-    """All that is kept of one user."""
-
-    sessions: dict[str, Session] = field(default_factory=dict)
-    turns: dict[str, dict[str, Turn]] = field(default_factory=dict)
-    sittings: dict[tuple[str, int], Sitting] = field(default_factory=dict)
-    items: dict[str, _Item] = field(default_factory=dict)
-    vectors: dict[tuple[str, str], tuple[int, Vector]] = field(default_factory=dict)
-    effects: dict[str, tuple[datetime, Effect]] = field(default_factory=dict)
-
-
 class TransientStore(Store):
     capabilities = Capabilities(durability="none", exclusive=True)
 
     def __init__(self) -> None:
-        self._records: dict[Scope, _Record] = {}
+        self._records: dict[Scope, Record] = {}
         self._lags = Lags()
         self._tokens = count(1)
+        self._erased: set[str] = set()
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -83,34 +64,41 @@ class TransientStore(Store):
         """Nothing to open."""
 
     async def _commit(self, commit: Commit) -> None:
-        record = self._records.setdefault(commit.scope, _Record())
-        _check(record, commit)
+        record = self._of(commit.scope)
+        if commit.epoch not in (None, await self._epoch(commit.scope)):
+            raise StaleVersion
+        check(record, commit)
+        if commit.session is not None or commit.memories:
+            self._records[commit.scope] = record
+        self._write(record, commit)
+        if commit.is_searchable:
+            self._lags.mark(commit.scope)
+
+    def _write(self, record: Record, commit: Commit) -> None:
         if commit.session is not None:
             record.sessions[commit.session.session_id] = commit.session
         for turn in commit.turns:
             record.turns.setdefault(turn.session_id, {})[turn.turn_id] = turn
-            record.items[turn_item_id(turn.session_id, turn.seq)] = _Item(next(self._tokens), turn)
+            record.items[turn_item_id(turn.session_id, turn.seq)] = Item(next(self._tokens), turn)
         if commit.request is not None:
-            _forget_requests(record, commit.request.made_at - REQUESTS_KEPT)
+            forget_requests(record, commit.request.made_at - REQUESTS_KEPT)
             effect = effect_of(commit.request, commit.turns[0])
             record.effects[commit.request.key] = (commit.request.made_at, effect)
         for sitting in commit.sittings:
             record.sittings[sitting.session_id, sitting.first_seq] = sitting
         for memory in commit.memories:
-            record.items[memory.memory_id] = _Item(next(self._tokens), memory)
+            record.items[memory.memory_id] = Item(next(self._tokens), memory)
         for vector in commit.vectors:
             self._put_vector(record, vector)
-        if commit.is_searchable:
-            self._lags.mark(commit.scope)
 
-    def _put_vector(self, record: _Record, vector: Vector) -> None:
+    def _put_vector(self, record: Record, vector: Vector) -> None:
         item = record.items.get(vector.item_id)
         if item is not None and item.token == vector.token:
             item.space = vector.space
             record.vectors[vector.item_id, vector.space] = (next(self._tokens), vector)
 
-    def _of(self, scope: Scope) -> _Record:
-        return self._records.get(scope) or _Record()
+    def _of(self, scope: Scope) -> Record:
+        return self._records.get(scope) or Record()
 
     async def _load(self, key: SessionKey) -> Hot | None:
         session = self._of(key.scope).sessions.get(key.session_id)
@@ -160,7 +148,7 @@ class TransientStore(Store):
         tokens = [item.token for item in record.items.values()] + [token for token, _ in record.vectors.values()]
         page = sorted(token for token in tokens if token > after)[:limit]
         taken = set(page)
-        values = [item.value for item in _by_token(record.items.values()) if item.token in taken]
+        values = [item.value for item in by_token(record.items.values()) if item.token in taken]
         return Entries(
             turns=[value for value in values if isinstance(value, Turn)],
             memories=[value for value in values if isinstance(value, Memory)],
@@ -171,12 +159,13 @@ class TransientStore(Store):
             ],
             cursor=page[-1] if page else after,
             more=len(page) == limit,
+            epoch=await self._epoch(scope),
         )
 
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
         record = self._of(scope)
         found = {item_id: item for item_id in item_ids if (item := record.items.get(item_id))}
-        turns = [item.value for item in _by_token(found.values()) if isinstance(item.value, Turn)]
+        turns = [item.value for item in by_token(found.values()) if isinstance(item.value, Turn)]
         held = [record.vectors.get((item_id, space)) for item_id in found]
         return Entries(
             turns=turns,
@@ -261,11 +250,11 @@ class TransientStore(Store):
 
     async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
         after = cursor or 0
-        things = list(_things(self._of(scope)))[after : after + limit]
+        things = list(things_of(self._of(scope)))[after : after + limit]
         return Exports(things=things, cursor=after + len(things), more=len(things) == limit)
 
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
-        record = self._records.setdefault(scope, _Record())
+        record = self._records.setdefault(scope, Record())
         self._lags.mark(scope)
         for thing in things:
             if thing.session is not None:
@@ -277,18 +266,22 @@ class TransientStore(Store):
             else:
                 self._restore_item(record, thing)
 
-    def _restore_item(self, record: _Record, thing: Exported) -> None:
+    def _restore_item(self, record: Record, thing: Exported) -> None:
         if thing.turn is not None:
             record.turns.setdefault(thing.turn.session_id, {})[thing.turn.turn_id] = thing.turn
         item_id, value = thing.item_id, thing.turn or thing.memory
         assert value is not None
-        item = record.items[item_id] = _Item(next(self._tokens), value)
+        item = record.items[item_id] = Item(next(self._tokens), value)
         if thing.vector is not None:
             item.space = thing.vector.space
             record.vectors[item_id, item.space] = next(self._tokens), replace(thing.vector, token=item.token)
 
-    async def _erase(self, scope: Scope) -> Erased:
-        record = self._records.pop(scope, None) or _Record()
+    async def _epoch(self, scope: Scope) -> str:
+        return self._records[scope].epoch if scope in self._records else ""
+
+    async def _erase(self, scope: Scope, erasure_id: str) -> Erased:
+        self._erased.add(erasure_id)
+        record = self._records.pop(scope, None) or Record()
         self._lags.begin_anew(scope)
         turns = sum(isinstance(item.value, Turn) for item in record.items.values())
         return Erased(
@@ -299,50 +292,25 @@ class TransientStore(Store):
             memories=len(record.items) - turns,
         )
 
+    async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        self._erased.add(erasure_id)
+        record = self._of(scope)
+        session = record.sessions.get(what.session_id)
+        turns = [turn for turn in record.turns.get(what.session_id, {}).values() if what.seq in (None, turn.seq)]
+        if session is None or (what.seq is not None and not turns):
+            return Erased()
+        sittings = await self._sittings(SessionKey(scope=scope, session_id=what.session_id))
+        memories = [item.value for item in record.items.values() if isinstance(item.value, Memory)]
+        turn = turns[0] if what.seq is not None else None
+        with_it = forgotten(what, Held(session=session, sittings=sittings, turn=turn, memories=memories))
+        erased = drop(record, what, turns, with_it.memories)
+        await self._restore(scope, with_it.left)
+        record.epoch = uuid4().hex
+        self._lags.begin_anew(scope)
+        return erased
+
+    async def _erasures(self) -> set[str]:
+        return self._erased - {""}
+
     async def _ping(self) -> None:
         """Always there."""
-
-
-def _things(record: _Record) -> Iterator[Exported]:
-    for session in record.sessions.values():
-        yield Exported(session=session)
-    for sitting in record.sittings.values():
-        yield Exported(sitting=sitting)
-    for key, (made_at, effect) in record.effects.items():
-        yield Exported(request=Request(key=key, digest=effect.digest, made_at=made_at), effect=effect)
-    for kind in (Turn, Memory):
-        for item_id, item in sorted(record.items.items(), key=lambda named: named[1].token):
-            if isinstance(item.value, kind):
-                _, vector = record.vectors.get((item_id, item.space or ""), (0, None))
-                yield exported_item(item.value, item.space, vector.data if vector else None)
-
-
-def _check(record: _Record, commit: Commit) -> None:
-    """Raise DuplicateRequest, StaleVersion or DuplicateTurn before anything is written."""
-    if commit.request is not None:
-        held = record.effects.get(commit.request.key)
-        if held is not None and held[0] >= commit.request.made_at - REQUESTS_KEPT:
-            raise DuplicateRequest
-    if commit.session is not None:
-        _check_version(commit.session, record.sessions.get(commit.session.session_id))
-    for sitting in commit.sittings:
-        _check_version(sitting, record.sittings.get((sitting.session_id, sitting.first_seq)))
-    names = [turn.turn_id for turn in commit.turns]
-    if len(set(names)) < len(names) or any(
-        turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns
-    ):
-        raise DuplicateTurn
-
-
-def _check_version(then: Session | Sitting, held: Session | Sitting | None) -> None:
-    if then.version != (held.version if held else 0) + 1:
-        raise StaleVersion
-
-
-def _forget_requests(record: _Record, made_before: datetime) -> None:
-    for key in [key for key, (made_at, _) in record.effects.items() if made_at < made_before]:
-        del record.effects[key]
-
-
-def _by_token(items: Iterable[_Item]) -> list[_Item]:
-    return sorted(items, key=lambda item: item.token)

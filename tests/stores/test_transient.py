@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from memory_service.stores.transient import _Record
 from memory_service.values import Turn
 from tests.stores.contract import StoreContract
 from tests.support.stores import YieldingStore, opened, store_of
@@ -25,7 +24,9 @@ class TestTransientStore(StoreContract):
         return "transient://"
 
     def everything(self, store: Any) -> Any:
-        return copy.deepcopy({scope: record for scope, record in store._records.items() if record != _Record()})
+        return copy.deepcopy(
+            {scope: record for scope, record in store._records.items() if record.sessions or record.items}
+        )
 
     def contents(self, store: Any) -> list[str]:
         items = [item for record in store._records.values() for item in record.items.values()]

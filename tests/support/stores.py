@@ -17,6 +17,7 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
@@ -154,8 +155,17 @@ class YieldingStore(Store):
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         await self._around("restore", lambda: self.inner.restore(scope, things))
 
-    async def _erase(self, scope: Scope) -> Erased:
-        return await self._around("erase", lambda: self.inner.erase(scope))
+    async def _epoch(self, scope: Scope) -> str:
+        return await self._around("epoch", lambda: self.inner.epoch(scope))
+
+    async def _erase(self, scope: Scope, erasure_id: str) -> Erased:
+        return await self._around("erase", lambda: self.inner.erase(scope, erasure_id))
+
+    async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        return await self._around("forget", lambda: self.inner.forget(scope, what, erasure_id))
+
+    async def _erasures(self) -> set[str]:
+        return await self._around("erasures", self.inner.erasures)
 
     async def _clock(self) -> datetime | None:
         return await self._around("clock", self.inner.clock)

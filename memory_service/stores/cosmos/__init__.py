@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import DatabaseProxy
+from msgspec.structs import replace
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
@@ -38,11 +39,13 @@ from memory_service.stores.cosmos.documents import (
     turn_id,
     turn_of,
 )
+from memory_service.stores.cosmos.erasing import Erasing
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
 from memory_service.stores.cosmos.mirrors import Mirrors
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import (
@@ -76,6 +79,7 @@ class CosmosStore(Store):
         self._wanted = searched
         self._commits = Commits(client, names, self._index, point)
         self._moving = Moving(client, names, self._commits, self._index)
+        self._erasing = Erasing(client, names, self._moving)
         self._mirrors = Mirrors(client, names)
 
     @classmethod
@@ -173,12 +177,13 @@ class CosmosStore(Store):
 
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         here: Cursor = cursor or Cursor()
+        epoch = await self._epoch(scope)  # before what is read: in doubt all is read once more
         if not here.waiting:
             owner = owner_of(scope)
             feeds = zip(self._names.all, here.feeds, strict=True)
             read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
             here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
-        return page_of(here, space, limit)
+        return replace(page_of(here, space, limit), epoch=epoch)
 
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
         return await self._search.items(scope, item_ids, space)
@@ -262,8 +267,17 @@ class CosmosStore(Store):
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         await self._moving.restore(scope, things)
 
-    async def _erase(self, scope: Scope) -> Erased:
-        return await self._moving.erase(scope)
+    async def _epoch(self, scope: Scope) -> str:
+        return await self._commits.epoch(owner_of(scope))
+
+    async def _erase(self, scope: Scope, erasure_id: str) -> Erased:
+        return await self._erasing.erase(scope, erasure_id)
+
+    async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        return await self._erasing.forget(scope, what, erasure_id)
+
+    async def _erasures(self) -> set[str]:
+        return await self._erasing.erasures()
 
     async def _clock(self) -> datetime | None:
         await self._ping()

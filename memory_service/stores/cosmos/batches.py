@@ -73,11 +73,11 @@ def delete(former: Document) -> Operation:
     return "delete", (former["id"],), {"if_match_etag": former["_etag"]}
 
 
-def versioned(version: int, whole: Document, columns: Document) -> Operation:
-    """Write what has this version in place of the one before it."""
+def versioned(version: int, whole: Document, columns: Document, condition: str = "true") -> Operation:
+    """Write what has this version in place of the one before it, if that meets a condition."""
     if version == 1:
         return create(whole)
-    return patch(whole["id"], columns, f"c.version = {version - 1}")
+    return patch(whole["id"], columns, f"c.version = {version - 1} AND {condition}")
 
 
 def patch(name: str, columns: Document, condition: str) -> Operation:

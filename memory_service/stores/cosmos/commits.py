@@ -62,6 +62,7 @@ class Commits:
         writing = Writing(commit, doc.owner_of(commit.scope), await self._index.columns(commit.turns, commit.memories))
         self._point("before_commit")
         if commit.session is None and not commit.sittings:
+            await self._require_epoch(commit, writing.owner)
             await self._memories.put(commit.memories, writing.owner, writing.indexed)
         elif commit.memories:
             await self._write_after_memories(writing)
@@ -93,6 +94,7 @@ class Commits:
 
     async def _look_before(self, commit: Commit, owner: str) -> None:
         """Raise what the batch would be refused with, so that no memory of it is written."""
+        await self._require_epoch(commit, owner)
         sql = "SELECT c.id, c.version, c.made FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
         names = [doc.head_id(commit.session.session_id)] if commit.session else []
         names += [doc.sitting_id(sitting) for sitting in commit.sittings]
@@ -136,13 +138,15 @@ class Commits:
     def _steps(self, writing: Writing, former_name: Document | None) -> Iterator[Step]:
         """In this order a refusal names the first of the reasons there are. The last creates what bears the mark."""
         commit, marked = writing.commit, {"owner": writing.owner, "commit": writing.mark}
+        for operation in self._in_epoch(writing):
+            yield operation, StaleVersion
         if commit.request is not None:
             name = {**doc.request_document(commit.request, effect_of(commit.request, commit.turns[0])), **marked}
             yield batches.create(name) if former_name is None else batches.replace(name, former_name), DuplicateRequest
         if commit.session is not None:
             head = commit.session
             whole = {**doc.head_document(head), **marked}
-            yield batches.versioned(head.version, whole, doc.head_columns(head)), StaleVersion
+            yield batches.versioned(head.version, whole, doc.head_columns(head), doc.lineage_of(head)), StaleVersion
         for sitting in commit.sittings:
             whole = {**doc.sitting_document(sitting, commit.scope.tenant_id), **marked}
             yield batches.versioned(sitting.version, whole, doc.sitting_columns(sitting)), StaleVersion
@@ -151,6 +155,24 @@ class Commits:
             yield batches.create({**doc.turn_document(turn, self.stamps.next()), **found_by, **marked}), DuplicateTurn
         if not commit.turns:
             yield batches.create({**doc.receipt_document(writing.mark), **marked}), StaleVersion
+
+    def _in_epoch(self, writing: Writing) -> list[Operation]:
+        """Operations that are refused if the epoch is another, and change nothing."""
+        epoch = writing.commit.epoch
+        if epoch == doc.FIRST_EPOCH:  # which has no document: there must be room for one
+            return [batches.create({**doc.epoch_document(epoch), "owner": writing.owner}), ("delete", (doc.EPOCH_ID,))]
+        if not epoch:
+            return []
+        return [batches.patch(doc.EPOCH_ID, {"epoch": epoch}, f"c.epoch = {doc.quoted(epoch)}")]
+
+    async def _require_epoch(self, commit: Commit, owner: str) -> None:
+        """For what is in no batch with it. Raises StaleVersion."""
+        if commit.epoch and await self.epoch(owner) != commit.epoch:
+            raise StaleVersion
+
+    async def epoch(self, owner: str) -> str:
+        held = await self._client.find("epoch", self._names.interactions, doc.EPOCH_ID, owner)
+        return str(held["epoch"]) if held else doc.FIRST_EPOCH
 
     async def _stands(self, last: Operation, mark: str, owner: str) -> bool:
         """Whether a batch that was refused had taken effect before, and its answer was lost."""

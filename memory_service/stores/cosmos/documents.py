@@ -98,6 +98,16 @@ def memory_id(name: str) -> str:
     return _named("memory", name)
 
 
+EPOCH_ID, FIRST_EPOCH = "epoch", "first"
+EPOCHS_KEPT_S = 30 * 86_400
+"""Longer than a process holds what it read of a user and does not look at it."""
+
+
+def epoch_document(epoch: str) -> Document:
+    """Names a user's present epoch; there is none as long as nothing of the user was erased."""
+    return {"id": EPOCH_ID, "type": "epoch", "epoch": epoch, "ttl": EPOCHS_KEPT_S}
+
+
 def mirror_id(driver: str) -> str:
     return _named("mirror", driver)
 
@@ -183,6 +193,17 @@ def request_document(request: Request, effect: Effect) -> Document:
 def receipt_document(mark: str) -> Document:
     """That a commit took effect, for as long as its answer may be waited for."""
     return {"id": f"receipt:{mark}", "type": "receipt", "ttl": RECEIPTS_KEPT_S}
+
+
+def lineage_of(session: Session) -> str:
+    """A condition that a head is of this session, and not of another one that has had its id."""
+    said = f'"incarnation":{quoted(session.incarnation)}'
+    return f"CONTAINS(c.body, {quoted(said)})"
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in JSON, and in a query."""
+    return _encoder.encode(text).decode()
 
 
 def request_of(document: Document) -> Request:

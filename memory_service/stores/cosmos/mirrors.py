@@ -33,7 +33,7 @@ from memory_service.values import Scope
 T = TypeVar("T")
 
 MIRROR, DRIVER = "mirror", "driver"
-OF_USERS = f"c.type != '{MIRROR}' AND c.type != '{DRIVER}'"
+OF_USERS = f"NOT ARRAY_CONTAINS(['{MIRROR}', '{DRIVER}', 'epoch', 'erasure'], c.type)"
 """What is kept of users themselves."""
 DRIVERS = "~drivers"
 """The partition of drivers: those of users have a bar in their names."""

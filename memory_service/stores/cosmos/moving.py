@@ -1,8 +1,7 @@
-"""All that is kept of a user: out of the containers, into them, away from them; and who the users are."""
+"""All that is kept of a user: out of the containers, and into them; and who the users are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +12,8 @@ from memory_service.stores.cosmos.client import Client
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
-from memory_service.stores.cosmos.mirrors import MIRROR, OF_USERS, erased
-from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.cosmos.mirrors import OF_USERS
+from memory_service.stores.exports import Exported, Exports, Users, exported_item
 from memory_service.stores.indexing import Index
 from memory_service.values import Scope
 
@@ -23,9 +22,6 @@ Cursor = tuple[int, str | None]
 
 OF_TYPE = "SELECT * FROM c WHERE c.type = @type"
 AS_WRITTEN = f"{OF_TYPE} ORDER BY c.written"
-
-
-ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "turn": "turns", "memory": "memories"}
 
 
 def _of_head(document: Document) -> Exported:
@@ -121,29 +117,3 @@ class Moving:
         if thing.vector is None:
             return {}
         return {**doc.vector_columns(thing.vector), **self._index.direction(thing.vector)}
-
-    async def erase(self, scope: Scope) -> Erased:
-        """What drivers have to forget is said at the end, when nothing is left that one could still read.
-
-        The last look is where their mirrors are: who begins to follow meanwhile is found by it, or reads nothing.
-        """
-        owner, gone = doc.owner_of(scope), Counter[str]()
-        found = await self._erase_page(self._names.interactions, owner, gone)
-        for container in self._names.of_memories:
-            while await self._erase_page(container, owner, gone):
-                pass
-        while found or gone:
-            found = await self._erase_page(self._names.interactions, owner, gone)
-            if all(row["type"] == MIRROR for row in found):
-                operations = [erased(row["id"]) for row in found]
-                await batches.send_each(self._client, self._names.interactions, operations, owner)
-                break
-        return Erased(**gone)
-
-    async def _erase_page(self, container: str, owner: str, gone: Counter[str]) -> list[Document]:
-        """Delete some of a user's documents in a container, but no mirrors; returns what was there."""
-        found = await self._client.rows("erase", container, "SELECT TOP 1000 c.id, c.type FROM c", {}, owner)
-        deletions: list[Operation] = [("delete", (row["id"],)) for row in found if row["type"] != MIRROR]
-        await batches.send_each(self._client, container, deletions, owner)
-        gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
-        return found

@@ -22,10 +22,12 @@ from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
+from memory_service.stores.postgres.erasing import Erasing
 from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
@@ -55,8 +57,10 @@ SELECT head, body FROM sessions LEFT JOIN turns ON turns.session = sessions.id A
 WHERE sessions.owner = {OWNER} AND session_id = %s ORDER BY seq
 """
 ENTRIES = """
-WITH mine AS (SELECT id FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)
-SELECT * FROM (
+WITH mine AS (SELECT id, epoch FROM owners WHERE tenant_id = %(tenant)s AND user_id = %(user)s)
+SELECT -1 AS written, 'epoch' AS kind, epoch AS item_id, '' AS body, NULL::bytea AS data FROM mine
+UNION ALL
+(SELECT * FROM (
     (SELECT written, 'turn' AS kind, '' AS item_id, body, NULL::bytea AS data FROM turns
      WHERE owner = (SELECT id FROM mine) AND written > %(after)s ORDER BY written LIMIT %(limit)s)
     UNION ALL
@@ -65,7 +69,8 @@ SELECT * FROM (
     UNION ALL
     (SELECT written, 'vector', item_id, '', data FROM vectors
      WHERE owner = (SELECT id FROM mine) AND written > %(after)s AND space = %(space)s ORDER BY written LIMIT %(limit)s)
-) AS entries ORDER BY written LIMIT %(limit)s
+) AS entries ORDER BY written LIMIT %(limit)s)
+ORDER BY written
 """
 SITTINGS = """
 SELECT tenant_id, user_id, body FROM sittings JOIN owners ON owners.id = owner
@@ -98,6 +103,7 @@ class PostgresStore(Store):
         self._wanted = searched
         self._commits = Commits(self._client, self._index, point)
         self._moving = Moving(self._client, self._index)
+        self._erasing = Erasing(self._client, self._moving)
         self._mirrors = Mirrors(self._client)
 
     @classmethod
@@ -180,7 +186,8 @@ class PostgresStore(Store):
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         after = cursor or 0
         values = {"tenant": scope.tenant_id, "user": scope.user_id, "after": after, "space": space, "limit": limit}
-        rows = await self._client.rows("entries", ENTRIES, values)
+        found = await self._client.rows("entries", ENTRIES, values)
+        epoch, rows = (found[0][2], found[1:]) if found else ("", [])
         return Entries(
             turns=[turn_of(body) for _, kind, _, body, _ in rows if kind == "turn"],
             memories=[memory_of(body) for _, kind, _, body, _ in rows if kind == "memory"],
@@ -191,6 +198,7 @@ class PostgresStore(Store):
             ],
             cursor=rows[-1][0] if rows else after,
             more=len(rows) == limit,
+            epoch=epoch,
         )
 
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
@@ -260,8 +268,17 @@ class PostgresStore(Store):
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         await self._moving.restore(scope, things)
 
-    async def _erase(self, scope: Scope) -> Erased:
-        return await self._moving.erase(scope)
+    async def _epoch(self, scope: Scope) -> str:
+        return await self._erasing.epoch(scope)
+
+    async def _erase(self, scope: Scope, erasure_id: str) -> Erased:
+        return await self._erasing.erase(scope, erasure_id)
+
+    async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        return await self._erasing.forget(scope, what, erasure_id)
+
+    async def _erasures(self) -> set[str]:
+        return await self._erasing.erasures()
 
     async def _clock(self) -> datetime | None:
         ((now,),) = await self._client.rows("clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")

@@ -57,7 +57,7 @@ class Commits:
 
 def change_of(commit: Commit, index: Index) -> dict[str, Any]:
     """The parts of a commit that are there, as columns."""
-    change: dict[str, Any] = {}
+    change: dict[str, Any] = {"epoch": commit.epoch} if commit.epoch else {}
     if commit.request is not None:
         change["request"] = _request(commit.request, commit.turns[0])
     if commit.session is not None:

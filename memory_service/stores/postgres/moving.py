@@ -1,4 +1,4 @@
-"""All that is kept of a user: out of the tables, into them, away from them; and who the users are."""
+"""All that is kept of a user: out of the tables, and into them; and who the users are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from psycopg import AsyncConnection
 
 from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.exports import (
-    Erased,
     Exported,
     Exports,
     Place,
@@ -171,9 +170,6 @@ RESTORE_ENTRIES = [
     """,
     f"UPDATE owners SET indexed = indexed + 2 * %(count)s WHERE id = {OWNER} AND indexed = written",
 ]
-ERASED_IN_ORDER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
-
-
 AT_ONCE = 2_000_000
 """Bytes that are written in one transaction, about: it has the time of a call."""
 
@@ -192,7 +188,7 @@ class Moving:
         place: Place | None = cursor or first_of(QUERIES)
         while place is not None and len(things) < limit:
             number, after = place
-            values = {**_named(scope), "after": after, "limit": limit - len(things)}
+            values = {**named(scope), "after": after, "limit": limit - len(things)}
             rows = await self._client.rows("export", QUERIES[number][0], values)
             things += [QUERIES[number][2](*row) for row in rows]
             place = following(QUERIES, place, rows)
@@ -203,6 +199,18 @@ class Moving:
             await self._write(scope, part)
 
     async def _write(self, scope: Scope, things: Sequence[Exported]) -> None:
+        values = await self.values(scope, things)
+
+        async def work(db: AsyncConnection[Any], _: bool) -> None:
+            async with db.transaction():
+                for sql in LOCK:
+                    await self._client.execute(db, "restore", sql, values)
+                await self.write_in(db, "restore", values)
+
+        await self._client.call(work)
+
+    async def values(self, scope: Scope, things: Sequence[Exported]) -> dict[str, Any]:
+        """Things as the statements read them."""
         turns = [thing.turn for thing in things if thing.turn]
         entries = await entries_of(self._index, turns, [thing.memory for thing in things if thing.memory])
         given = [_given(n, thing) for n, thing in enumerate(things, 1)]
@@ -210,32 +218,15 @@ class Moving:
             if thing.item_id in entries:
                 direction = direction_columns(self._index, thing.vector) if thing.vector else {}
                 columns["search"] = {**entries[thing.item_id], **direction}
-        values = {**_named(scope), "things": msgspec.json.encode(given).decode(), "count": len(things)}
-        steps = [*LOCK, *RESTORE[:-1], *(RESTORE_ENTRIES if self._index.kept else []), RESTORE[-1]]
+        return {**named(scope), "things": msgspec.json.encode(given).decode(), "count": len(things)}
 
-        async def work(db: AsyncConnection[Any], _: bool) -> None:
-            async with db.transaction():
-                for sql in steps:
-                    await self._client.execute(db, "restore", sql, values)
-
-        await self._client.call(work)
-
-    async def erase(self, scope: Scope) -> Erased:
-        async def work(db: AsyncConnection[Any], _: bool) -> Erased:
-            async with db.transaction():
-                for sql in (LOCK[0], LOCK[-1]):
-                    await self._client.execute(db, "erase", sql, _named(scope))
-                gone = {}
-                for table in ERASED_IN_ORDER:
-                    sql = f"DELETE FROM {table} WHERE owner = {OWNER}"
-                    gone[table] = (await self._client.execute(db, "erase", sql, _named(scope))).rowcount
-                await self._client.execute(db, "erase", f"DELETE FROM owners WHERE id = {OWNER}", _named(scope))
-            return Erased(**{table: count for table, count in gone.items() if table != "vectors"})
-
-        return await self._client.call(work)
+    async def write_in(self, db: AsyncConnection[Any], verb: str, values: dict[str, Any]) -> None:
+        """Write them in a transaction that holds their owner's row."""
+        for sql in (*RESTORE[:-1], *(RESTORE_ENTRIES if self._index.kept else []), RESTORE[-1]):
+            await self._client.execute(db, verb, sql, values)
 
 
-def _named(scope: Scope) -> dict[str, Any]:
+def named(scope: Scope) -> dict[str, Any]:
     return {"tenant": scope.tenant_id, "user": scope.user_id}
 
 

@@ -24,8 +24,10 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of, turns_named
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import mirrors, moving
+from memory_service.stores.sqlite import erasing, mirrors, moving
+from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
@@ -256,8 +258,23 @@ class SQLiteStore(Store):
     def _restore(self, scope: Scope, things: Sequence[Exported]) -> asyncio.Future[None]:
         return self._writer.change(lambda db: moving.restore(db, scope, things))
 
-    def _erase(self, scope: Scope) -> asyncio.Future[Erased]:
-        return self._writer.change(lambda db: moving.erase(db, scope))
+    async def _epoch(self, scope: Scope) -> str:
+        return await self._read(lambda db: epoch_of(db, scope))
+
+    async def _erase(self, scope: Scope, erasure_id: str) -> Erased:
+        return await self._cleared(lambda db: erasing.erase(db, scope, erasure_id))
+
+    async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        return await self._cleared(lambda db: erasing.forget(db, scope, what, erasure_id))
+
+    async def _cleared(self, change: Callable[[apsw.Connection], Erased]) -> Erased:
+        """Delete, and see to it that the log does not keep what is deleted either."""
+        erased: Erased = await self._writer.change(change)
+        await self._writer.clear_log()
+        return erased
+
+    async def _erasures(self) -> set[str]:
+        return await self._read(erasing.erasures)
 
     async def _ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1 FROM owners LIMIT 1").fetchall())
@@ -292,6 +309,7 @@ def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], sp
         vectors=[Vector(item_id=item, token=0, space=space, data=data) for _, item, data in vectors],
         cursor=tuple(rows[-1][0] if rows else before for rows, before in zip(tables, cursor, strict=True)),
         more=any(len(rows) == limit for rows in tables),
+        epoch=epoch_of(db, scope),
     )
 
 

@@ -1,4 +1,4 @@
-"""All that is kept of a user: out of the tables, into them, away from them."""
+"""All that is kept of a user: out of the tables, and into them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import apsw
 
 from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, text_of, turn_of
 from memory_service.stores.exports import (
-    Erased,
     Exported,
     Exports,
     Place,
@@ -19,8 +18,16 @@ from memory_service.stores.exports import (
     first_of,
     following,
 )
-from memory_service.stores.sqlite.mirrors import begin_anew, mark
-from memory_service.stores.sqlite.rows import one, owner_of, put_memory, put_vector, session_state, sitting_state
+from memory_service.stores.sqlite.mirrors import mark
+from memory_service.stores.sqlite.rows import (
+    known_owner,
+    one,
+    owner_of,
+    put_memory,
+    put_vector,
+    session_state,
+    sitting_state,
+)
 from memory_service.values import Effect, Request, Scope, Session, Sitting, Turn, turn_item_id
 
 FIRST_USERS = ("", "")
@@ -57,15 +64,6 @@ QUERIES: Queries = (
         lambda _, body, space, data: exported_item(memory_of(body), space, data),
     ),
 )
-ERASED_IN_ORDER = (
-    ("vectors", "DELETE FROM vectors WHERE owner = ?"),
-    ("memories", "DELETE FROM memories WHERE owner = ?"),
-    ("requests", "DELETE FROM requests WHERE owner = ?"),
-    ("turns", "DELETE FROM turns WHERE owner = ?"),
-    ("sittings", "DELETE FROM sittings WHERE session IN (SELECT id FROM sessions WHERE owner = ?)"),
-    ("sessions", "DELETE FROM sessions WHERE owner = ?"),
-    ("owners", "DELETE FROM owners WHERE id = ?"),
-)
 
 
 def users(db: apsw.Connection, cursor: tuple[str, str] | None, limit: int) -> Users:
@@ -78,7 +76,7 @@ def users(db: apsw.Connection, cursor: tuple[str, str] | None, limit: int) -> Us
 
 
 def export(db: apsw.Connection, scope: Scope, cursor: Place | None, limit: int) -> Exports:
-    owner = _owner(db, scope)
+    owner = known_owner(db, scope)
     if owner is None:
         return Exports(things=[], cursor=cursor, more=False)
     things: list[Exported] = []
@@ -107,22 +105,6 @@ def restore(db: apsw.Connection, scope: Scope, things: Sequence[Exported]) -> No
             put_memory(db, owner, thing.memory)
         if thing.vector is not None:
             put_vector(db, owner, thing.vector, db.last_insert_rowid())
-
-
-def erase(db: apsw.Connection, scope: Scope) -> Erased:
-    owner = _owner(db, scope)
-    if owner is None:
-        return Erased()
-    begin_anew(db, scope)
-    gone = {}
-    for table, sql in ERASED_IN_ORDER:
-        db.execute(sql, (owner,))
-        gone[table] = db.changes()
-    return Erased(**{name: count for name, count in gone.items() if name not in ("vectors", "owners")})
-
-
-def _owner(db: apsw.Connection, scope: Scope) -> int | None:
-    return one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", (scope.tenant_id, scope.user_id))
 
 
 def _restore_session(db: apsw.Connection, owner: int, head: Session) -> None:

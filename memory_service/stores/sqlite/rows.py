@@ -13,21 +13,27 @@ from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn
 
 def apply(db: apsw.Connection, commit: Commit) -> None:
     """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
-    owner = owner_of(db, commit.scope)
+    owner = owner_at(db, commit)
+    if owner is None:
+        return  # vectors of a user who was erased
     if commit.request is not None:
         put_request(db, owner, commit.request, commit.turns[0])
     if commit.session is not None:
         session = put_session(db, owner, commit.session)
         for turn in commit.turns:
             put_turn(db, owner, session, turn)
+    _put_derived(db, owner, commit)
+    if commit.is_searchable:
+        mark(db, commit.scope)
+
+
+def _put_derived(db: apsw.Connection, owner: int, commit: Commit) -> None:
     for sitting in commit.sittings:
         put_sitting(db, owner, sitting)
     for memory in commit.memories:
         put_memory(db, owner, memory)
     for vector in commit.vectors:
         put_vector(db, owner, vector, vector.token)
-    if commit.is_searchable:
-        mark(db, commit.scope)
 
 
 def one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None:
@@ -36,13 +42,34 @@ def one(db: apsw.Connection, sql: str, values: tuple[object, ...]) -> int | None
     return None
 
 
+def owner_at(db: apsw.Connection, commit: Commit) -> int | None:
+    """The row of whom it is, made for what is their first. Raises StaleVersion if its epoch is over."""
+    if commit.epoch is not None and epoch_of(db, commit.scope) != commit.epoch:
+        raise StaleVersion
+    if commit.session is not None or commit.memories:
+        return owner_of(db, commit.scope)
+    owner = known_owner(db, commit.scope)
+    if owner is None and commit.sittings:
+        raise StaleVersion
+    return owner
+
+
+def known_owner(db: apsw.Connection, scope: Scope) -> int | None:
+    return one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", (scope.tenant_id, scope.user_id))
+
+
 def owner_of(db: apsw.Connection, scope: Scope) -> int:
-    named = (scope.tenant_id, scope.user_id)
-    found = one(db, "SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?", named)
+    found = known_owner(db, scope)
     if found is None:
-        db.execute("INSERT INTO owners (tenant_id, user_id) VALUES (?, ?)", named)
+        sql = "INSERT INTO owners (tenant_id, user_id, epoch) VALUES (?, ?, lower(hex(randomblob(8))))"
+        db.execute(sql, (scope.tenant_id, scope.user_id))
         return db.last_insert_rowid()
     return found
+
+
+def epoch_of(db: apsw.Connection, scope: Scope) -> str:
+    sql = "SELECT epoch FROM owners WHERE tenant_id = ? AND user_id = ?"
+    return next((str(epoch) for (epoch,) in db.execute(sql, (scope.tenant_id, scope.user_id))), "")
 
 
 def session_state(head: Session) -> tuple[object, ...]:
@@ -61,9 +88,9 @@ def put_session(db: apsw.Connection, owner: int, head: Session) -> int:
     else:
         sql = (
             "UPDATE sessions SET version = ?, status = ?, touched_at = ?, unreflected_turns = ?, live_after = ?,"
-            " head = ? WHERE owner = ? AND session_id = ? AND version = ? RETURNING id"
+            " head = ? WHERE owner = ? AND session_id = ? AND version = ? AND head ->> 'incarnation' = ? RETURNING id"
         )
-        row = one(db, sql, (*state, owner, head.session_id, head.version - 1))
+        row = one(db, sql, (*state, owner, head.session_id, head.version - 1, head.incarnation))
     if row is None:
         raise StaleVersion
     return row

@@ -69,6 +69,7 @@ class Writer:
         self.broken = asyncio.Event()
         self.waiting = 0
         self._group_begun_s: float | None = None
+        self._log_to_clear = False
         self.commits = 0
         self.groups = 0
 
@@ -86,6 +87,11 @@ class Writer:
         future = self._loop.create_future()
         self._queue.put((change, future))
         return future
+
+    async def clear_log(self) -> None:
+        """Leave nothing in the log of what was written over or deleted before."""
+        self._log_to_clear = True
+        await self.change(lambda db: None)
 
     def require_room(self) -> None:
         """Raises what `submit` would raise now."""
@@ -145,6 +151,8 @@ class Writer:
             self._db.execute("COMMIT")
             self._require_in_place()
             self._point("after_commit")
+            if self._log_to_clear:
+                self._clear_log()
         except Exception as exc:
             # The whole group is undone and nobody is acknowledged. SQLite may have rolled back already.
             # Whatever it was, the waiters must hear of it: a writer that dies in silence hangs every request.
@@ -153,6 +161,12 @@ class Writer:
                     self._db.execute("ROLLBACK")
             return [(future, self._refusal(exc)) for _, future in group]
         return outcomes
+
+    def _clear_log(self) -> None:
+        """Move the log into the file and cut it to nothing; tried again after the next group if somebody reads long."""
+        with suppress(apsw.BusyError, apsw.FullError):
+            ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._log_to_clear = bool(busy)
 
     def _require_in_place(self) -> None:
         if not self._in_place():

@@ -34,6 +34,10 @@ BEGIN
         SELECT id, written INTO v_owner, v_before FROM owners
             WHERE tenant_id = p_tenant AND user_id = p_user FOR UPDATE;
         EXIT WHEN FOUND;
+        IF p_change -> 'session' IS NULL AND p_change -> 'memories' IS NULL THEN
+            PERFORM commit_change(p_tenant, p_user, p_change, p_again);
+            RETURN;
+        END IF;
         INSERT INTO owners (tenant_id, user_id) VALUES (p_tenant, p_user) ON CONFLICT DO NOTHING;
     END LOOP;
     PERFORM commit_change(p_tenant, p_user, p_change, p_again);

@@ -1,0 +1,116 @@
+"""What has to go with a session or a turn that is erased, and what is left of the rest. Pure.
+
+What was derived only from what goes, goes too. A sitting that loses a turn is read once more, without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from memory_service.stores.exports import Exported
+from memory_service.values import Memory, Session, Sitting, Source, Turn, Value
+
+
+class Forgetting(Value, frozen=True, kw_only=True):
+    """A session (`seq` is None) or one of its turns; `now` is when what is left is due to be read once more."""
+
+    session_id: str
+    seq: int | None = None
+    now: datetime
+
+    def covers(self, source: Source) -> bool:
+        return source.session_id == self.session_id and self.seq in (None, source.seq)
+
+
+class Held(Value, frozen=True, kw_only=True):
+    """What a user's record holds that may be touched: `turn` is the one to go, `memories` are all, superseded too."""
+
+    session: Session | None
+    sittings: Sequence[Sitting]
+    turn: Turn | None
+    memories: Sequence[Memory]
+
+
+class Forgotten(Value, frozen=True, kw_only=True):
+    """`memories`: ids of those that go. `left`: what is written in place of what is there."""
+
+    memories: tuple[str, ...]
+    left: tuple[Exported, ...]
+
+
+def forgotten(what: Forgetting, held: Held) -> Forgotten:
+    """Tell what goes beside the session or the turn itself."""
+    read_anew = None if what.seq is None else _sitting_of(what.seq, held.sittings)
+    kept = {memory.memory_id: _without(what, memory, read_anew) for memory in held.memories}
+    gone = {memory_id for memory_id, memory in kept.items() if memory is None}
+    left = [memory for memory in _current_again(gone, kept) if memory not in held.memories]
+    things = [Exported(memory=memory) for memory in left]
+    if held.turn is not None and held.session is not None:
+        # first: a restored session comes before its turns and sittings
+        things = [Exported(session=_without_summary(held.session, held.turn.seq)), *things]
+        things += [Exported(turn=replace(held.turn, messages=(), metadata={}))]
+        things += [Exported(sitting=_unread(read_anew, what.now))] if read_anew else []
+    return Forgotten(memories=tuple(sorted(gone)), left=tuple(things))
+
+
+def _sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:
+    return next((one for one in sittings if one.first_seq <= seq <= one.through_seq), None)
+
+
+def _without(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> Memory | None:
+    """What is left of a memory: itself, if it rests on nothing that goes; nothing, if on nothing else."""
+    if not _touched(what, memory, read_anew):
+        return memory
+    left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
+    return replace(memory, sources=left, session_id=left[0].session_id) if left else None
+
+
+def _touched(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> bool:
+    if any(map(what.covers, memory.sources)):
+        return True
+    if what.seq is None:
+        return memory.session_id == what.session_id and not memory.sources
+    # a summary names the first and the last turn of what it tells
+    return memory.kind == "summary" and any(_is_of(read_anew, source) for source in memory.sources)
+
+
+def _is_of(sitting: Sitting | None, source: Source) -> bool:
+    return (
+        sitting is not None
+        and source.session_id == sitting.session_id
+        and sitting.first_seq <= source.seq <= sitting.through_seq
+    )
+
+
+def _current_again(gone: set[str], kept: dict[str, Memory | None]) -> Iterator[Memory]:
+    """What is left; what was replaced by something that goes holds again."""
+    for memory in kept.values():
+        if memory is not None:
+            again = memory.superseded_by in gone and bool(memory.text)
+            yield replace(memory, valid_to=None, superseded_by=None) if again else memory
+
+
+def _without_summary(session: Session, seq: int) -> Session:
+    """Its head once more, and without a cumulative summary that may tell of this turn: it is compacted anew."""
+    told = session.opened_at_seq <= seq <= session.compacted_through
+    compacted = {"compacted_through": 0, "cumulative_summary": ""} if told else {}
+    return replace(session, version=session.version + 1, **compacted)
+
+
+def _unread(sitting: Sitting, now: datetime) -> Sitting:
+    """To be reflected on from its beginning."""
+    return replace(
+        sitting,
+        reflection="pending",
+        reflected_through=0,
+        summary="",
+        insights_count=0,
+        attempts=0,
+        due_at=now,
+        lease_until=None,
+        last_error=None,
+        version=sitting.version + 1,
+    )

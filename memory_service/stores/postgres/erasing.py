@@ -1,0 +1,135 @@
+"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Each in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from memory_service.stores.bodies import memory_of, session_of, sitting_of, turn_of
+from memory_service.stores.exports import Erased
+from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.postgres.client import Client
+from memory_service.stores.postgres.moving import LOCK, OWNER, Moving, named
+from memory_service.values import Scope, turn_item_id
+
+OF_A_USER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
+SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = %(session)s)"
+# `$` comes right behind `#`, by which a turn's name among searchable items goes on from that of its session.
+ITEMS_OF_SESSION = "item_id >= %(session)s || '#' AND item_id < %(session)s || '$'"
+OF_A_SESSION = (
+    ("vectors", f"DELETE FROM vectors WHERE owner = {OWNER} AND {ITEMS_OF_SESSION}"),
+    ("requests", f"DELETE FROM requests WHERE owner = {OWNER} AND session_id = %(session)s"),
+    ("turns", f"DELETE FROM turns WHERE session = {SESSION}"),
+    ("sittings", f"DELETE FROM sittings WHERE session = {SESSION}"),
+    ("sessions", f"DELETE FROM sessions WHERE id = {SESSION}"),
+)
+OF_A_TURN = (
+    ("vectors", f"DELETE FROM vectors WHERE owner = {OWNER} AND item_id = %(item)s"),
+    (
+        "requests",
+        f"DELETE FROM requests WHERE owner = {OWNER} AND session_id = %(session)s AND turn_id ="
+        f" (SELECT turn_id FROM turns WHERE session = {SESSION} AND seq = %(seq)s)",
+    ),
+    ("turns", f"DELETE FROM turns WHERE session = {SESSION} AND seq = %(seq)s"),
+)
+MEMORIES = (
+    ("vectors", f"DELETE FROM vectors WHERE owner = {OWNER} AND item_id = ANY(%(memories)s)"),
+    ("memories", f"DELETE FROM memories WHERE owner = {OWNER} AND memory_id = ANY(%(memories)s)"),
+)
+ENTRIES = (
+    f"DELETE FROM search_entries WHERE owner = {OWNER} AND (item_id = ANY(%(memories)s) OR item_id = %(item)s"
+    f" OR (%(item)s = '' AND {ITEMS_OF_SESSION}))"
+)
+NOTE = "INSERT INTO erasures VALUES (%s) ON CONFLICT DO NOTHING"
+NEW_EPOCH = f"UPDATE owners SET epoch = DEFAULT WHERE id = {OWNER}"
+
+Rows = list[tuple[Any, ...]]
+Work = Callable[[AsyncConnection[Any]], Awaitable[Erased]]
+
+
+class Erasing:
+    def __init__(self, client: Client, moving: Moving) -> None:
+        self._client, self._moving = client, moving
+
+    async def epoch(self, scope: Scope) -> str:
+        sql = "SELECT epoch FROM owners WHERE tenant_id = %s AND user_id = %s"
+        rows = await self._client.rows("epoch", sql, (scope.tenant_id, scope.user_id))
+        return str(rows[0][0]) if rows else ""
+
+    async def erasures(self) -> set[str]:
+        return {
+            erasure_id for (erasure_id,) in await self._client.rows("erasures", "SELECT erasure_id FROM erasures", ())
+        }
+
+    async def erase(self, scope: Scope, erasure_id: str) -> Erased:
+        async def work(db: AsyncConnection[Any]) -> Erased:
+            gone = {}
+            for table in OF_A_USER:
+                sql = f"DELETE FROM {table} WHERE owner = {OWNER}"
+                gone[table] = (await self._client.execute(db, "erase", sql, named(scope))).rowcount
+            await self._client.execute(db, "erase", f"DELETE FROM owners WHERE id = {OWNER}", named(scope))
+            return _counted(gone)
+
+        return await self._alone(scope, erasure_id, work)
+
+    async def forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+        async def work(db: AsyncConnection[Any]) -> Erased:
+            values = {**named(scope), "session": what.session_id, "seq": what.seq, "item": _item_of(what)}
+            held = await self._held(db, values)
+            if held is None:
+                return Erased()
+            with_it = forgotten(what, held)
+            values["memories"] = list(with_it.memories)
+            gone = {}
+            for table, sql in (*(OF_A_SESSION if what.seq is None else OF_A_TURN), *MEMORIES):
+                gone[table] = (await self._client.execute(db, "forget", sql, values)).rowcount
+            if (await self._rows(db, "SELECT to_regclass('search_entries')", {}))[0][0]:
+                await self._client.execute(db, "forget", ENTRIES, values)
+            await self._moving.write_in(db, "forget", await self._moving.values(scope, with_it.left))
+            await self._client.execute(db, "forget", NEW_EPOCH, values)
+            return _counted(gone)
+
+        return await self._alone(scope, erasure_id, work)
+
+    async def _alone(self, scope: Scope, erasure_id: str, work: Work) -> Erased:
+        """Work in a transaction in which nobody else writes this user, and in which the erasure is noted."""
+
+        async def transaction(db: AsyncConnection[Any], _: bool) -> Erased:
+            async with db.transaction():
+                for sql in (LOCK[0], LOCK[-1]):
+                    await self._client.execute(db, "erase", sql, named(scope))
+                if erasure_id:
+                    await self._client.execute(db, "erase", NOTE, (erasure_id,))
+                return await work(db)
+
+        return await self._client.call(transaction)
+
+    async def _held(self, db: AsyncConnection[Any], values: dict[str, Any]) -> Held | None:
+        heads = await self._rows(db, f"SELECT head FROM sessions WHERE id = {SESSION}", values)
+        turns = await self._rows(db, f"SELECT body FROM turns WHERE session = {SESSION} AND seq = %(seq)s", values)
+        if not heads or (values["seq"] is not None and not turns):
+            return None
+        sittings = await self._rows(
+            db, f"SELECT body FROM sittings WHERE session = {SESSION} ORDER BY first_seq", values
+        )
+        memories = await self._rows(db, f"SELECT body FROM memories WHERE owner = {OWNER} ORDER BY written", values)
+        return Held(
+            session=session_of(heads[0][0]),
+            sittings=[sitting_of(body) for (body,) in sittings],
+            turn=turn_of(turns[0][0]) if turns else None,
+            memories=[memory_of(body) for (body,) in memories],
+        )
+
+    async def _rows(self, db: AsyncConnection[Any], sql: str, values: dict[str, Any]) -> Rows:
+        return list(await (await self._client.execute(db, "forget", sql, values)).fetchall())
+
+
+def _item_of(what: Forgetting) -> str:
+    """The turn's name among searchable items; empty for a whole session."""
+    return "" if what.seq is None else turn_item_id(what.session_id, what.seq)
+
+
+def _counted(gone: dict[str, int]) -> Erased:
+    return Erased(**{table: count for table, count in gone.items() if table != "vectors"})

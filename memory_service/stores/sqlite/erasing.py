@@ -1,0 +1,115 @@
+"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Inside one transaction."""
+
+from __future__ import annotations
+
+import apsw
+
+from memory_service.stores.bodies import memory_of, session_of, sitting_of, turn_of
+from memory_service.stores.exports import Erased
+from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.sqlite.mirrors import begin_anew
+from memory_service.stores.sqlite.moving import restore
+from memory_service.stores.sqlite.rows import known_owner
+from memory_service.values import Scope, turn_item_id
+
+OF_A_USER = (
+    ("vectors", "DELETE FROM vectors WHERE owner = ?"),
+    ("memories", "DELETE FROM memories WHERE owner = ?"),
+    ("requests", "DELETE FROM requests WHERE owner = ?"),
+    ("turns", "DELETE FROM turns WHERE owner = ?"),
+    ("sittings", "DELETE FROM sittings WHERE session IN (SELECT id FROM sessions WHERE owner = ?)"),
+    ("sessions", "DELETE FROM sessions WHERE owner = ?"),
+    ("owners", "DELETE FROM owners WHERE id = ?"),
+)
+# `$` comes right behind `#`, by which a turn's name among searchable items goes on from that of its session.
+OF_A_SESSION = (
+    ("vectors", "DELETE FROM vectors WHERE owner = ? AND item_id >= ? || '#' AND item_id < ?2 || '$'"),
+    ("requests", "DELETE FROM requests WHERE owner = ? AND session_id = ?"),
+    ("turns", "DELETE FROM turns WHERE owner = ? AND session = ?3"),
+    ("sittings", "DELETE FROM sittings WHERE session = ?3"),
+    ("sessions", "DELETE FROM sessions WHERE owner = ? AND session_id = ?"),
+)
+
+
+def erase(db: apsw.Connection, scope: Scope, erasure_id: str) -> Erased:
+    note(db, erasure_id)
+    owner = known_owner(db, scope)
+    if owner is None:
+        return Erased()
+    begin_anew(db, scope)
+    gone = {}
+    for table, sql in OF_A_USER:
+        db.execute(sql, (owner,))
+        gone[table] = db.changes()
+    return _counted(gone)
+
+
+def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
+    note(db, erasure_id)
+    owner = known_owner(db, scope)
+    held = None if owner is None else _held(db, owner, what)
+    if owner is None or held is None:
+        return Erased()
+    with_it = forgotten(what, held)
+    gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turn(db, owner, what)
+    for memory_id in with_it.memories:
+        db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory_id))
+        db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
+    restore(db, scope, with_it.left)
+    db.execute("UPDATE owners SET epoch = lower(hex(randomblob(8))) WHERE id = ?", (owner,))
+    begin_anew(db, scope)
+    return _counted({**gone, "memories": len(with_it.memories)})
+
+
+def note(db: apsw.Connection, erasure_id: str) -> None:
+    if erasure_id:
+        db.execute("INSERT OR IGNORE INTO erasures VALUES (?)", (erasure_id,))
+
+
+def erasures(db: apsw.Connection) -> set[str]:
+    return {str(erasure_id) for (erasure_id,) in db.execute("SELECT erasure_id FROM erasures")}
+
+
+def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
+    sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
+    for session, head in db.execute(sql, (owner, what.session_id)):
+        sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
+        rows = db.execute("SELECT body FROM turns WHERE session = ? AND seq = ?", (session, what.seq))
+        turns = [turn_of(str(body)) for (body,) in rows]
+        if what.seq is not None and not turns:
+            return None
+        memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
+        return Held(
+            session=session_of(head),
+            sittings=[sitting_of(body) for (body,) in sittings],
+            turn=turns[0] if turns else None,
+            memories=[memory_of(body) for (body,) in memories],
+        )
+    return None
+
+
+def _delete_session(db: apsw.Connection, owner: int, session_id: str) -> dict[str, int]:
+    ((session,),) = db.execute("SELECT id FROM sessions WHERE owner = ? AND session_id = ?", (owner, session_id))
+    gone = {}
+    for table, sql in OF_A_SESSION:
+        db.execute(sql, (owner, session_id, session)[: 3 if "?3" in sql else 2])
+        gone[table] = db.changes()
+    return gone
+
+
+def _clear_turn(db: apsw.Connection, owner: int, what: Forgetting) -> dict[str, int]:
+    """Its words are written over by what is left of it; the name of the request that stored it goes."""
+    assert what.seq is not None
+    item_id = turn_item_id(what.session_id, what.seq)
+    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
+    db.execute(
+        "DELETE FROM requests WHERE owner = ? AND session_id = ? AND turn_id ="
+        " (SELECT turn_id FROM turns JOIN sessions ON sessions.id = session WHERE sessions.owner = ?1"
+        " AND session_id = ?2 AND seq = ?3)",
+        (owner, what.session_id, what.seq),
+    )
+    return {"requests": db.changes(), "turns": 1}
+
+
+def _counted(gone: dict[str, int]) -> Erased:
+    return Erased(**{name: count for name, count in gone.items() if name not in ("vectors", "owners")})

@@ -1,0 +1,107 @@
+"""All that the transient store keeps of one user, and the rules by which it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from uuid import uuid4
+
+from msgspec import Struct, field
+
+from memory_service.errors import StaleVersion
+from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
+from memory_service.stores.exports import Erased, Exported, exported_item
+from memory_service.stores.forgetting import Forgetting
+from memory_service.values import Effect, Memory, Request, Session, Sitting, Turn, Vector, turn_item_id
+
+
+class Item(Struct):
+    """One searchable thing: `token` is its place in the order of commits, anew with each write."""
+
+    token: int
+    value: Turn | Memory
+    space: str | None = None
+
+
+class Record(Struct):
+    """All that is kept of one user."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    turns: dict[str, dict[str, Turn]] = field(default_factory=dict)
+    sittings: dict[tuple[str, int], Sitting] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
+    vectors: dict[tuple[str, str], tuple[int, Vector]] = field(default_factory=dict)
+    effects: dict[str, tuple[datetime, Effect]] = field(default_factory=dict)
+    epoch: str = field(default_factory=lambda: uuid4().hex)
+
+
+def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequence[str]) -> Erased:
+    for item_id in (*memories, *(turn_item_id(turn.session_id, turn.seq) for turn in turns)):
+        record.items.pop(item_id, None)
+        for vector in [name for name in record.vectors if name[0] == item_id]:
+            del record.vectors[vector]
+    stored = {(turn.session_id, turn.turn_id) for turn in turns}
+    effects = record.effects.items()
+    requests = [key for key, (_, effect) in effects if (effect.session_id, effect.turn_id) in stored]
+    for key in requests:
+        del record.effects[key]
+    sittings = [name for name in record.sittings if what.seq is None and name[0] == what.session_id]
+    for name in sittings:
+        del record.sittings[name]
+    if what.seq is None:
+        del record.sessions[what.session_id]
+        record.turns.pop(what.session_id, None)
+    return Erased(
+        sessions=int(what.seq is None),
+        sittings=len(sittings),
+        requests=len(requests),
+        turns=len(turns),
+        memories=len(memories),
+    )
+
+
+def things_of(record: Record) -> Iterator[Exported]:
+    for session in record.sessions.values():
+        yield Exported(session=session)
+    for sitting in record.sittings.values():
+        yield Exported(sitting=sitting)
+    for key, (made_at, effect) in record.effects.items():
+        yield Exported(request=Request(key=key, digest=effect.digest, made_at=made_at), effect=effect)
+    for kind in (Turn, Memory):
+        for item_id, item in sorted(record.items.items(), key=lambda named: named[1].token):
+            if isinstance(item.value, kind):
+                _, vector = record.vectors.get((item_id, item.space or ""), (0, None))
+                yield exported_item(item.value, item.space, vector.data if vector else None)
+
+
+def check(record: Record, commit: Commit) -> None:
+    """Raise DuplicateRequest, StaleVersion or DuplicateTurn before anything is written."""
+    if commit.request is not None:
+        held = record.effects.get(commit.request.key)
+        if held is not None and held[0] >= commit.request.made_at - REQUESTS_KEPT:
+            raise DuplicateRequest
+    if commit.session is not None:
+        _check_version(commit.session, record.sessions.get(commit.session.session_id))
+    for sitting in commit.sittings:
+        _check_version(sitting, record.sittings.get((sitting.session_id, sitting.first_seq)))
+    names = [turn.turn_id for turn in commit.turns]
+    if len(set(names)) < len(names) or any(
+        turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns
+    ):
+        raise DuplicateTurn
+
+
+def _check_version(then: Session | Sitting, held: Session | Sitting | None) -> None:
+    if then.version != (held.version if held else 0) + 1:
+        raise StaleVersion
+    if isinstance(then, Session) and isinstance(held, Session) and then.incarnation != held.incarnation:
+        raise StaleVersion
+
+
+def forget_requests(record: Record, made_before: datetime) -> None:
+    for key in [key for key, (made_at, _) in record.effects.items() if made_at < made_before]:
+        del record.effects[key]
+
+
+def by_token(items: Iterable[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: item.token)
