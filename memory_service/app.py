@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -40,6 +41,7 @@ from memory_service.sessions import Sessions
 from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Store
+from memory_service.tombstones import Tombstones
 from memory_service.watchdog import Watchdog
 
 if TYPE_CHECKING:  # without REDIS_URL its client is not imported
@@ -104,14 +106,16 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
             await parts.tier.start(stack, parts.pool.let_go)
         await parts.watchdog.start(stack)
         await parts.scheduler.start(stack)  # started last, so stopped first, while all it works with still lives
-        parts.scheduler.every(settings.sweep_interval_seconds, "sweep", parts.background.sweep)
+        service = make_service(settings, parts, around)
+        await service.erasing.carry_out_again()
+        parts.scheduler.every(settings.sweep_interval_seconds, "sweep", service.sweep)
         parts.scheduler.every(settings.sweep_interval_seconds, "follow the clock", clock.follow)
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
-        parts.scheduler.soon("sweep", parts.background.sweep)
+        parts.scheduler.soon("sweep", service.sweep)
         asked = ",".join(parts.engines.order) or BUILTIN
         store_name = settings.chosen_store_url.partition(":")[0]
         logger.info("ready", extra={"store": store_name, "model": reader.name, "driver": asked})
-        yield make_service(settings, parts, around)
+        yield service
 
 
 def make_service(settings: Settings, parts: Parts, around: Surroundings) -> MemoryService:
@@ -157,6 +161,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         embedder=embedder,
         watchdog=Watchdog(),
         tier=tier,
+        tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
     )
 
 

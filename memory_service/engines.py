@@ -196,4 +196,5 @@ def merged(held: Entries, lacking: Entries) -> Entries:
         vectors=[*held.vectors, *lacking.vectors],
         cursor=lacking.cursor,
         more=False,
+        epoch=lacking.epoch,
     )

@@ -22,6 +22,9 @@ MemoryServiceError
 │   └── ScopeMismatch           its credential is bound to another user, or to a tenant
 ├── NotFound
 │   ├── SessionNotFound         unknown, or another user's: the two look the same
+│   ├── UserNotFound            nothing is kept of this user
+│   ├── TurnNotFound            the session has no turn of this number
+│   ├── MemoryNotFound          unknown, or another user's
 │   ├── KnowledgeNotFound       unknown, or another tenant's
 │   └── DriverNotFound          no memory driver of this name is in use
 ├── Conflict
@@ -192,6 +195,30 @@ class SessionNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no session of this id for this user; start one with POST /sessions/start")
+
+
+class UserNotFound(NotFound):
+    code = "user_not_found"
+    title = "Nothing is kept of this user"
+
+    def __init__(self) -> None:
+        super().__init__("nothing is kept of a user of this id")
+
+
+class TurnNotFound(NotFound):
+    code = "turn_not_found"
+    title = "There is no such turn"
+
+    def __init__(self) -> None:
+        super().__init__("no turn of this number in this session")
+
+
+class MemoryNotFound(NotFound):
+    code = "memory_not_found"
+    title = "There is no such memory"
+
+    def __init__(self) -> None:
+        super().__init__("no memory of this id for this user")
 
 
 class KnowledgeNotFound(NotFound):

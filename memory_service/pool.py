@@ -145,6 +145,12 @@ class SessionPool:
             entry.show(None)
             self._shelf.pop(key, None)
 
+    def forget(self, scope: Scope) -> None:
+        """Drop all sessions of a user: what is stored is not what is held."""
+        for key in [key for key in self._living if key.scope == scope]:
+            self._living[key].show(None)
+            self._shelf.pop(key, None)
+
     async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
         """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
         entry = self._living.get(key)
@@ -198,6 +204,9 @@ class Tier(Protocol):
 
     def keep_soon(self, key: SessionKey, hot: Hot) -> None:
         """Take note of what a session has become; neither waits nor fails."""
+
+    async def forget(self, scope: Scope) -> bool:
+        """Delete all that is kept of a user; returns whether it was done."""
 
     def stats(self) -> dict[str, Any]: ...
 

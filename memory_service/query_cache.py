@@ -1,7 +1,7 @@
 """Answers to questions that were asked a moment ago, kept as long as nothing is new of the user.
 
-Whether something is new the store is asked each time, by the cursor at which the answer was found: so an answer is the
-same as a search would give, in every replica, and a repeated question costs no model, no engine and no ranking.
+Whether something is new, or was erased, the store is asked each time, by where the answer was found: so an answer is
+the same as a search would give, in every replica, and a repeated question costs no model, no engine and no ranking.
 
 Replicas show each other what they have answered, if there is a place for it (Redis): which items, with what scores, at
 which cursor. What these items say is read from the store.
@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from memory_service.corpus import Hit, Item, Parts, item_of, items_of, whole_of
 from memory_service.stores.base import Store
-from memory_service.values import Scope
+from memory_service.values import Scope, Value
 
 MOST_OF_A_USER = 32
 HIT_BYTES = 1500
@@ -34,9 +34,10 @@ class SharedAnswers(Protocol):
 
 
 class _Shown(Struct, frozen=True):
-    """What is shown of an answer: the cursor, and of each hit its id, score and parts."""
+    """What is shown of an answer: where it was found, and of each hit its id, score and parts."""
 
     cursor: int
+    epoch: str
     hits: list[tuple[str, float, Parts]]
 
 
@@ -44,10 +45,17 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 _shown_of = msgspec.json.Decoder(_Shown).decode
 
 
-class _OfUser(Struct):
-    """What a user's memory was asked since it last changed: all found at one cursor, with vectors of one space."""
+class Seen(Value, frozen=True, kw_only=True):
+    """How far what the store holds of a user was looked through."""
 
     cursor: Any
+    epoch: str
+
+
+class _OfUser(Struct):
+    """What a user's memory was asked since it last changed: all found at one place, with vectors of one space."""
+
+    seen: Seen
     space: str
     answers: dict[Hashable, tuple[float, list[Hit]]] = field(default_factory=dict)
 
@@ -80,15 +88,16 @@ class QueryCache:
         if kept is None or kept.space != space or question not in kept.answers:
             return await self._find_shared(scope, question, space) if self._shared else None
         asked_s, hits = kept.answers[question]
-        if self._clock() - asked_s >= self._kept_s or await self._is_anything_new(scope, kept.cursor, space):
+        if self._clock() - asked_s >= self._kept_s or not await self._still_is(scope, kept.seen, space):
             self._users.pop(scope, None)
             return None
         self.hits += 1
         return hits
 
-    async def _is_anything_new(self, scope: Scope, cursor: Any, space: str) -> bool:
-        entries = await self._store.entries(scope, cursor, space, 1)
-        return bool(entries.turns or entries.memories or entries.vectors)
+    async def _still_is(self, scope: Scope, seen: Seen, space: str) -> bool:
+        """Whether nothing came to what was seen, and nothing of it was erased."""
+        entries = await self._store.entries(scope, seen.cursor, space, 1)
+        return entries.epoch == seen.epoch and not (entries.turns or entries.memories or entries.vectors)
 
     async def _find_shared(self, scope: Scope, question: Hashable, space: str) -> list[Hit] | None:
         assert self._shared is not None
@@ -102,11 +111,12 @@ class QueryCache:
         items = await self._items(scope, {item_id for item_id, _, _ in shown.hits})
         if any(item_id not in items for item_id, _, _ in shown.hits):
             return None
-        if await self._is_anything_new(scope, shown.cursor, space):  # last: if not, the items are as they were then
+        seen = Seen(cursor=shown.cursor, epoch=shown.epoch)
+        if not await self._still_is(scope, seen, space):  # last: if not, the items are as they were then
             return None
         hits = [Hit(items[item_id], score, parts) for item_id, score, parts in shown.hits]
         self.hits_of_others += 1
-        self._keep_here(scope, question, space, shown.cursor, hits)
+        self._keep_here(scope, question, space, seen, hits)
         return hits
 
     async def _items(self, scope: Scope, ids: set[str]) -> dict[str, Item]:
@@ -115,20 +125,20 @@ class QueryCache:
         said = [item for turn in held.turns for item in items_of(turn)]
         return {item.id: item for item in (*said, *map(item_of, held.memories))}
 
-    async def keep(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
-        """Keep an answer that was found at a cursor of the store; others are shown it where cursors are numbers."""
+    async def keep(self, scope: Scope, question: Hashable, space: str, seen: Seen, hits: list[Hit]) -> None:
+        """Keep an answer and where it was found; others are shown it where the store's cursors are numbers."""
         if not self._kept_s:
             return
-        self._keep_here(scope, question, space, cursor, hits)
-        if self._shared is not None and isinstance(cursor, int):
-            shown = _Shown(cursor, [(hit.item.id, hit.score, hit.parts) for hit in hits])
+        self._keep_here(scope, question, space, seen, hits)
+        if self._shared is not None and isinstance(seen.cursor, int):
+            shown = _Shown(seen.cursor, seen.epoch, [(hit.item.id, hit.score, hit.parts) for hit in hits])
             body = _encoder.encode(shown)
             await self._shared.keep_answer(scope, _name_of(question, space), body, self._kept_s)
 
-    def _keep_here(self, scope: Scope, question: Hashable, space: str, cursor: Any, hits: list[Hit]) -> None:
+    def _keep_here(self, scope: Scope, question: Hashable, space: str, seen: Seen, hits: list[Hit]) -> None:
         kept = self._users.get(scope)
-        if kept is None or (kept.cursor, kept.space) != (cursor, space) or len(kept.answers) >= MOST_OF_A_USER:
-            kept = _OfUser(cursor, space)
+        if kept is None or (kept.seen, kept.space) != (seen, space) or len(kept.answers) >= MOST_OF_A_USER:
+            kept = _OfUser(seen, space)
         kept.answers[question] = self._clock(), hits
         if kept.size_bytes <= self._users.maxsize:
             self._users[scope] = kept  # set anew: its size has changed

@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
-from memory_service.query_cache import QueryCache
+from memory_service.query_cache import QueryCache, Seen
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Only, Scope, Value
@@ -41,10 +41,10 @@ class Retrieved(Value, frozen=True, kw_only=True):
 
 
 class _Found(Value, frozen=True, kw_only=True):
-    """What a search has found; `cursor`: with all that the store held up to there, if that is known."""
+    """What a search has found; `seen`: with all that the store held up to there, if that is known."""
 
     hits: list[Hit]
-    cursor: Any = None
+    seen: Seen | None = None
     driver_failed: bool = False
 
 
@@ -60,6 +60,7 @@ class _Searchable:
         self.corpus = Corpus()
         self.cursor: Any = None
         self.space = space
+        self.epoch: str | None = None
 
 
 async def _known(answer: T) -> T:
@@ -121,8 +122,8 @@ class Recall:
         self.degraded += lacks_vector
         found = await self._find(scope, sought, limit, asked, narrowed)
         degraded = ("vector",) * lacks_vector + ("driver",) * found.driver_failed
-        if not degraded and found.cursor is not None:
-            await self._answers.keep(scope, asked_for, sought.space, found.cursor, found.hits)
+        if not degraded and found.seen is not None:
+            await self._answers.keep(scope, asked_for, sought.space, found.seen, found.hits)
         return Retrieved(hits=found.hits, degraded=degraded)
 
     async def _find(self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool) -> _Found:
@@ -132,14 +133,15 @@ class Recall:
             driven = await self._engines.narrow(scope, sought, most, drivers)
             if driven.entries is not None:
                 hits = await self._ranked(driven.entries, sought, limit)
-                return _Found(hits=hits, cursor=driven.entries.cursor, driver_failed=driven.failed)
+                seen = Seen(cursor=driven.entries.cursor, epoch=driven.entries.epoch)
+                return _Found(hits=hits, seen=seen, driver_failed=driven.failed)
             failed, narrowed = driven.failed, await self._is_narrowed(scope, sought.only)
         if narrowed:
             self.by_store += 1
             candidates = await self._store.candidates(scope, sought, most)
             return _Found(hits=await self._ranked(candidates, sought, limit), driver_failed=failed)
-        hits, cursor = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
-        return _Found(hits=hits, cursor=cursor, driver_failed=failed)
+        hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
+        return _Found(hits=hits, seen=seen, driver_failed=failed)
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
         """Return what the memory of a user holds, newest first: all that says something of its own."""
@@ -154,12 +156,13 @@ class Recall:
         is_here = kept is not None and kept.space == self._embedding.space
         return not is_here and only == Only() and await self._store.narrows(scope)
 
-    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Any]:
-        """Look into all that there is of a user, brought up to date; returns besides the cursor up to which that is."""
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Seen]:
+        """Look into all that there is of a user, brought up to date; returns besides how far that is."""
         searchable = self._searchable(scope)
         async with searchable.lock:
             await self._follow(scope, searchable)
-            return await self._in_thread(look, searchable.corpus), searchable.cursor
+            seen = Seen(cursor=searchable.cursor, epoch=searchable.epoch or "")
+            return await self._in_thread(look, searchable.corpus), seen
 
     async def _ranked(self, candidates: Entries, sought: Sought, limit: int) -> list[Hit]:
         """Rank what somebody has narrowed to, as everything of a user is where nobody does."""
@@ -202,6 +205,10 @@ class Recall:
         more = True
         while more:
             entries = await self._store.entries(scope, searchable.cursor, searchable.space)
+            if searchable.epoch not in (None, entries.epoch):  # something of it was erased
+                searchable.begin(searchable.space)
+                continue
+            searchable.epoch = entries.epoch
             if entries.turns or entries.memories or entries.vectors:
                 await self._in_thread(self._add, searchable.corpus, entries)
             searchable.cursor, more = entries.cursor, entries.more

@@ -98,8 +98,10 @@ class Reflector:
         By whole multiples of `buffer_turns`, so that where it ends does not hang on when it began. If the model
         fails nothing changes, and the next turn asks for it again.
         """
-        while (read := (await self._pool.read(key)).hot) is not None and self.needs_compaction(read.session):
-            if self._breaker.wait_s():
+        while True:
+            epoch = await self._store.epoch(key.scope)
+            read = (await self._pool.read(key)).hot
+            if read is None or not self.needs_compaction(read.session) or self._breaker.wait_s():
                 return
             count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
             oldest = _parts(read.turns[:count])[0]
@@ -111,10 +113,10 @@ class Reflector:
                 self.compactions_failed += 1
                 return
             self._point("in_compaction")
-            if await self._fold(key, read.session, oldest, summary):
+            if await self._fold(key, read.session, oldest, summary, epoch):
                 self.compacted += 1
 
-    async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str) -> bool:
+    async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str, epoch: str) -> bool:
         """Commit a summary of these turns; returns whether the session is still where it was when they were read."""
         async with self._pool.lease(key) as entry:
             hot = entry.hot
@@ -122,7 +124,7 @@ class Reflector:
                 return False  # it was compacted or begun afresh meanwhile
             session = hot.session.compacted(oldest[-1].seq, summary)
             then = Hot(session=session, turns=hot.turns[len(oldest) :])
-            await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), then)
+            await self._pool.commit(key, entry, Commit(scope=key.scope, session=session, epoch=epoch), then)
         return True
 
     # Reflection
@@ -145,27 +147,36 @@ class Reflector:
     async def _reflect(self, key: SessionKey, sitting: Sitting) -> datetime | None:
         """Claim a sitting and reflect on it; returns when to try again, or None."""
         claimed = sitting.claimed(self._now() + timedelta(seconds=self._timeout_s * 2 + LEASE_MARGIN_S))
+        epoch = await self._store.epoch(key.scope)  # before anything is read: nothing erased since shall come back
         try:
             await self._store.commit(Commit(scope=key.scope, sittings=(claimed,)))
+        except StaleVersion:
+            return self._now()  # somebody else has it
+        try:
             self._point("after_claim")
             if claimed.attempts > self._retry.max_attempts:
                 # every attempt so far was cut off without a word, by a crash or a bug: the next would be too
                 raise BadModelOutput("the reflection never came to an end")
-            await self._read_and_commit(key, claimed)
+            await self._read_and_commit(key, claimed, epoch)
         except ModelError as exc:
             return await self._give_back(key, claimed, exc)
         except asyncio.CancelledError:
-            with suppress(StaleVersion, Unavailable):
-                await self._store.commit(Commit(scope=key.scope, sittings=(claimed.released(),)))
+            await self._release(key, claimed)
             raise
         except StaleVersion:
-            return self._now()  # somebody else has it, or more turns were handed over meanwhile
+            await self._release(key, claimed)
+            return self._now()  # more turns were handed over, or something was erased meanwhile
         finally:
             self._wake(key)
         self.reflected += 1
         return None
 
-    async def _read_and_commit(self, key: SessionKey, sitting: Sitting) -> None:
+    async def _release(self, key: SessionKey, claimed: Sitting) -> None:
+        """Give a claim back, if it is still ours."""
+        with suppress(StaleVersion, Unavailable):
+            await self._store.commit(Commit(scope=key.scope, sittings=(claimed.released(),)))
+
+    async def _read_and_commit(self, key: SessionKey, sitting: Sitting, epoch: str) -> None:
         covered = sitting.reflect_after - sitting.first_seq + 1
         chunk_start = sitting.first_seq + covered // self._chunk_turns * self._chunk_turns
         turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
@@ -182,7 +193,7 @@ class Reflector:
             *insights.memories,
             *await asyncio.to_thread(self._chunks, key, turns),
         )
-        await self._store.commit(Commit(scope=key.scope, sittings=(done,), memories=memories))
+        await self._store.commit(Commit(scope=key.scope, sittings=(done,), memories=memories, epoch=epoch))
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
 
@@ -270,7 +281,7 @@ def _parts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
     room = 0
     for turn in turns:
         length = sum(len(message.content) for message in turn.messages)
-        if length > room:
+        if length > room or not parts:  # one whose words were erased has none
             parts.append([])
             room = max(EXCERPT_CHARS, length)
         parts[-1].append(turn)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from memory_service.comparing import Compared, compare
 from memory_service.context import assemble
 from memory_service.corpus import Item
 from memory_service.engines import Engines
+from memory_service.erasing import Erasing
 from memory_service.errors import Draining
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
@@ -25,6 +27,7 @@ from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
+from memory_service.tombstones import Tombstones
 from memory_service.values import (
     Context,
     Document,
@@ -79,6 +82,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     embedder: Embedder
     watchdog: Watchdog
     tier: Tier | None = None
+    tombstones: Tombstones | None = None
 
 
 class MemoryService:
@@ -90,12 +94,22 @@ class MemoryService:
         self._sessions = parts.sessions
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
+        self.erasing = Erasing(
+            parts.store, parts.pool, self._memories, parts.tombstones, self._something_erased, now=now
+        )
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
 
     def _memories_changed(self, scope: Scope) -> None:
         self._long_term.forget(scope)
         self._background.embed_soon(scope)
+
+    def _something_erased(self, scope: Scope) -> None:
+        self._recall.forget(scope)
+        self._memories_changed(scope)
+        self._background.reflect_soon(scope)
+        if self._parts.tier is not None:
+            self._parts.scheduler.soon("forget in Redis", partial(self._parts.tier.forget, scope), slotted=False)
 
     async def start_session(
         self,
@@ -319,6 +333,7 @@ class MemoryService:
 
     async def sweep(self) -> None:
         """Find the work that is left, now."""
+        await self.erasing.finish()
         await self._background.sweep()
 
     async def ping(self) -> None:

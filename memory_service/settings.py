@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         description="Who searches: store (by indexes of its own), process, or auto (store, if it can, the large).",
     )
 
+    erasures_file: str = Field(
+        "",
+        description="Where erasures are noted apart from the record, so that a restored one is rid of them too; "
+        "empty: beside an SQLite file, and nowhere for other stores.",
+    )
+
     # Azure Cosmos DB: the store when its endpoint is set and STORE_URL is not
     cosmos_endpoint: str = Field("", description="Cosmos DB endpoint URL.")
     cosmos_key: SecretStr = Field(SecretStr(""), description="Cosmos DB key; empty signs in with Entra ID.")
@@ -174,6 +180,12 @@ class Settings(BaseSettings):
         if self.cosmos_endpoint and "store_url" not in self.model_fields_set:
             return "cosmos:"
         return self.store_url
+
+    @property
+    def chosen_erasures_file(self) -> str:
+        path = self.chosen_store_url.removeprefix("sqlite:///")
+        beside = f"{path}.erasures" if path != self.chosen_store_url else ""
+        return self.erasures_file or beside
 
     @property
     def chosen_redis_url(self) -> str:

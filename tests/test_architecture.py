@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors", "stores.settling"],
+    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors", "stores.settling", "tombstones"],
     ["corpus", "stores.bodies", "stores.forgetting", "stores.transient_mirrors"],
     ["stores.erasures"],
     ["stores.base", "llm.base"],
@@ -41,7 +41,7 @@ FLOORS = [
     ["engines"],
     ["comparing", "recall"],
     ["reflection"],
-    ["background"],
+    ["background", "erasing"],
     ["service"],
     ["api"],
     ["app", "guard"],

@@ -28,8 +28,11 @@ class UrlBody:
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        in_path = self._of_path(scope)
+        for name in query.keys() & in_path.keys():  # who is meant, if they differ?
+            raise ValidationFailed(f"$.{name}", "is in the path; leave it out of the query")
         try:
-            return msgspec.convert({**query, **self._of_path(scope)}, self._takes, strict=False)
+            return msgspec.convert({**query, **in_path}, self._takes, strict=False)
         except msgspec.ValidationError as exc:
             raise validation_failed(exc) from None
 

@@ -14,6 +14,7 @@ from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
+from memory_service.api.erasing import ERASING
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.corpus import Hit
@@ -214,6 +215,7 @@ VERBS = (
         gives=schemas.SummariesAnswer,
     ),
     *MEMORIES,
+    *ERASING,
     *KNOWLEDGE,
     *DRIVERS,
     Verb(

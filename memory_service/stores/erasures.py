@@ -7,7 +7,7 @@ What was read before may still be held: by a job that works on it, by another pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from contextlib import AbstractContextManager
 
 from memory_service.stores.exports import Erased
@@ -37,6 +37,11 @@ class ErasureVerbs(ABC):
         with self._translated():
             return await settled(self._forget(scope, what, erasure_id))
 
+    async def note_erasures(self, erasure_ids: Collection[str]) -> None:
+        """Note erasures that there was nothing to be done for."""
+        with self._translated():
+            await self._note_erasures(erasure_ids)
+
     async def erasures(self) -> set[str]:
         """Return the ids of all erasures that were noted."""
         with self._translated():
@@ -50,5 +55,7 @@ class ErasureVerbs(ABC):
     def _erase(self, scope: Scope, erasure_id: str) -> Awaitable[Erased]: ...
     @abstractmethod
     def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Awaitable[Erased]: ...
+    @abstractmethod
+    async def _note_erasures(self, erasure_ids: Collection[str]) -> None: ...
     @abstractmethod
     async def _erasures(self) -> set[str]: ...

@@ -309,6 +309,9 @@ class TransientStore(Store):
         self._lags.begin_anew(scope)
         return erased
 
+    async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
+        self._erased.update(erasure_ids)
+
     async def _erasures(self) -> set[str]:
         return self._erased - {""}
 

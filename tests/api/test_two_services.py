@@ -121,3 +121,25 @@ async def test_the_counters_say_how_the_pool_is_kept_true(pair: Pair, connect: C
     assert (await pair[0].get(STATS)).json()["coherence"] == "validate"
     alone = await connect(pool_coherence="exclusive")
     assert (await alone.get(STATS)).json()["coherence"] == "exclusive"
+
+
+async def test_what_was_erased_at_one_is_held_by_the_other_no_more(pair: Pair) -> None:
+    await told(pair[0], START, **ANA)
+    for number in range(3):
+        await told(pair[0], STORE, **turn(f"My zebrafinch is number {number}."))
+    asked = {"user_id": "ana", "query": "number", "top_k": 100}
+    for http in pair:  # both hold it now: the session, what is searched, and the answer
+        assert (await told(http, RETRIEVE, **asked))["count"] == 6
+        assert len(await said(http)) == 3
+    assert (await pair[0].delete("/sessions/s/turns/2", params={"user_id": "ana"})).status_code == 200
+    assert "is number 1" not in str([await told(pair[1], RETRIEVE, **asked), await said(pair[1])])
+    assert len(await said(pair[1])) == 2
+    assert (await pair[0].delete("/users/ana")).status_code == 200
+    assert (await told(pair[1], RETRIEVE, **asked))["results"] == []
+    problem(await pair[1].post(CONTEXT, json=ANA), 404, "session_not_found")
+    await told(pair[0], START, **ANA)
+    for number in range(3):  # as many as there were: the other must not take these for those
+        await told(pair[0], STORE, **turn(f"I said {number}."))
+    await told(pair[1], STORE, **turn("I said 3."))
+    assert await said(pair[1]) == [f"I said {number}." for number in range(4)]
+    assert "zebrafinch" not in str(await told(pair[1], RETRIEVE, **asked))

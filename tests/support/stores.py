@@ -164,6 +164,9 @@ class YieldingStore(Store):
     async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         return await self._around("forget", lambda: self.inner.forget(scope, what, erasure_id))
 
+    async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
+        await self._around("note_erasures", lambda: self.inner.note_erasures(erasure_ids))
+
     async def _erasures(self) -> set[str]:
         return await self._around("erasures", self.inner.erasures)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -55,7 +55,7 @@ class Erasing:
             if all(row["type"] in STAYS for row in found):
                 await self._begin_mirrors_anew(found, owner)
                 break
-        await self._note(erasure_id)
+        await self.note([erasure_id])
         return Erased(**gone)
 
     async def forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
@@ -76,17 +76,19 @@ class Erasing:
             await self._moving.restore(scope, [thing for thing in with_it.left if not thing.memory])
             gone["turns"] = 1
         await self._begin_mirrors_anew(await self._in_interactions(owner), owner)
-        await self._note(erasure_id)
+        await self.note([erasure_id])
         return Erased(**gone)
 
     async def _begin_epoch(self, owner: str) -> None:
         epoch = {**doc.epoch_document(uuid4().hex), "owner": owner}
         await batches.send(self._client, self._names.interactions, [("upsert", (epoch,))], owner, "erase")
 
-    async def _note(self, erasure_id: str) -> None:
-        if erasure_id:
-            noted = {"id": f"erasure:{erasure_id}", "type": "erasure", "name": erasure_id, "owner": ERASURES}
-            await batches.send(self._client, self._names.interactions, [("upsert", (noted,))], ERASURES, "erase")
+    async def note(self, erasure_ids: Collection[str]) -> None:
+        noted = (
+            {"id": f"erasure:{one}", "type": "erasure", "name": one, "owner": ERASURES} for one in erasure_ids if one
+        )
+        operations: list[Operation] = [("upsert", (document,)) for document in noted]
+        await batches.send_in_parts(self._client, self._names.interactions, operations, ERASURES)
 
     async def _in_interactions(self, owner: str) -> list[Document]:
         sql = "SELECT TOP 1000 c.id, c.type FROM c"

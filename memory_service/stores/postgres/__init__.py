@@ -277,6 +277,9 @@ class PostgresStore(Store):
     async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         return await self._erasing.forget(scope, what, erasure_id)
 
+    async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
+        await self._erasing.note(erasure_ids)
+
     async def _erasures(self) -> set[str]:
         return await self._erasing.erasures()
 

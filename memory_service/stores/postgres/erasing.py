@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -42,7 +42,7 @@ ENTRIES = (
     f"DELETE FROM search_entries WHERE owner = {OWNER} AND (item_id = ANY(%(memories)s) OR item_id = %(item)s"
     f" OR (%(item)s = '' AND {ITEMS_OF_SESSION}))"
 )
-NOTE = "INSERT INTO erasures VALUES (%s) ON CONFLICT DO NOTHING"
+NOTE = "INSERT INTO erasures SELECT unnest(%s) ON CONFLICT DO NOTHING"
 NEW_EPOCH = f"UPDATE owners SET epoch = DEFAULT WHERE id = {OWNER}"
 
 Rows = list[tuple[Any, ...]]
@@ -57,6 +57,12 @@ class Erasing:
         sql = "SELECT epoch FROM owners WHERE tenant_id = %s AND user_id = %s"
         rows = await self._client.rows("epoch", sql, (scope.tenant_id, scope.user_id))
         return str(rows[0][0]) if rows else ""
+
+    async def note(self, erasure_ids: Collection[str]) -> None:
+        async def work(db: AsyncConnection[Any], _: bool) -> None:
+            await self._client.execute(db, "erase", NOTE, (list(erasure_ids),))
+
+        await self._client.call(work)
 
     async def erasures(self) -> set[str]:
         return {
@@ -101,7 +107,7 @@ class Erasing:
                 for sql in (LOCK[0], LOCK[-1]):
                     await self._client.execute(db, "erase", sql, named(scope))
                 if erasure_id:
-                    await self._client.execute(db, "erase", NOTE, (erasure_id,))
+                    await self._client.execute(db, "erase", NOTE, ([erasure_id],))
                 return await work(db)
 
         return await self._client.call(transaction)

@@ -273,6 +273,9 @@ class SQLiteStore(Store):
         await self._writer.clear_log()
         return erased
 
+    async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
+        await self._writer.change(lambda db: erasing.note(db, *erasure_ids))
+
     async def _erasures(self) -> set[str]:
         return await self._read(erasing.erasures)
 

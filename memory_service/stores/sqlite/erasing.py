@@ -61,9 +61,8 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     return _counted({**gone, "memories": len(with_it.memories)})
 
 
-def note(db: apsw.Connection, erasure_id: str) -> None:
-    if erasure_id:
-        db.execute("INSERT OR IGNORE INTO erasures VALUES (?)", (erasure_id,))
+def note(db: apsw.Connection, *erasure_ids: str) -> None:
+    db.executemany("INSERT OR IGNORE INTO erasures VALUES (?)", [(one,) for one in erasure_ids if one])
 
 
 def erasures(db: apsw.Connection) -> set[str]:

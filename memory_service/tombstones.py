@@ -1,0 +1,112 @@
+"""What was erased, noted apart from the record: so that a record restored from before is rid of it again.
+
+A file of lines. The first holds a key, by which the others name what was erased: nobody can tell from a line whose it
+was without the file and the name to look for.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from memory_service.errors import StoreUnavailable, UnsafeStart
+from memory_service.values import Scope, Value
+
+What = Literal["user", "session", "turn", "memory"]
+
+
+class Tombstone(Value, frozen=True, kw_only=True):
+    """`of` names what was erased, by the key of the file."""
+
+    erasure_id: str
+    what: What
+    of: str
+    erased_at: datetime
+
+
+class _Key(Value, frozen=True, kw_only=True):
+    key: str
+
+
+_line = msgspec.json.Encoder().encode
+_tombstone_of = msgspec.json.Decoder(Tombstone).decode
+_key_of = msgspec.json.Decoder(_Key).decode
+
+
+class Tombstones:
+    """The file at a path; it is made with the first one. Blocking: it syncs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def add(self, what: What, scope: Scope, names: Iterable[str | int], erased_at: datetime) -> str:
+        """Note an erasure, and return its id; it is on the disk when this returns. Raises StoreUnavailable."""
+        erasure_id = secrets.token_hex(16)
+        with self._lock:
+            try:
+                key = self._key() or self._begin()
+                of = name_of(key, scope, names)
+                self._append(_line(Tombstone(erasure_id=erasure_id, what=what, of=of, erased_at=erased_at)))
+            except OSError as exc:
+                raise StoreUnavailable(f"ERASURES_FILE cannot be written ({type(exc).__name__})") from exc
+        return erasure_id
+
+    def read(self) -> tuple[str, list[Tombstone]]:
+        """Return the key and all that were noted, oldest first. Raises UnsafeStart for a file that is none of ours."""
+        try:
+            key = self._key()
+            lines = _whole_lines(self._path.read_bytes()).splitlines()[1:] if key else []
+            return key or "", [_tombstone_of(line) for line in lines]
+        except (OSError, msgspec.DecodeError) as exc:
+            raise UnsafeStart(f"{self._path} cannot be read as a file of erasures ({type(exc).__name__})") from exc
+
+    def _key(self) -> str | None:
+        try:
+            with self._path.open("rb") as file:
+                return _key_of(file.readline()).key
+        except FileNotFoundError:
+            return None
+
+    def _begin(self) -> str:
+        """Make the file; it has its name only when its first line is on the disk."""
+        key, new = secrets.token_hex(16), self._path.with_name(f"{self._path.name}.new")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(_line(_Key(key=key)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return key
+
+    def _append(self, line: bytes) -> None:
+        with self._path.open("r+b") as file:
+            file.seek(len(_whole_lines(file.read())))
+            file.write(line + b"\n")
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole_lines(text: bytes) -> bytes:
+    """All but a last line that a power cut has torn: it was never acknowledged."""
+    return text[: text.rfind(b"\n") + 1]
+
+
+def name_of(key: str, scope: Scope, names: Iterable[str | int]) -> str:
+    """What is noted of something of a user: it tells nothing to who does not know what to look for."""
+    parts = _line([scope.tenant_id, scope.user_id, *names])
+    return blake2b(parts, key=key.encode(), digest_size=20).hexdigest()
