@@ -16,7 +16,7 @@ FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
     ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors"],
-    ["corpus", "stores.bodies", "stores.transient_mirrors"],
+    ["corpus", "user_files", "stores.bodies", "stores.transient_mirrors"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing"],
     [
@@ -36,7 +36,7 @@ FLOORS = [
         "migration",
     ],
     ["projections"],
-    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "sessions"],
+    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "sessions", "transfers"],
     ["engines"],
     ["comparing", "recall"],
     ["reflection"],
