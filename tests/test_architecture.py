@@ -45,8 +45,8 @@ FLOORS = [
     ["api"],
     ["app", "guard"],
     ["server", "drivers"],
-    ["calling", "chaos", "demo", "documents", "importing"],
-    ["cli_drivers"],
+    ["calling", "chaos", "cli_settings", "demo", "documents", "importing"],
+    ["cli_backup", "cli_drivers", "cli_users"],
     ["cli"],
     ["__main__"],
 ]
