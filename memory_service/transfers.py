@@ -28,6 +28,7 @@ from memory_service.values import Scope, Session, SessionKey, Sitting, Value
 PAGE = 100
 """Things that are read or written together; a turn may be of some hundred kilobytes."""
 STANDS_IN = "import-"
+NO_ROOM = "there is no room for the file; nothing was stored"
 
 Name = tuple[str | int, ...]
 Taken = Literal["created", "completed", "unchanged"]
@@ -87,14 +88,14 @@ class Transfers:
 
         Raises ContentTooLarge, ValidationFailed.
         """
-        with TemporaryFile() as file:
+        with _spool() as file:
             size = 0
             async for part in parts:
                 size += len(part)
                 if size > self._most_bytes:
                     raise ContentTooLarge(self._most_bytes)
                 _keep(file, part)
-            yield await asyncio.to_thread(UserFile, cast(BinaryIO, file))
+            yield await asyncio.to_thread(UserFile, file)
 
     async def take_in(self, scope: Scope, file: UserFile, tell: Callable[[], object]) -> Imported:
         """Make a user what a file says; `tell` hears that it goes on.
@@ -178,11 +179,18 @@ class Transfers:
             await patiently(partial(self._store.restore, scope, things))
 
 
-def _keep(file: Any, part: bytes) -> None:
+def _spool() -> BinaryIO:
+    try:
+        return cast(BinaryIO, TemporaryFile())
+    except OSError as exc:
+        raise StorageFull(NO_ROOM) from exc
+
+
+def _keep(file: BinaryIO, part: bytes) -> None:
     try:
         file.write(part)
     except OSError as exc:
-        raise StorageFull("there is no room for the file; nothing was stored") from exc
+        raise StorageFull(NO_ROOM) from exc
 
 
 def _between(file: UserFile, held: set[Name]) -> Iterable[Exported]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from memory_service.api.accept import NDJSON
+from memory_service.errors import MemoryServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,10 @@ async def send_lines(lines: AsyncIterator[bytes], headers: list[tuple[bytes, byt
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             if not go_on(len(piece)):
                 return
+    # In neither case is the answer completed: then the server closes the connection.
+    except MemoryServiceError as error:
+        logger.warning("an answer was cut off", extra={"reason": error.code})
     except Exception:
-        # Not an answer that was completed: the server closes the connection of one that was not.
         logger.exception("an answer was cut off")
     else:
         await send({"type": "http.response.body", "body": b""})
