@@ -13,6 +13,8 @@ from client.errors import (
     SessionNotFound,
     Unauthenticated,
     Unavailable,
+    UserExists,
+    UserNotFound,
 )
 from client.memory_client import MemoryServiceClient, SyncMemoryServiceClient
 
@@ -31,4 +33,6 @@ __all__ = [
     "SyncMemoryServiceClient",
     "Unauthenticated",
     "Unavailable",
+    "UserExists",
+    "UserNotFound",
 ]

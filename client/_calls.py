@@ -11,6 +11,9 @@ from uuid import uuid4
 
 from client.errors import InvalidRequest
 
+LONGEST_IMPORT_S = 600
+"""For which a service may be writing a file that was taken in whole."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -137,6 +140,15 @@ def delete_knowledge(doc_id: str) -> Call:
 
 def reflection(user_id: str, session_id: str) -> Call:
     return Call(method="GET", path=f"/sessions/{quote(session_id, safe='')}/reflection", query={"user_id": user_id})
+
+
+def export_user(user_id: str) -> Call:
+    return Call(method="GET", path=f"/users/{quote(user_id, safe='')}/export")
+
+
+def import_user(user_id: str | None) -> Call:
+    """What is there already is left as it is: a repeat changes nothing."""
+    return Call(method="POST", path="/users/import", query=_present(user_id=user_id), wait_s=LONGEST_IMPORT_S)
 
 
 def health() -> Call:

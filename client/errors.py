@@ -5,9 +5,11 @@ MemoryServiceError
 ├── Unauthenticated     the service may not serve this caller (401, 403)
 ├── NotFound            404
 │   ├── SessionNotFound unknown, or another user's: the two look the same
+│   ├── UserNotFound    nothing is kept of this user
 │   └── KnowledgeNotFound
 ├── Conflict            the request does not fit the present state (409)
-│   └── SessionEnded    a session that was ended takes no more turns
+│   ├── SessionEnded    a session that was ended takes no more turns
+│   └── UserExists      something is kept already of the user who was to be imported
 ├── Unavailable         try again later (429, any 5xx)
 ├── ConnectionFailed    no answer came: whether the service acted is not known
 ├── BadAnswer           an answer that is not the service's: a proxy's page, a redirect
@@ -66,6 +68,10 @@ class SessionNotFound(NotFound):
     default_code = "session_not_found"
 
 
+class UserNotFound(NotFound):
+    default_code = "user_not_found"
+
+
 class KnowledgeNotFound(NotFound):
     default_code = "knowledge_not_found"
 
@@ -76,6 +82,10 @@ class Conflict(MemoryServiceError):
 
 class SessionEnded(Conflict):
     default_code = "session_ended"
+
+
+class UserExists(Conflict):
+    default_code = "user_exists"
 
 
 class Unavailable(MemoryServiceError):
@@ -100,6 +110,8 @@ class NoSession(MemoryServiceError):
 ERRORS: Mapping[str | int, type[MemoryServiceError]] = {
     "session_not_found": SessionNotFound,
     "session_ended": SessionEnded,
+    "user_not_found": UserNotFound,
+    "user_exists": UserExists,
     "knowledge_not_found": KnowledgeNotFound,
     400: InvalidRequest,
     401: Unauthenticated,

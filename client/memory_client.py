@@ -18,20 +18,21 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx2
 
 from client import _calls
 from client._answers import Retries, read
-from client._caller import Caller
 from client._calls import Call
+from client._files import AwaitedFiles, BlockingFiles
 from client.errors import MemoryServiceError
 
 Answer = dict[str, Any]
+T = TypeVar("T")
 
 
-class MemoryServiceClient(Caller):
+class MemoryServiceClient(AwaitedFiles):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `timeout_s` holds for each attempt. A client of
@@ -206,17 +207,23 @@ class MemoryServiceClient(Caller):
         return await self._send(_calls.stats())
 
     async def _send(self, call: Call) -> Answer:
+        async def send() -> Answer:
+            return read(await self._http.request(**self._request(call)))
+
+        return await self._retried(call, send)
+
+    async def _retried(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return read(await self._http.request(**self._request(call)))
+                return await send()
             except (MemoryServiceError, httpx2.RequestError) as failure:
                 pause_s = self._retries.pause_s(call, failure, attempt)
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(Caller):
+class SyncMemoryServiceClient(BlockingFiles):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(
@@ -360,11 +367,14 @@ class SyncMemoryServiceClient(Caller):
         return self._send(_calls.stats())
 
     def _send(self, call: Call) -> Answer:
+        return self._retried(call, lambda: read(self._http.request(**self._request(call))))
+
+    def _retried(self, call: Call, send: Callable[[], T]) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return read(self._http.request(**self._request(call)))
+                return send()
             except (MemoryServiceError, httpx2.RequestError) as failure:
                 pause_s = self._retries.pause_s(call, failure, attempt)
             self._sleep(pause_s)

@@ -42,6 +42,8 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Store
 from memory_service.tombstones import Tombstones
+from memory_service.transfers import Transfers
+from memory_service.values import Scope
 from memory_service.watchdog import Watchdog
 
 if TYPE_CHECKING:  # without REDIS_URL its client is not imported
@@ -157,12 +159,30 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         background=background,
         reflector=reflector,
         scheduler=scheduler,
+        transfers=make_transfers(settings, store, pool, long_term, recall, background),
         reader=reader,
         embedder=embedder,
         watchdog=Watchdog(),
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
     )
+
+
+def make_transfers(
+    settings: Settings,
+    store: Store,
+    pool: SessionPool,
+    long_term: LongTermCache,
+    recall: Recall,
+    background: Background,
+) -> Transfers:
+    def changed(scope: Scope) -> None:
+        long_term.forget(scope)
+        recall.forget(scope)
+        background.embed_soon(scope)
+        background.reflect_soon(scope)
+
+    return Transfers(store, pool, changed, most_bytes=settings.import_max_mb * 1_000_000)
 
 
 def make_engines(settings: Settings, store: Store, embedding: Embedding, around: Surroundings) -> Engines:

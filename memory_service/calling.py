@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # an httpx2 takes long to import, and most commands need none
 
 
 @contextmanager
-def calling(url: str) -> Iterator[SyncMemoryServiceClient]:
-    """A client of a running service."""
+def calling(url: str, user_id: str = "nobody") -> Iterator[SyncMemoryServiceClient]:
+    """A client of a running service, for what is about a user or about none."""
     import httpx2
 
     from client import MemoryServiceError as Failed
@@ -22,7 +22,7 @@ def calling(url: str) -> Iterator[SyncMemoryServiceClient]:
 
     with httpx2.Client(trust_env=False) as http:
         try:
-            yield SyncMemoryServiceClient(url, user_id="nobody", http=http)
+            yield SyncMemoryServiceClient(url, user_id=user_id, http=http)
         except (Failed, ValueError) as exc:
             raise click.ClickException(str(exc)) from exc
 

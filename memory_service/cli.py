@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 import msgspec
 import uvicorn
-from pydantic import ValidationError
 
 from memory_service import __version__
 from memory_service.calling import ask, calling
+from memory_service.cli_backup import backup, restore
 from memory_service.cli_drivers import drivers
+from memory_service.cli_settings import CANNOT_START, read_settings
+from memory_service.cli_users import users
 from memory_service.errors import DriverUnavailable, MemoryServiceError, UnsafeStart
 from memory_service.logs import configure_logging
 from memory_service.migration import Migration, Report
@@ -34,7 +36,6 @@ if TYPE_CHECKING:  # an engine is imported when it is chosen
 
 T = TypeVar("T")
 
-CANNOT_START = 3
 COUNT = click.IntRange(min=0)
 EXCERPT_CHARACTERS = 200
 
@@ -45,7 +46,8 @@ def main() -> None:
     """A memory for agents."""
 
 
-main.add_command(drivers)
+for command in (drivers, users, backup, restore):
+    main.add_command(command)
 
 
 @main.command()
@@ -313,19 +315,6 @@ def chaos(
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     sys.exit(0 if report.passed else 1)
-
-
-def read_settings(**given: Any) -> Settings:
-    """Read the settings, those given on the command line first; ends with a plain list of what is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as exc:
-        for error in exc.errors(include_input=False, include_url=False, include_context=False):
-            click.echo(f"{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}", err=True)
-        sys.exit(CANNOT_START)
-    except (OSError, UnicodeDecodeError) as exc:
-        click.echo(f"cannot start: .env cannot be read ({type(exc).__name__})", err=True)
-        sys.exit(CANNOT_START)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -5,12 +5,12 @@ MemoryServiceError
 │   ├── MalformedRequest        what came is not HTTP
 │   ├── HeadersTooLarge         the head of the request is longer than is read
 │   ├── MalformedJson           the body is not JSON
-│   ├── UnsupportedMediaType    the body says it is not JSON
+│   ├── UnsupportedMediaType    the body says it is not what is read here
 │   ├── ContentTooLarge         the body is longer than is read
 │   ├── ValidationFailed        a field is wrong; `place` says which
 │   ├── UnknownRoute            no such path
 │   ├── MethodNotAllowed        the path has no such method
-│   ├── NotAcceptable           the caller wants something that is not JSON
+│   ├── NotAcceptable           the caller wants something else than is answered here
 │   ├── TurnIdReused            a turn_id came again with other content
 │   └── RequestKeyReused        an Idempotency-Key came again with another body
 ├── TooSlow                     the request did not arrive in time
@@ -29,6 +29,7 @@ MemoryServiceError
 │   └── DriverNotFound          no memory driver of this name is in use
 ├── Conflict
 │   ├── SessionEnded            a session that was ended takes no more turns
+│   ├── UserExists              something is kept already of the user who is to be imported
 │   └── StaleVersion            the head moved since it was read
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
@@ -83,10 +84,10 @@ class MalformedJson(InvalidRequest):
 
 class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
-    title = "The body must be application/json"
+    title = "The body is of another media type than is read here"
 
-    def __init__(self) -> None:
-        super().__init__("send Content-Type: application/json")
+    def __init__(self, media_type: str = "application/json") -> None:
+        super().__init__(f"send Content-Type: {media_type}")
 
 
 class ContentTooLarge(InvalidRequest):
@@ -124,10 +125,10 @@ class MethodNotAllowed(InvalidRequest):
 
 class NotAcceptable(InvalidRequest):
     code = "not_acceptable"
-    title = "The answer can only be JSON"
+    title = "The answer is of a media type that was not asked for"
 
-    def __init__(self) -> None:
-        super().__init__("leave Accept out, or let it allow application/json")
+    def __init__(self, media_type: str = "application/json") -> None:
+        super().__init__(f"leave Accept out, or let it allow {media_type}")
 
 
 class TurnIdReused(InvalidRequest):
@@ -240,6 +241,14 @@ class DriverNotFound(NotFound):
 class Conflict(MemoryServiceError):
     code = "conflict"
     title = "The request does not fit the present state"
+
+
+class UserExists(Conflict):
+    code = "user_exists"
+    title = "Something is kept already of this user"
+
+    def __init__(self) -> None:
+        super().__init__("what is kept of this user is not what the file says; it was left as it is")
 
 
 class SessionEnded(Conflict):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from memory_service.api.moving import EXTENSION
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import (
     BodyTimeout,
@@ -40,6 +42,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 2_000
     connections_per_address: int = 2_000
     request_s: float = 30
+    piece_bytes: int = 65_536
 
 
 class Doorkeeper:
@@ -148,6 +151,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
             return
         super().on_headers_complete()
+        extensions: Any = {EXTENSION: partial(self._go_on, self.cycle)}
+        self.scope["extensions"] = extensions
+        self._moved = 0
         self._phase = "body"
         if self._parting:
             self.cycle.keep_alive = False
@@ -173,6 +179,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer in place of a request that has been served since before then, if it is still being served."""
         if self.cycle is not None and not self.cycle.response_complete and self._began < began_before:
             self._refuse(DeadlineExceeded())
+
+    def _go_on(self, cycle: Any, moved: int) -> bool:
+        """Give a request that has moved so much its time anew; returns whether its caller is still there.
+
+        A dripping body, or one who reads an answer by drops, buys no time with less than `piece_bytes`.
+        """
+        self._moved += moved
+        if self._moved >= self.keeper.limits.piece_bytes or self._phase == "idle":
+            self._moved, self._began = 0, self.loop.time()
+            if self._phase == "body" and not self._parting:
+                self._stop_timer()
+                self._await_body()
+        return not (cycle.disconnected or self.transport.is_closing())
 
     # The end of the service
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ MAX_DOCUMENT, MAX_CATEGORY, MAX_TITLE = LONGEST_KEY, 100, 500
 DOC_ID_PATTERN = r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]{1,500}$(?!\n)"
 """Without U+FFFD: it stands for what could not be read, so that a path that is no UTF-8 names nothing."""
 DOC_ID_MEANS = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
+FIRST_YEAR, LAST_YEAR = 1900, 2200
 METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
 
 _ID, _NAME, _KEY = re.compile(ID_PATTERN), re.compile(NAME_PATTERN), re.compile(METADATA_KEY)
@@ -60,6 +62,13 @@ def check_text(place: str, value: Any, most: int = MAX_TEXT) -> str:
     return value
 
 
+def check_moment(place: str, value: datetime) -> datetime:
+    """Returns it in UTC."""
+    if value.tzinfo is None or not FIRST_YEAR < value.year < LAST_YEAR:
+        raise ValidationFailed(place, f"not between {FIRST_YEAR} and {LAST_YEAR}")
+    return value.astimezone(UTC)
+
+
 def check_limit(place: str, value: Any, most: int = MAX_HITS) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise ValidationFailed(place, f"must be a whole number from 1 to {most}")
@@ -83,12 +92,12 @@ def check_metadata(place: str, metadata: Any) -> None:
         raise ValidationFailed(place, f"more than {MAX_METADATA_KEYS} keys")
     if not all(isinstance(key, str) and _KEY.fullmatch(key) for key in metadata):
         raise ValidationFailed(place, "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
-    _check_exact(place, metadata, MAX_METADATA_DEPTH)
+    check_exact(place, metadata)
     if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
         raise ValidationFailed(place, f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
 
 
-def _check_exact(place: str, value: Any, depth: int) -> None:
+def check_exact(place: str, value: Any, depth: int = MAX_METADATA_DEPTH) -> None:
     """Raise ValidationFailed for what JSON has not, or would give back as something else."""
     if depth == 0:
         raise ValidationFailed(place, f"nested deeper than {MAX_METADATA_DEPTH}")
@@ -98,7 +107,7 @@ def _check_exact(place: str, value: Any, depth: int) -> None:
         value = [*value, *value.values()]
     if isinstance(value, list):
         for inner in value:
-            _check_exact(place, inner, depth - 1)
+            check_exact(place, inner, depth - 1)
     elif isinstance(value, str):
         _check_characters(place, value)
     else:

@@ -72,7 +72,7 @@ class Migration:
         free = asyncio.Semaphore(AT_ONCE)
         cursor, more = None, True
         while more:
-            page = await _patiently(partial(self._source.users, cursor, PAGE))
+            page = await patiently(partial(self._source.users, cursor, PAGE))
             try:
                 async with asyncio.TaskGroup() as copying:
                     for scope in page.scopes:
@@ -125,12 +125,12 @@ class Migration:
         if last is None:
             return False
         key = SessionKey(scope=scope, session_id=there.session_id)
-        turns = await _patiently(partial(self._source.turns, key, there.turn_count - 1, 1))
+        turns = await patiently(partial(self._source.turns, key, there.turn_count - 1, 1))
         return [_digest(Exported(turn=turn)) for turn in turns] != [last.value]
 
     async def _write(self, scope: Scope, things: list[Exported]) -> None:
         if things and not self._check:
-            await _patiently(partial(self._target.restore, scope, things))
+            await patiently(partial(self._target.restore, scope, things))
         self._count(written=len(things))
 
     def _count(
@@ -154,12 +154,12 @@ class Migration:
 async def _pages(store: Store, scope: Scope) -> AsyncIterator[list[Exported]]:
     cursor, more = None, True
     while more:
-        page = await _patiently(partial(store.export, scope, cursor, PAGE))
+        page = await patiently(partial(store.export, scope, cursor, PAGE))
         yield page.things
         cursor, more = page.cursor, page.more
 
 
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Come again whenever a store that is asked for too much says when."""
     while True:
         try:

@@ -28,6 +28,7 @@ from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
 from memory_service.tombstones import Tombstones
+from memory_service.transfers import Transfers
 from memory_service.values import (
     Context,
     Document,
@@ -78,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     background: Background
     reflector: Reflector
     scheduler: Scheduler
+    transfers: Transfers
     reader: Reader
     embedder: Embedder
     watchdog: Watchdog
@@ -298,6 +300,11 @@ class MemoryService:
     async def summaries(self, scope: Scope, limit: int) -> list[Memory]:
         """Return the summaries of reflected sittings, newest first."""
         return await self._store.memories(scope, ["summary"], limit=limit)
+
+    @property
+    def transfers(self) -> Transfers:
+        """All that is kept of a user: given out, taken in."""
+        return self._parts.transfers
 
     # Memory drivers
 

@@ -165,6 +165,7 @@ class Settings(BaseSettings):
         le=86_400,
         description="Seconds for which an answer is given again while nothing is new of its user; 0 never does.",
     )
+    import_max_mb: int = Field(64, ge=1, le=4096, description="Megabytes that the file of one user may have at import.")
     kill_at: str = Field(
         "", description="Tests only: NAME:N ends the process when that point of the code is reached the N-th time."
     )

@@ -23,6 +23,9 @@ OPERATIONS = [
     for method, operation in methods.items()
 ]
 ANA = {"user_id": "ana", "session_id": "s"}
+NDJSON = "application/x-ndjson"
+ANSWERS = {"/users/{user_id}/export": NDJSON}
+"""Media types of answers that are not JSON."""
 PIECE = {"content": "Everybody has thirty days of leave", "category": "policies"}
 
 
@@ -64,9 +67,9 @@ def test_every_status_that_is_described_is_one_the_service_can_give() -> None:
 
 
 def test_every_refusal_is_described_as_a_problem() -> None:
-    for _, _, operation in OPERATIONS:
+    for _, path, operation in OPERATIONS:
         for status, response in operation["responses"].items():
-            media_type = "application/json" if status == "200" else "application/problem+json"
+            media_type = ANSWERS.get(path, "application/json") if status == "200" else "application/problem+json"
             assert list(response["content"]) == [media_type]
             assert status == "200" or response["content"][media_type]["schema"]["$ref"].endswith("/Problem")
 
@@ -80,7 +83,7 @@ def test_what_is_taken_from_the_path_is_in_the_path() -> None:
 
 def test_bodies_admit_no_field_that_is_not_described() -> None:
     for method, path, operation in OPERATIONS:
-        if method == "POST":
+        if method == "POST" and path != "/users/import":
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             name = schema["$ref"].rpartition("/")[2]
             assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False, path
@@ -116,7 +119,7 @@ def check(method: str, path: str, response: httpx2.Response, *, body: Any = None
     described = operation["responses"][str(response.status_code)]["content"]
     media_type = response.headers["content-type"]
     schema = described[media_type]["schema"]
-    answer = response.json()
+    answer = response.text if media_type == NDJSON else response.json()
     validator_of(schema).validate(answer)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
@@ -209,12 +212,18 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
             check("DELETE", "/knowledge/{doc_id}", response)
         for path in ("/health", "/stats"):
             check("GET", path, await http.get(path))
+        export, file = "/users/{user_id}/export", await http.get("/users/ana/export")
+        check("GET", export, file)
+        check("GET", export, await http.get("/users/nobody/export"))
+        for content in (file.content, file.content[:-1]):
+            answer = await http.post("/users/import", content=content, headers={"content-type": NDJSON})
+            check("POST", "/users/import", answer)
         check("POST", "/insights", await http.post("/insights", content=b"{"))
         check("POST", "/insights", await http.post("/insights", content=b"x" * 1_000_001))
         check("POST", "/insights", await http.post("/insights", content=b"", headers={"content-type": "text/plain"}))
         for method, path, _ in OPERATIONS:
             if path != "/health":
-                address = path.replace("{session_id}", "s")
+                address = path.replace("{session_id}", "s").replace("{user_id}", "ana")
                 check(method, path, await http.request(method, address, headers={"host": "evil.example"}))
     assert {200, 404, 409, 422} == set(statuses)
 

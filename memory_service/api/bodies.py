@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from memory_service.api.accept import JSON, NDJSON
+from memory_service.api.moving import GoOn, go_on_of
 from memory_service.api.problems import validation_failed
 from memory_service.errors import ContentTooLarge, MalformedJson, UnsupportedMediaType, ValidationFailed
 
@@ -50,9 +53,8 @@ class JsonBody:
         self._decode = msgspec.json.Decoder(takes).decode
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
+        _check_media_type(scope, JSON)
         for name, value in scope["headers"]:
-            if name == b"content-type" and value.partition(b";")[0].strip().lower() != b"application/json":
-                raise UnsupportedMediaType
             if name == b"content-length" and int(value) > MAX_BODY_BYTES:
                 raise ContentTooLarge(MAX_BODY_BYTES)  # not read at all
         raw = await _read(receive)
@@ -65,6 +67,42 @@ class JsonBody:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise MalformedJson(f"not valid JSON ({type(exc).__name__})") from None
         return body
+
+
+class Sent(msgspec.Struct):
+    """A file that is being sent: what the query says of it, its parts, and what tells that it is being worked on."""
+
+    query: Any
+    parts: AsyncIterator[bytes]
+    go_on: GoOn
+
+
+class FileBody:
+    """Takes a value from the query, and lines of JSON part by part: nothing of them is held here."""
+
+    def __init__(self, takes: type[msgspec.Struct]) -> None:
+        self._of_url = UrlBody(takes)
+
+    async def __call__(self, scope: Any, receive: Any) -> Sent:
+        _check_media_type(scope, NDJSON)
+        go_on = go_on_of(scope)
+        return Sent(await self._of_url(scope, receive), _parts(receive, go_on), go_on)
+
+
+async def _parts(receive: Any, go_on: GoOn) -> AsyncIterator[bytes]:
+    message: Any = {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise MalformedJson("the body was not sent to its end")
+        go_on(len(message.get("body", b"")))
+        yield message.get("body", b"")
+
+
+def _check_media_type(scope: Any, wanted: str) -> None:
+    for name, value in scope["headers"]:
+        if name == b"content-type" and value.partition(b";")[0].strip().lower() != wanted.encode():
+            raise UnsupportedMediaType(wanted)
 
 
 async def _read(receive: Any) -> bytes:

@@ -16,9 +16,10 @@ import msgspec
 from msgspec.structs import replace
 
 from memory_service.access import Permission
-from memory_service.api.accept import check_accept
+from memory_service.api.accept import JSON, NDJSON, check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
-from memory_service.api.bodies import JsonBody, NoBody, UrlBody
+from memory_service.api.bodies import FileBody, JsonBody, NoBody, UrlBody
+from memory_service.api.moving import send_lines
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Take = NoBody | UrlBody | JsonBody | FileBody
 
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
@@ -58,9 +60,20 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     rest: bool = False
     """The field at the end of its path takes all that follows, slashes too."""
 
-    def body(self) -> NoBody | UrlBody | JsonBody:
+    of_file: bool = False
+    """Takes a file (`Sent`): `takes` is then its query."""
+    in_lines: bool = False
+    """Answers with a file: `handle` returns its lines."""
+
+    @property
+    def answers(self) -> str:
+        return NDJSON if self.in_lines else JSON
+
+    def body(self) -> Take:
         if self.takes is None:
             return NoBody()
+        if self.of_file:
+            return FileBody(self.takes)
         if self.method == "POST":
             return JsonBody(self.takes)
         return UrlBody(self.takes, self.path if self.rest else "")
@@ -81,12 +94,12 @@ class Endpoint:
         try:
             verb, take = self._chosen(scope["method"])
             caller = ANYONE if verb.open else await self._admitted(scope, verb)
-            check_accept(scope["headers"])
+            check_accept(scope["headers"], verb.answers)
             if verb.named:
                 caller = _named(caller, scope["headers"])
             body = await take(scope, receive)
             answer = await verb.handle(scope["state"]["service"], caller, body)
-            encoded = _encode(answer)
+            encoded = b"" if verb.in_lines else _encode(answer)
             self._point("before_reply")
         except MemoryServiceError as error:
             await send_problem(error, scope, send)
@@ -95,6 +108,9 @@ class Endpoint:
             request_id = await send_problem(MemoryServiceError("the service failed; see its log"), scope, send)
             logger.exception("request failed", extra={"request_id": request_id})
         else:
+            if verb.in_lines:
+                await send_lines(answer, [_NO_STORE], scope, send)
+                return
             replayed = [_REPLAYED] if verb.named and answer.replayed else []
             await _send(send, 200, [_JSON, _NO_STORE, *replayed], encoded)
 
@@ -103,7 +119,7 @@ class Endpoint:
         caller.require(verb.needs, of_service=verb.of_service)
         return caller
 
-    def _chosen(self, method: str) -> tuple[Verb, NoBody | UrlBody | JsonBody]:
+    def _chosen(self, method: str) -> tuple[Verb, Take]:
         if method not in self._verbs:
             raise MethodNotAllowed(self._allowed)
         return self._verbs[method]

@@ -8,18 +8,19 @@ from typing import Any
 import msgspec
 
 from memory_service import __version__
+from memory_service.api.accept import NDJSON
 from memory_service.api.endpoint import Verb
 from memory_service.api.schemas import SOMEBODY_SPEAKS, Problem, StoreTurn
 
 ANYWHERE = {
     400: "not HTTP, or a body that is not JSON",
-    406: "the answer can only be JSON",
+    406: "the answer is of another media type than Accept allows",
     408: "did not arrive in time",
     431: "headers too large",
     503: "try again later",
 }
 OF_VALUES = {422: "not valid"}
-OF_BODIES = {413: "body too large", 415: "not JSON", **OF_VALUES}
+OF_BODIES = {413: "body too large", 415: "of another media type", **OF_VALUES}
 
 _REQUEST_NAME = {
     "name": "Idempotency-Key",
@@ -50,8 +51,8 @@ def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
 
 def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": refs[Problem]}}
-    answer = refs[verb.gives] if verb.gives else {"type": "object"}
-    responses = {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
+    answer = refs[verb.gives] if verb.gives else {"type": "string" if verb.in_lines else "object"}
+    responses = {"200": {"description": "done", "content": {verb.answers: {"schema": answer}}}}
     refused = ANYWHERE | {status: "see `code`" for status in verb.errors}
     if not verb.open:
         refused |= {401: "not admitted", 403: "the credential does not allow it"}
@@ -64,7 +65,10 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
         "summary": verb.summary,
         "responses": responses,
     }
-    if verb.takes and verb.method == "POST":
+    if verb.of_file:
+        operation["parameters"] = _parameters(verb)
+        operation["requestBody"] = {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}
+    elif verb.takes and verb.method == "POST":
         if verb.named:
             operation["parameters"] = [_REQUEST_NAME]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.takes]}}}

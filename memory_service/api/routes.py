@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,14 +17,13 @@ from memory_service.api.endpoint import Verb
 from memory_service.api.erasing import ERASING
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
+from memory_service.api.transfers import TRANSFERS
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
-from memory_service.limits import check_metadata
+from memory_service.limits import check_metadata, check_moment
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended, RequestName
 from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
-
-FIRST_YEAR, LAST_YEAR = 1900, 2200
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -217,6 +216,7 @@ VERBS = (
     *MEMORIES,
     *ERASING,
     *KNOWLEDGE,
+    *TRANSFERS,
     *DRIVERS,
     Verb(
         method="GET",
@@ -376,8 +376,4 @@ def _summary(memory: Memory) -> schemas.SummaryAnswer:
 
 
 def _moment(given: datetime | None) -> datetime | None:
-    if given is None:
-        return None
-    if not FIRST_YEAR < given.year < LAST_YEAR:
-        raise ValidationFailed("$.created_at", f"not between {FIRST_YEAR} and {LAST_YEAR}")
-    return given.astimezone(UTC)
+    return None if given is None else check_moment("$.created_at", given)

@@ -270,8 +270,9 @@ class Store(MirrorVerbs, ErasureVerbs, ABC):
             return await self._users(cursor, limit)
 
     async def export(self, scope: Scope, cursor: Any = None, limit: int = 1000) -> Exports:
-        """Return all that is kept of a user: sessions and sittings, names of requests, then turns and memories, each
-        kind in the order in which it was written.
+        """Return all that is kept of a user: sessions and sittings, names of requests, then turns and memories.
+
+        Each kind in the order of its names, but turns in that in which they were written; so in every store.
 
         What is written meanwhile may be in it or not: who needs one state keeps writers away.
         """

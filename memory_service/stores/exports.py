@@ -65,6 +65,10 @@ Place = tuple[int, Any]
 """Which of the queries, and the key of the last row it gave."""
 
 
+FIRST_SITTING = '["", 0]'
+"""A key before that of any sitting: its session and its number, as JSON."""
+
+
 def first_of(queries: Queries) -> Place:
     return 0, queries[0][1]
 

@@ -249,9 +249,8 @@ class TransientStore(Store):
         return Users(scopes=scopes, cursor=after + len(scopes), more=len(scopes) == limit)
 
     async def _export(self, scope: Scope, cursor: Any, limit: int) -> Exports:
-        after = cursor or 0
-        things = list(things_of(self._of(scope)))[after : after + limit]
-        return Exports(things=things, cursor=after + len(things), more=len(things) == limit)
+        things: list[Exported] = list(things_of(self._of(scope))) if cursor is None else cursor
+        return Exports(things=things[:limit], cursor=things[limit:], more=len(things) > limit)
 
     async def _restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         record = self._records.setdefault(scope, Record())

@@ -61,17 +61,18 @@ def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequ
 
 
 def things_of(record: Record) -> Iterator[Exported]:
-    for session in record.sessions.values():
+    for _, session in sorted(record.sessions.items()):
         yield Exported(session=session)
-    for sitting in record.sittings.values():
+    for _, sitting in sorted(record.sittings.items()):
         yield Exported(sitting=sitting)
-    for key, (made_at, effect) in record.effects.items():
+    for key, (made_at, effect) in sorted(record.effects.items()):
         yield Exported(request=Request(key=key, digest=effect.digest, made_at=made_at), effect=effect)
-    for kind in (Turn, Memory):
-        for item_id, item in sorted(record.items.items(), key=lambda named: named[1].token):
-            if isinstance(item.value, kind):
-                _, vector = record.vectors.get((item_id, item.space or ""), (0, None))
-                yield exported_item(item.value, item.space, vector.data if vector else None)
+    turns = [item for item in by_token(record.items.values()) if isinstance(item.value, Turn)]
+    memories = [item for _, item in sorted(record.items.items()) if isinstance(item.value, Memory)]
+    for item in (*turns, *memories):
+        bare = exported_item(item.value, None, None)
+        _, vector = record.vectors.get((bare.item_id, item.space or ""), (0, None))
+        yield exported_item(item.value, item.space, vector.data if vector else None)
 
 
 def check(record: Record, commit: Commit) -> None:

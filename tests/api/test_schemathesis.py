@@ -19,14 +19,18 @@ import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from schemathesis.checks import CHECKS, load_all_checks
 
 from memory_service.api.openapi import openapi
 from memory_service.api.routes import VERBS
 from memory_service.api.schemas import ID_PATTERN
 from memory_service.settings import known_settings
+from memory_service.stores.exports import Exported
+from memory_service.user_files import Foot, Head, line_of
 from tests.api.bodies import ANA
 from tests.support.process import ServiceProcess, service_process
+from tests.support.values import a_session
 
 USUAL = 60
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
@@ -43,6 +47,9 @@ BEYOND_SCHEMA = re.compile(
 )
 """Refusals of what JSON Schema allows and cannot forbid; the document says these in words."""
 
+# The document cannot say what is in a file; what is wrong with one is in tests/test_transfers.py.
+A_FILE = b"".join(map(line_of, [Head(user_id="imported"), Exported(session=a_session()), Foot(things=1)]))
+schemathesis.openapi.media_type("application/x-ndjson", st.just(A_FILE))
 SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(openapi(VERBS))))
 load_all_checks()
 ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
@@ -123,6 +130,8 @@ def test_every_answer_is_as_described(
         http.post("/knowledge", json={**PIECE, "doc_id": case.path_parameters.get("doc_id")})
     if case.path == "/knowledge/recall" and case.method != "POST":
         return  # DELETE, which the document knows by another path: a piece may be called so
+    if case.operation.path == "/users/{user_id}/export":  # and somebody of whom something is kept
+        http.post("/sessions/start", json={"user_id": case.path_parameters.get("user_id")})
     response = case.call(base_url=service.url)
     answered[case.operation.label, response.status_code] += 1
     beyond = response.status_code == 422 and BEYOND_SCHEMA.match(response.json()["detail"])

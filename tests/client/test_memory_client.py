@@ -257,7 +257,7 @@ def test_a_blocking_client_closes_its_connections_but_not_the_callers(service):
 
 
 def signatures(twin: type) -> dict[str, inspect.Signature]:
-    public = {name: value for name, value in vars(twin).items() if inspect.isfunction(value) and name[0] != "_"}
+    public = {name: value for name, value in inspect.getmembers(twin, inspect.isfunction) if name[0] != "_"}
     return {"close" if name == "aclose" else name: inspect.signature(value) for name, value in public.items()}
 
 
@@ -280,7 +280,7 @@ def imported(path: Path) -> set[str]:
 def test_the_client_imports_nothing_of_the_server():
     folder = Path(package.__file__).parent
     assert all("memory_service" not in imported(path) for path in folder.rglob("*.py"))
-    core = ["__init__", "_answers", "_caller", "_calls", "errors", "memory_client"]
+    core = ["__init__", "_answers", "_caller", "_calls", "_files", "errors", "memory_client"]
     needed = set().union(*(imported(folder / f"{name}.py") for name in core))
     assert needed - sys.stdlib_module_names == {"httpx2", "client"}
 

@@ -25,6 +25,8 @@ from tests.support.values import (
 ANA = a_scope()
 NAMES = ["s", "a/b?#\\ '\"", "ünï 会话 🙂"]
 
+KINDS = ["session", "sitting", "request", "turn", "memory"]
+
 
 async def a_life(store: Store, scope: Scope = ANA) -> list[Session]:
     """Sessions with turns, sittings, names of requests, memories of all sorts; some with vectors. Returns the heads."""
@@ -79,7 +81,7 @@ class MovingContract:
     async def test_an_export_holds_everything_that_was_written(self, store: Store) -> None:
         heads = await a_life(store)
         things = await all_of(store)
-        assert [thing.session for thing in things if thing.session] == heads
+        assert [thing.session for thing in things if thing.session] == sorted(heads, key=lambda head: head.session_id)
         assert {thing.name for thing in things if thing.sitting} == {("sitting", name, 1) for name in NAMES}
         assert {thing.name for thing in things if thing.turn} == {("turn", n, seq) for n in NAMES for seq in (1, 2)}
         assert {thing.name for thing in things if thing.request} == {
@@ -94,9 +96,23 @@ class MovingContract:
     async def test_sessions_come_before_what_is_in_them_and_turns_in_their_order(self, store: Store) -> None:
         await a_life(store)
         kinds = [thing.name[0] for thing in await all_of(store)]
-        assert kinds == sorted(kinds, key=["session", "sitting", "request", "turn", "memory"].index)
+        assert kinds == sorted(kinds, key=lambda kind: KINDS.index(str(kind)))
         turns = [thing.turn for thing in await all_of(store) if thing.turn]
         assert [(turn.session_id, turn.seq) for turn in turns] == [(n, seq) for n in NAMES for seq in (1, 2)]
+
+    async def test_each_kind_comes_in_the_order_of_its_names_whatever_it_was_written_in(self, store: Store) -> None:
+        other = TransientStore()
+        await a_life(other)
+        things = await all_of(other)
+        turns = [thing for thing in things if thing.turn]
+        named = [thing for thing in things if not thing.turn]
+        heads = [thing for thing in named if thing.session]
+        await store.restore(ANA, [*heads[::-1], *(thing for thing in named[::-1] if not thing.session), *turns])
+        assert [thing.name for thing in await all_of(store)] == [thing.name for thing in things]
+        assert [thing.name for thing in await all_of(store, limit=2)] == [thing.name for thing in things]
+        assert [thing.name for thing in named] == sorted(
+            (thing.name for thing in named), key=lambda name: (KINDS.index(str(name[0])), name)
+        )
 
     @pytest.mark.parametrize("limit", [1, 2, 5])
     async def test_an_export_page_by_page_is_the_same(self, store: Store, limit: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any
 
 from memory_service.stores.cosmos import batches
@@ -17,11 +19,13 @@ from memory_service.stores.exports import Exported, Exports, Users, exported_ite
 from memory_service.stores.indexing import Index
 from memory_service.values import Scope
 
-Cursor = tuple[int, str | None]
-"""Which of the queries, and where to go on in it."""
+Cursor = tuple[int, Any]
+"""Which of the steps, and where to go on in it."""
+Found = tuple[list[Document], Any]
+"""What a step gives, and where to go on in it; None behind its last."""
 
 OF_TYPE = "SELECT * FROM c WHERE c.type = @type"
-AS_WRITTEN = f"{OF_TYPE} ORDER BY c.written"
+BY_SESSION, AS_WRITTEN = f"{OF_TYPE} ORDER BY c.session", f"{OF_TYPE} ORDER BY c.written"
 
 
 def _of_head(document: Document) -> Exported:
@@ -45,13 +49,12 @@ def _of_item(document: Document) -> Exported:
 class Moving:
     def __init__(self, client: Client, names: Names, commits: Commits, index: Index) -> None:
         self._client, self._names, self._commits, self._index = client, names, commits, index
-        self._queries: Sequence[tuple[str, str, str, Callable[[Document], Exported]]] = (
-            (names.interactions, OF_TYPE, "head", _of_head),
-            (names.interactions, OF_TYPE, "sitting", _of_sitting),
-            (names.interactions, OF_TYPE, "request", _of_request),
-            (names.interactions, AS_WRITTEN, "turn", _of_item),
-            (names.summaries, AS_WRITTEN, "memory", _of_item),
-            (names.insights, AS_WRITTEN, "memory", _of_item),
+        self._steps: Sequence[tuple[Callable[[str, Any, int], Awaitable[Found]], Callable[[Document], Exported]]] = (
+            (self._heads, _of_head),
+            (self._sittings, _of_sitting),
+            (self._requests, _of_request),
+            (self._turns, _of_item),
+            (self._memories, _of_item),
         )
 
     async def users(self, cursor: tuple[int, str] | None, limit: int) -> Users:
@@ -76,16 +79,43 @@ class Moving:
         return found
 
     async def export(self, scope: Scope, cursor: Cursor | None, limit: int) -> Exports:
-        owner = doc.owner_of(scope)
-        number, token = cursor or (0, None)
+        number, place = cursor or (0, None)
         things: list[Exported] = []
-        while number < len(self._queries) and len(things) < limit:
-            container, sql, kind, made_of = self._queries[number]
-            size = limit - len(things)
-            rows, token = await self._client.page("export", container, sql, {"type": kind}, owner, token, size)
+        while number < len(self._steps) and len(things) < limit:
+            step, made_of = self._steps[number]
+            rows, place = await step(doc.owner_of(scope), place, limit - len(things))
             things += map(made_of, rows)
-            number += token is None
-        return Exports(things=things, cursor=(number, token), more=number < len(self._queries))
+            number += place is None
+        return Exports(things=things, cursor=(number, place), more=number < len(self._steps))
+
+    async def _heads(self, owner: str, place: Any, limit: int) -> Found:
+        values = {"type": "head"}
+        return await self._client.page("export", self._names.interactions, BY_SESSION, values, owner, place, limit)
+
+    async def _sittings(self, owner: str, place: Any, limit: int) -> Found:
+        """Those of one session come as they were made: each behind the one before."""
+        values = {"type": "sitting"}
+        return await self._client.page("export", self._names.interactions, BY_SESSION, values, owner, place, limit)
+
+    async def _turns(self, owner: str, place: Any, limit: int) -> Found:
+        values = {"type": "turn"}
+        return await self._client.page("export", self._names.interactions, AS_WRITTEN, values, owner, place, limit)
+
+    async def _requests(self, owner: str, place: Any, limit: int) -> Found:
+        """There is no index by which they could be asked for in order; they are small, and of the last days alone."""
+        if place is None:
+            found = await self._client.rows("export", self._names.interactions, OF_TYPE, {"type": "request"}, owner)
+            place = sorted(found, key=lambda row: str(row["name"]))
+        return place[:limit], place[limit:] or None
+
+    async def _memories(self, owner: str, place: Any, limit: int) -> Found:
+        sql = f"SELECT TOP {int(limit)} * FROM c WHERE c.type = 'memory' AND c.name > @after ORDER BY c.name"
+        found = [
+            await self._client.rows("export", container, sql, {"after": place or ""}, owner)
+            for container in self._names.of_memories
+        ]
+        rows = list(islice(merge(*found, key=lambda row: str(row["name"])), limit))
+        return rows, rows[-1]["name"] if rows else None
 
     async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
         turns = [thing.turn for thing in things if thing.turn]

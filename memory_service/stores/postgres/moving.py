@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 
 from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.exports import (
+    FIRST_SITTING,
     Exported,
     Exports,
     Place,
@@ -39,13 +40,16 @@ USERS = (
 
 QUERIES: Queries = (
     (
-        f"SELECT id, head FROM sessions WHERE owner = {OWNER} AND id > %(after)s ORDER BY id LIMIT %(limit)s",
-        0,
+        f"SELECT session_id, head FROM sessions WHERE owner = {OWNER} AND session_id > %(after)s"
+        " ORDER BY session_id LIMIT %(limit)s",
+        "",
         lambda _, head: Exported(session=session_of(head)),
     ),
     (
-        f"SELECT id, body FROM sittings WHERE owner = {OWNER} AND id > %(after)s ORDER BY id LIMIT %(limit)s",
-        0,
+        "SELECT json_build_array(session_id, first_seq)::text, body FROM sittings"
+        f" JOIN sessions ON sessions.id = session WHERE sittings.owner = {OWNER} AND (session_id, first_seq)"
+        " > (%(after)s::json ->> 0, (%(after)s::json ->> 1)::bigint) ORDER BY session_id, first_seq LIMIT %(limit)s",
+        FIRST_SITTING,
         lambda _, body: Exported(sitting=sitting_of(body)),
     ),
     (
@@ -63,11 +67,11 @@ QUERIES: Queries = (
         lambda _, body, space, data: exported_item(turn_of(body), space, data),
     ),
     (
-        "SELECT memories.written, body, memories.space, data FROM memories"
+        "SELECT memory_id, body, memories.space, data FROM memories"
         " LEFT JOIN vectors ON vectors.owner = memories.owner AND item_id = memory_id"
-        f" AND vectors.space = memories.space WHERE memories.owner = {OWNER} AND memories.written > %(after)s"
-        " ORDER BY memories.written LIMIT %(limit)s",
-        0,
+        f" AND vectors.space = memories.space WHERE memories.owner = {OWNER} AND memory_id > %(after)s"
+        " ORDER BY memory_id LIMIT %(limit)s",
+        "",
         lambda _, body, space, data: exported_item(memory_of(body), space, data),
     ),
 )

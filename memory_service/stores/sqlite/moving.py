@@ -9,6 +9,7 @@ import apsw
 
 from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, text_of, turn_of
 from memory_service.stores.exports import (
+    FIRST_SITTING,
     Exported,
     Exports,
     Place,
@@ -33,34 +34,35 @@ from memory_service.values import Effect, Request, Scope, Session, Sitting, Turn
 FIRST_USERS = ("", "")
 QUERIES: Queries = (
     (
-        "SELECT id, head FROM sessions WHERE owner = ? AND id > ? ORDER BY id LIMIT ?",
-        0,
+        "SELECT session_id, head FROM sessions WHERE owner = ?1 AND session_id > ?2 ORDER BY session_id LIMIT ?3",
+        "",
         lambda _, head: Exported(session=session_of(head)),
     ),
     (
-        "SELECT sittings.rowid, body FROM sittings JOIN sessions ON sessions.id = session"
-        " WHERE owner = ? AND sittings.rowid > ? ORDER BY sittings.rowid LIMIT ?",
-        0,
+        "SELECT json_array(session_id, first_seq), body FROM sessions JOIN sittings ON sittings.session = sessions.id"
+        " WHERE owner = ?1 AND session_id >= ?2 ->> 0 AND (session_id, first_seq) > (?2 ->> 0, ?2 ->> 1)"
+        " ORDER BY session_id, first_seq LIMIT ?3",
+        FIRST_SITTING,
         lambda _, body: Exported(sitting=sitting_of(body)),
     ),
     (
         "SELECT request_key, request_key, made_at, digest, session_id, turn_id FROM requests"
-        " WHERE owner = ? AND request_key > ? ORDER BY request_key LIMIT ?",
+        " WHERE owner = ?1 AND request_key > ?2 ORDER BY request_key LIMIT ?3",
         "",
         exported_request,
     ),
     (
         "SELECT turns.id, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
         " LEFT JOIN vectors ON vectors.owner = turns.owner AND item_id = session_id || '#' || seq"
-        " AND vectors.space = turns.space WHERE turns.owner = ? AND turns.id > ? ORDER BY turns.id LIMIT ?",
+        " AND vectors.space = turns.space WHERE turns.owner = ?1 AND turns.id > ?2 ORDER BY turns.id LIMIT ?3",
         0,
         lambda _, body, space, data: exported_item(turn_of(body), space, data),
     ),
     (
-        "SELECT memories.id, body, memories.space, data FROM memories"
+        "SELECT memory_id, body, memories.space, data FROM memories"
         " LEFT JOIN vectors ON vectors.owner = memories.owner AND item_id = memory_id"
-        " AND vectors.space = memories.space WHERE memories.owner = ? AND memories.id > ? ORDER BY memories.id LIMIT ?",
-        0,
+        " AND vectors.space = memories.space WHERE memories.owner = ?1 AND memory_id > ?2 ORDER BY memory_id LIMIT ?3",
+        "",
         lambda _, body, space, data: exported_item(memory_of(body), space, data),
     ),
 )

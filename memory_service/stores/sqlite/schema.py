@@ -18,6 +18,9 @@ from memory_service.points import Point, nowhere
 SAFE_SQLITE = 3_051_003
 """First version without the WAL-reset bug, by which a checkpoint could lose committed pages."""
 
+RESTORING = ".restoring"
+"""Ending of the name of what is about to take the place of a record. As long as it is there, nobody starts."""
+
 CHECK_S = 1.0
 """Seconds that looking for damage may hold up a start: a small file is looked at whole, a large one in part."""
 CHECK_EVERY = 10_000
@@ -81,6 +84,8 @@ def open_writer(path: Path, point: Point = nowhere, vfs: str | None = None) -> a
     """Open the connection that alone writes, with the schema brought up to date. Raises UnsafeStart."""
     if apsw.SQLITE_VERSION_NUMBER < SAFE_SQLITE:
         raise UnsafeStart(f"SQLite {apsw.sqlite_lib_version()} can lose committed data; 3.51.3 or later is needed")
+    if path.with_name(path.name + RESTORING).exists():
+        raise UnsafeStart(f"a restore of {path} was cut off; run memory-service restore again")
     log_left = _log_left(path)
     try:
         with ExitStack() as undo:
