@@ -61,10 +61,14 @@ class DrivenMachine(RuleBasedStateMachine):
     def get(self, scope: Scope, path: str) -> Answer:
         return self.judged(scope, self.in_all(lambda lane: lane.ask("GET", path, scope.tenant_id)))
 
+    def delete(self, scope: Scope, path: str, **query: str) -> Answer:
+        return self.judged(scope, self.in_all(lambda lane: lane.ask("DELETE", path, scope.tenant_id, params=query)))
+
     def judged(self, scope: Scope, answers: dict[Lane, Answer]) -> Answer:
         """Hold answers to what holds for any, and return one: they are all alike."""
         for answer in answers.values():
             must.invariant_7_isolation(scope, answer)
+            must.invariant_13_erasure(self.world.erased, answer)
             must.invariant_15_honest_refusals(answer)
         plain = {lane: comparable(answer) for lane, answer in answers.items()}
         must.invariant_8_pool_transparency(plain)

@@ -1,7 +1,4 @@
-"""The fifteen invariants, by number and name. Each takes what was seen and what must be, and asserts.
-
-The thirteenth, Erasure, is not here: nothing can be erased yet.
-"""
+"""The fifteen invariants, by number and name. Each takes what was seen and what must be, and asserts."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from memory_service.stores.base import Entries
 from memory_service.values import Memory, Scope, Session, Sitting, Turn, Unembedded, turn_item_id
 from tests.properties.lanes import BUDGET_TOKENS, Answer, K, Lane
 from tests.properties.model import CANARIES, Said, Told
-from tests.properties.models import CANARY, turns_told
+from tests.properties.models import CANARY, WORD, turns_told
 from tests.properties.stores import MAX_ATTEMPTS
 
 API = (Path(__file__).parents[2] / "docs/reference/http-api.md").read_text()
@@ -173,6 +170,11 @@ def invariant_12_liveness(told: Told, sittings: Sequence[Sitting]) -> None:
         assert sitting.lease_until is None
         assert (sitting.reflection == "done") == (sitting.reflected_through == sitting.through_seq)
         assert sitting.attempts <= MAX_ATTEMPTS + 1
+
+
+def invariant_13_erasure(erased: set[str], answer: Answer) -> None:
+    """Nothing that was erased is told any more, and nothing brings it back."""
+    assert not erased & set(WORD.findall(answer.text)), answer.path
 
 
 def invariant_14_index_truth(lane: Lane, corpus: Any, turns: Iterable[Turn], memories: Iterable[Memory]) -> None:

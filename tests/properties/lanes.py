@@ -81,7 +81,7 @@ class Lane:
         self.store = WitnessedStore(self._ground.store(), self.book)
         await self.store.start(self._stack)
         self.reader, self.embedder = ScriptedReader(self._mood), TaggedEmbedder(self._mood, space)
-        chosen, around = settings_of(self.size, self._ground.redis_url()), self._surroundings()
+        chosen, around = settings_of(self.size, self._ground), self._surroundings()
         self._parts = parts = make_parts(chosen, self.store, self.reader, self.embedder, around)
         if parts.tier is not None:
             await parts.tier.start(self._stack, parts.pool.let_go)
@@ -156,10 +156,12 @@ class Lane:
         return self.book.heads[key.scope, key.session_id]
 
 
-def settings_of(size: int, redis_url: str) -> Settings:
+def settings_of(size: int, ground: Ground) -> Settings:
+    redis_url = ground.redis_url()
     return Settings(
         _env_file=None,
         redis_url=redis_url,
+        erasures_file=str(ground.folder / "erasures"),
         max_sessions=size,
         k_turn_buffer=K,
         l_turn_chunks=L,

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from memory_service.values import KINDS, SessionKey
+from memory_service.values import KINDS, Scope, SessionKey
 from tests.properties import invariants as must
 from tests.properties.driven import DrivenMachine
 from tests.properties.inspection import look_at_everything, look_at_session, look_at_the_end
 from tests.properties.lanes import ABANDONED, IDLE, LEASE, THRESHOLD, Answer, K, Lane
-from tests.properties.model import CANARIES, KEYS, Said, Told
+from tests.properties.model import CANARIES, KEYS, SCOPES, Said, Told
 from tests.properties.wrong import WRONG
 
 START = "/sessions/start"
@@ -229,6 +229,33 @@ class MemoryMachine(DrivenMachine):
         assert answer.status == 200
         assert answer.body["turns_count"] == told.sitting_turns
         assert (answer.body["reflection"] == "none") == (told.sitting_turns == 0)
+
+    @rule(scope=st.sampled_from(SCOPES))
+    def erase_user(self, scope: Scope) -> None:
+        answer = self.delete(scope, f"/users/{scope.user_id}")
+        if not self.world.of(scope):
+            self.refused(answer, 404, "user_not_found")
+            return
+        assert answer.status == 200
+        assert answer.body["erased"]["sessions"] == len(self.world.of(scope))
+        for key in list(self.world.of(scope)):
+            self.forget(key)
+
+    @rule(key=keys)
+    def erase_session(self, key: SessionKey) -> None:
+        answer = self.delete(key.scope, f"/sessions/{key.session_id}", user_id=key.scope.user_id)
+        if key not in self.world.told:
+            self.refused(answer, 404, "session_not_found")
+            return
+        assert (answer.status, answer.body["erased"]["sessions"]) == (200, 1)
+        assert answer.body["erased"]["turns"] == len(self.world.told[key].turns)
+        self.forget(key)
+
+    def forget(self, key: SessionKey) -> None:
+        self.world.erase(key)
+        self.touched.discard(key)
+        for lane in self.lanes:
+            lane.book.forget(key)
 
     @rule(key=keys)
     def replay_what_was_given_up(self, key: SessionKey) -> None:

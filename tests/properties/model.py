@@ -80,6 +80,8 @@ class World:
     def __init__(self) -> None:
         self.told: dict[SessionKey, Told] = {}
         self.requests: dict[tuple[Scope, str], Said] = {}
+        self.erased: set[str] = set()
+        """Words that only what was erased has held."""
         self.said = 0
         self.latest = datetime.min.replace(tzinfo=UTC)
         """The latest time at which a name was given: older ones may have been forgotten then."""
@@ -100,6 +102,11 @@ class World:
         if said.request:
             self.latest = max(self.latest, now)
             self.requests[said.key.scope, said.request] = said
+
+    def erase(self, key: SessionKey) -> None:
+        told = self.told.pop(key)
+        self.erased |= {said.word for said in told.turns}
+        self.requests = {name: said for name, said in self.requests.items() if said.key != key}
 
     def can_be_repeated(self, said: Said) -> bool:
         """Whether the service can tell that it comes again: its name stands for it, or it has a turn_id."""

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.transient import TransientStore
-from memory_service.values import Scope, Session, Sitting, Unembedded
+from memory_service.values import Scope, Session, SessionKey, Sitting, Unembedded
 from tests.cosmos.launcher import CosmosServer
 from tests.postgres.launcher import PostgresServer
 from tests.redis.launcher import RedisServer
@@ -69,6 +69,7 @@ class TransientGround(Ground):
     def crash(self) -> None:
         left = TransientStore()
         left._records, left._tokens = deepcopy(self.kept._records), self.kept._tokens
+        left._erased = set(self.kept._erased)
         for record in left._records.values():
             # as any store does when it opens that has its record to itself: a lease there is of a process that is gone
             record.sittings = {name: replace(sitting, lease_until=None) for name, sitting in record.sittings.items()}
@@ -201,6 +202,13 @@ class Book:
     def new_id(self) -> str:
         self.ids += 1
         return f"made{self.ids}"
+
+    def forget(self, key: SessionKey) -> None:
+        """A session was erased: what comes under its id begins anew."""
+        self.heads.pop((key.scope, key.session_id), None)
+        self.sittings = {
+            place: sitting for place, sitting in self.sittings.items() if place[:2] != (key.scope, key.session_id)
+        }
 
     def add(self, commit: Commit) -> None:
         """Note an acknowledged commit. Versions rise by one, and nothing that was counted goes back."""
