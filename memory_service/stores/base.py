@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.values import (
@@ -56,7 +57,8 @@ class Commit(Value, frozen=True, kw_only=True):
 
     `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
     Turns continue the session's sequence. Memories and vectors are upserted by id. `request` names the request
-    that stores the first of the turns; the name is kept with it.
+    that stores the first of the turns; the name is kept with it. `unchanged` are the states in
+    which some of its memories were read, and must still be.
     """
 
     scope: Scope
@@ -66,6 +68,7 @@ class Commit(Value, frozen=True, kw_only=True):
     memories: tuple[Memory, ...] = ()
     vectors: tuple[Vector, ...] = ()
     request: Request | None = None
+    unchanged: tuple[Memory, ...] = ()
 
     @property
     def is_searchable(self) -> bool:
@@ -142,7 +145,7 @@ class Store(MirrorVerbs, ABC):
 
         Settles even when the caller is cancelled: a write under way cannot be called back, so whoever
         reads next must find it either there or not there.
-        Raises StaleVersion if the head or a sitting moved, DuplicateTurn, DuplicateRequest, Overloaded; then
+        Raises StaleVersion if the head, a sitting or a memory moved, DuplicateTurn, DuplicateRequest, Overloaded; then
         nothing is written.
         """
         if commit.turns and commit.session is None:
@@ -187,10 +190,11 @@ class Store(MirrorVerbs, ABC):
         since: datetime | None = None,
         limit: int = ALL,
         superseded: bool = False,
+        after: Place | None = None,
     ) -> list[Memory]:
-        """Return memories of these kinds, newest (`created_at`) first, then by id."""
+        """Return memories of these kinds, newest (`created_at`) first, then by id: those that come `after` a place."""
         with self._translated():
-            return await self._memories(scope, tuple(kinds), since, limit, superseded)
+            return await self._memories(scope, tuple(kinds), since, limit, superseded, after)
 
     async def find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
         """Return the memory of this id, superseded or deleted ones too."""
@@ -333,7 +337,7 @@ class Store(MirrorVerbs, ABC):
     async def _sittings(self, key: SessionKey) -> list[Sitting]: ...
     @abstractmethod
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]: ...
     @abstractmethod
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None: ...

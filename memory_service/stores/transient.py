@@ -26,13 +26,13 @@ from memory_service.stores.base import (
     Entries,
     Store,
 )
+from memory_service.stores.bodies import EVER, Kinds, Place, micros, require_unchanged
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Request,
@@ -137,7 +137,7 @@ class TransientStore(Store):
         return sorted((s for s in sittings if s.session_id == key.session_id), key=lambda s: s.first_seq)
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         found = [
             item.value
@@ -147,9 +147,9 @@ class TransientStore(Store):
             and (since is None or item.value.created_at >= since)
             and (superseded or item.value.valid_to is None)
         ]
-        found.sort(key=lambda memory: memory.memory_id)
-        found.sort(key=lambda memory: memory.created_at, reverse=True)
-        return found[:limit]
+        placed = sorted((-micros(memory.created_at), memory.memory_id, memory) for memory in found)
+        behind = (-micros(after[0]), after[1]) if after else (-EVER, "")
+        return [memory for *place, memory in placed if tuple(place) > behind][:limit]
 
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
         item = self._of(scope).items.get(memory_id)
@@ -327,6 +327,9 @@ def _check(record: _Record, commit: Commit) -> None:
         _check_version(commit.session, record.sessions.get(commit.session.session_id))
     for sitting in commit.sittings:
         _check_version(sitting, record.sittings.get((sitting.session_id, sitting.first_seq)))
+    for read in commit.unchanged:
+        item = record.items.get(read.memory_id)
+        require_unchanged(read, item.value if item and isinstance(item.value, Memory) else None)
     names = [turn.turn_id for turn in commit.turns]
     if len(set(names)) < len(names) or any(
         turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns
