@@ -5,9 +5,10 @@ MemoryServiceError
 ├── Unauthenticated     the service may not serve this caller (401, 403)
 ├── NotFound            404
 │   ├── SessionNotFound unknown, or another user's: the two look the same
+│   ├── MemoryNotFound  unknown, another user's, or deleted
 │   └── KnowledgeNotFound
 ├── Conflict            the request does not fit the present state (409)
-│   └── SessionEnded    a session that was ended takes no more turns
+│   ├── SessionEnded    a session that was ended takes no more turns
 ├── Unavailable         try again later (429, any 5xx)
 ├── ConnectionFailed    no answer came: whether the service acted is not known
 ├── BadAnswer           an answer that is not the service's: a proxy's page, a redirect
@@ -66,6 +67,10 @@ class SessionNotFound(NotFound):
     default_code = "session_not_found"
 
 
+class MemoryNotFound(NotFound):
+    default_code = "memory_not_found"
+
+
 class KnowledgeNotFound(NotFound):
     default_code = "knowledge_not_found"
 
@@ -100,6 +105,7 @@ class NoSession(MemoryServiceError):
 ERRORS: Mapping[str | int, type[MemoryServiceError]] = {
     "session_not_found": SessionNotFound,
     "session_ended": SessionEnded,
+    "memory_not_found": MemoryNotFound,
     "knowledge_not_found": KnowledgeNotFound,
     400: InvalidRequest,
     401: Unauthenticated,

@@ -24,14 +24,14 @@ import httpx2
 
 from client import _calls
 from client._answers import Retries, read
-from client._caller import Caller
 from client._calls import Call
+from client._rights import Rights
 from client.errors import MemoryServiceError
 
 Answer = dict[str, Any]
 
 
-class MemoryServiceClient(Caller):
+class MemoryServiceClient(Rights[Awaitable[Answer]]):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `timeout_s` holds for each attempt. A client of
@@ -216,7 +216,7 @@ class MemoryServiceClient(Caller):
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(Caller):
+class SyncMemoryServiceClient(Rights[Answer]):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(

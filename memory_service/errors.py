@@ -22,6 +22,7 @@ MemoryServiceError
 │   └── ScopeMismatch           its credential is bound to another user, or to a tenant
 ├── NotFound
 │   ├── SessionNotFound         unknown, or another user's: the two look the same
+│   ├── MemoryNotFound          unknown, another user's, or deleted
 │   ├── KnowledgeNotFound       unknown, or another tenant's
 │   └── DriverNotFound          no memory driver of this name is in use
 ├── Conflict
@@ -192,6 +193,14 @@ class SessionNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no session of this id for this user; start one with POST /sessions/start")
+
+
+class MemoryNotFound(NotFound):
+    code = "memory_not_found"
+    title = "There is no such memory"
+
+    def __init__(self) -> None:
+        super().__init__("no memory of this id for this user")
 
 
 class KnowledgeNotFound(NotFound):

@@ -236,9 +236,8 @@ class Source(Value, frozen=True, kw_only=True):
 class Memory(Value, frozen=True, kw_only=True):
     """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
 
-    `confidence` and `importance` are in [0, 1]. A memory with `valid_to` was superseded: kept, not shown; if it was
-    deleted, only its id is kept. `model` says who wrote it (`extractive` for the rules of the offline reader).
-    `updated_at` is when somebody last changed it by hand; `edited` if it says something else since.
+    `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
+    its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when somebody last changed it by hand.
     """
 
     memory_id: str
@@ -364,7 +363,7 @@ class Hot(Value, frozen=True, kw_only=True):
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
 
-    `insights`: most important first; `summaries`: of reflected sittings, newest first. Of these at most
+    `insights`: pinned, then most important first; `summaries`: of reflected sittings, newest first. Of these at most
     `most_summaries` are told; there is one more, for that of the present sitting may be among them.
     """
 

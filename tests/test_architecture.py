@@ -36,7 +36,7 @@ FLOORS = [
         "migration",
     ],
     ["projections"],
-    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "sessions"],
+    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "rights", "sessions"],
     ["engines"],
     ["comparing", "recall"],
     ["reflection"],
