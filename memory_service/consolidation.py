@@ -95,13 +95,16 @@ class _LastWord:
         self._statements = {memory_id: _statement(memory.text) for memory_id, memory in self._settled.items()}
 
     def is_on(self, memory: Memory, replaces: Memory | None) -> bool:
-        """Whether a candidate is one of these, says the same, replaces it, or is what an edited one said before."""
+        """Whether a candidate is one of these, says the same, replaces it, or is what an edited one said before.
+
+        What replaces a deleted one is something new.
+        """
+        statements = {**self._statements, memory.memory_id: _statement(memory.text)}
         return (
             memory.memory_id in self._settled
-            or (replaces is not None and replaces.memory_id in self._settled)
+            or (replaces is not None and replaces.memory_id in self._settled and not replaces.is_deleted)
             or any(other.edited and set(memory.sources) <= set(other.sources) for other in self._settled.values())
-            or _same(memory, self._settled.values(), {**self._statements, memory.memory_id: _statement(memory.text)})
-            is not None
+            or _same(memory, self._settled.values(), statements) is not None
         )
 
 

@@ -100,20 +100,20 @@ class Rights:
 
     async def _put(self, scope: Scope, held: Memory, memory: Memory) -> Memory:
         """Write a memory in place of what it was. Raises StaleVersion."""
-        sittings = await self._sittings_of(scope, memory) if memory.text != held.text else ()
+        sittings = await self._sittings_of(scope, held, memory.text) if memory.text != held.text else ()
         await self._store.commit(Commit(scope=scope, sittings=sittings, memories=(memory,), unchanged=(held,)))
         self._changed(scope)
         return memory
 
-    async def _sittings_of(self, scope: Scope, memory: Memory) -> tuple[Sitting, ...]:
+    async def _sittings_of(self, scope: Scope, held: Memory, text: str) -> tuple[Sitting, ...]:
         """Of a summary its sitting, which holds it too, to be gone on from."""
-        if memory.kind != "summary" or not memory.session_id:
+        if held.kind != "summary" or not held.session_id:
             return ()
-        sittings = await self._store.sittings(SessionKey(scope=scope, session_id=memory.session_id))
+        sittings = await self._store.sittings(SessionKey(scope=scope, session_id=held.session_id))
         return tuple(
-            replace(sitting, summary=memory.text, version=sitting.version + 1)
+            replace(sitting, summary=text, version=sitting.version + 1)
             for sitting in sittings
-            if summary_id(memory.session_id, sitting.first_seq) == memory.memory_id
+            if summary_id(held.session_id, sitting.first_seq) == held.memory_id
         )
 
 
