@@ -24,6 +24,7 @@ from memory_service.llm.base import Excerpt, Finding, Findings, Reader
 from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
+from memory_service.redaction import Redactor
 from memory_service.stores.base import Commit, Store
 from memory_service.values import (
     EXTRACTIVE,
@@ -78,7 +79,9 @@ class Reflector:
         chance: Callable[[], float] = random.random,
         breaker: Breaker,
         point: Point = nowhere,
+        redactor: Redactor,
     ) -> None:
+        self._redactor = redactor
         self._point, self._breaker = point, breaker
         self._store, self._pool, self._long_term, self._recall, self._reader = store, pool, long_term, recall, reader
         self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
@@ -103,9 +106,10 @@ class Reflector:
                 return
             count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
             oldest = _parts(read.turns[:count])[0]
+            clean, earlier = await self._cleaned(oldest, read.session.cumulative_summary)
             try:
                 with self._breaker.watched():
-                    summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+                    summary = await self._reader.compact(earlier, clean)
             except ModelError as exc:
                 logger.warning("compaction failed", extra={"reason": exc.code})
                 self.compactions_failed += 1
@@ -113,6 +117,10 @@ class Reflector:
             self._point("in_compaction")
             if await self._fold(key, read.session, oldest, summary):
                 self.compacted += 1
+
+    async def _cleaned(self, turns: Sequence[Turn], summary: str) -> tuple[list[Turn], str]:
+        """What may be read of these: all but secrets, which nothing that is derived shall hold."""
+        return await asyncio.to_thread(lambda: ([*map(self._redactor.turn, turns)], self._redactor.text(summary)))
 
     async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str) -> bool:
         """Commit a summary of these turns; returns whether the session is still where it was when they were read."""
@@ -173,9 +181,10 @@ class Reflector:
         covered = sitting.reflect_after - sitting.first_seq + 1
         chunk_start = sitting.first_seq + covered // self._chunk_turns * self._chunk_turns
         turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
+        turns, earlier_summary = await self._cleaned(turns, sitting.summary)
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
         known, settled = await self._known(key.scope, unread)
-        findings = await self._read(unread, sitting.summary, known)
+        findings = await self._read(unread, earlier_summary, [*map(self._redactor.memory, known)])
         self._point("after_model")
         said_at = {turn.seq: turn.created_at for turn in unread}
         new = [_insight(key, sitting, place, one, said_at, self._reader) for place, one in enumerate(findings.insights)]

@@ -21,6 +21,7 @@ from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, MemoryDraft, document_memory_id, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
+from memory_service.redaction import Redactor
 from memory_service.reflection import Reflector
 from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
@@ -79,6 +80,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reader: Reader
     embedder: Embedder
     watchdog: Watchdog
+    redactor: Redactor
     tier: Tier | None = None
 
 
@@ -357,6 +359,7 @@ class MemoryService:
             "reflection": parts.reflector.stats(),
             "recall": parts.recall.stats(),
             "drivers": parts.engines.stats(),
+            "redaction": parts.redactor.stats(),
             "event_loop": parts.watchdog.stats(),
             "tokens": {
                 "model": parts.reader.name,
