@@ -13,6 +13,7 @@ SERVER, CLIENT = "memory_service", "client"
 
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
+    ["tags"],
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
     ["context", "ranking", "extract", "limits", "redaction", "stores.exports", "stores.mirrors"],
