@@ -116,6 +116,34 @@ def store_memories(memories: Iterable[Mapping[str, Any]]) -> Call:
     return Call(method="POST", path="/memories", body={"memories": named})
 
 
+def memories(user_id: str, kinds: Sequence[str] | None, limit: int, cursor: str | None, superseded: bool) -> Call:
+    asked = _present(user_id=user_id, kinds=",".join(kinds) if kinds else None, limit=str(limit), cursor=cursor)
+    return Call(method="GET", path="/memories", query=asked | ({"superseded": "true"} if superseded else {}))
+
+
+def memory(user_id: str, memory_id: str) -> Call:
+    return Call(method="GET", path=f"/memories/{_in_path(memory_id)}", query={"user_id": user_id})
+
+
+def edit_memory(user_id: str, memory_id: str, changes: Mapping[str, Any]) -> Call:
+    return Call(method="PATCH", path=f"/memories/{_in_path(memory_id)}", body={"user_id": user_id, **changes})
+
+
+def delete_memory(user_id: str, memory_id: str) -> Call:
+    return Call(method="DELETE", path=f"/memories/{_in_path(memory_id)}", query={"user_id": user_id})
+
+
+def what_to_forget(user_id: str, query: str, kinds: Sequence[str] | None, top_k: int, min_score: float) -> Call:
+    body = _present(
+        user_id=user_id, query=query, kinds=list(kinds) if kinds else None, top_k=top_k, min_score=min_score
+    )
+    return Call(method="POST", path="/memories/forget", body=body)
+
+
+def forget(user_id: str, ids: Iterable[str]) -> Call:
+    return Call(method="POST", path="/memories/forget", body={"user_id": user_id, "dry_run": False, "ids": list(ids)})
+
+
 def store_knowledge(
     content: str, category: str, *, title: str | None, doc_id: str | None, metadata: Mapping[str, Any] | None
 ) -> Call:
@@ -136,6 +164,19 @@ def recall_knowledge(query: str, top_k: int, category: str | None) -> Call:
 
 def delete_knowledge(doc_id: str) -> Call:
     return Call(method="DELETE", path=f"/knowledge/{_in_path(doc_id)}")
+
+
+def erase_user(user_id: str) -> Call:
+    return Call(method="DELETE", path=f"/users/{quote(user_id, safe='')}")
+
+
+def erase_session(user_id: str, session_id: str) -> Call:
+    return Call(method="DELETE", path=f"/sessions/{quote(session_id, safe='')}", query={"user_id": user_id})
+
+
+def erase_turn(user_id: str, session_id: str, turn_number: int) -> Call:
+    path = f"/sessions/{quote(session_id, safe='')}/turns/{turn_number}"
+    return Call(method="DELETE", path=path, query={"user_id": user_id})
 
 
 def reflection(user_id: str, session_id: str) -> Call:
@@ -164,7 +205,7 @@ def _in_path(name: str) -> str:
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as exc:
-        raise InvalidRequest("doc_id holds half a character, which cannot be sent") from exc
+        raise InvalidRequest("an id holds half a character, which cannot be sent") from exc
 
 
 def _present(**fields: Any) -> dict[str, Any]:

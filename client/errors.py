@@ -6,6 +6,7 @@ MemoryServiceError
 ├── NotFound            404
 │   ├── SessionNotFound unknown, or another user's: the two look the same
 │   ├── UserNotFound    nothing is kept of this user
+│   ├── MemoryNotFound  unknown, another user's, or deleted
 │   └── KnowledgeNotFound
 ├── Conflict            the request does not fit the present state (409)
 │   ├── SessionEnded    a session that was ended takes no more turns
@@ -72,6 +73,10 @@ class UserNotFound(NotFound):
     default_code = "user_not_found"
 
 
+class MemoryNotFound(NotFound):
+    default_code = "memory_not_found"
+
+
 class KnowledgeNotFound(NotFound):
     default_code = "knowledge_not_found"
 
@@ -112,6 +117,7 @@ ERRORS: Mapping[str | int, type[MemoryServiceError]] = {
     "session_ended": SessionEnded,
     "user_not_found": UserNotFound,
     "user_exists": UserExists,
+    "memory_not_found": MemoryNotFound,
     "knowledge_not_found": KnowledgeNotFound,
     400: InvalidRequest,
     401: Unauthenticated,

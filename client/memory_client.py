@@ -26,13 +26,14 @@ from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
+from client._rights import Rights
 from client.errors import MemoryServiceError
 
 Answer = dict[str, Any]
 T = TypeVar("T")
 
 
-class MemoryServiceClient(AwaitedFiles):
+class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `timeout_s` holds for each attempt. A client of
@@ -223,7 +224,7 @@ class MemoryServiceClient(AwaitedFiles):
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles):
+class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(

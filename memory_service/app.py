@@ -34,6 +34,7 @@ from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
+from memory_service.redaction import FORMS, IBAN, Redactor
 from memory_service.reflection import Reflector, Retry
 from memory_service.scheduler import Scheduler
 from memory_service.service import MemoryService, Parts, load_long_term
@@ -130,11 +131,12 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     tier = make_tier(settings, store, around)
     pool = make_pool(settings, store, tier, around)
     long_term = make_long_term(settings, store, around)
-    embedding = Embedding(store, embedder, make_breaker(settings, around), gather_s=around.gather_s)
-    engines = make_engines(settings, store, embedding, around)
+    redactor = make_redactor(settings)
+    embedding = make_embedding(settings, store, embedder, redactor, around)
+    engines = make_engines(settings, store, embedding, redactor, around)
     recall = make_recall(settings, store, embedding, engines, tier, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
         store,
@@ -163,6 +165,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         reader=reader,
         embedder=embedder,
         watchdog=Watchdog(),
+        redactor=redactor,
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
     )
@@ -185,8 +188,22 @@ def make_transfers(
     return Transfers(store, pool, changed, most_bytes=settings.import_max_mb * 1_000_000)
 
 
-def make_engines(settings: Settings, store: Store, embedding: Embedding, around: Surroundings) -> Engines:
-    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=20 * around.gather_s)
+def make_redactor(settings: Settings) -> Redactor:
+    return Redactor((*FORMS, *[IBAN] * settings.redact_ibans) if settings.redact_secrets else ())
+
+
+def make_embedding(
+    settings: Settings, store: Store, embedder: Embedder, redactor: Redactor, around: Surroundings
+) -> Embedding:
+    breaker = make_breaker(settings, around)
+    return Embedding(store, embedder, breaker, gather_s=around.gather_s, clean=redactor.text)
+
+
+def make_engines(
+    settings: Settings, store: Store, embedding: Embedding, redactor: Redactor, around: Surroundings
+) -> Engines:
+    gather_s = 20 * around.gather_s
+    mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=gather_s, redactor=redactor)
     engines = Engines(store, mirroring, partial(make_projection, settings=settings))
     engines.order = names_of(settings.memory_driver)
     return engines
@@ -262,6 +279,7 @@ def make_reflector(
     long_term: LongTermCache,
     recall: Recall,
     reader: Reader,
+    redactor: Redactor,
     around: Surroundings,
 ) -> Reflector:
     return Reflector(
@@ -278,6 +296,7 @@ def make_reflector(
         chance=around.chance,
         breaker=make_breaker(settings, around),
         point=make_point(settings),
+        redactor=redactor,
     )
 
 

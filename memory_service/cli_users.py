@@ -1,4 +1,4 @@
-"""Commands about one user of a running service: all that is kept of them, out to a file and in from one."""
+"""Commands about one user of a running service: all that is kept of them, to a file, from one, and away."""
 
 from __future__ import annotations
 
@@ -56,6 +56,19 @@ def import_user(file: Path, user_id: str | None, url: str) -> None:
         done = client.import_user(cast(BinaryIO, Counting(read, shown)), user_id=user_id)
     counts = ", ".join(f"{name} {done[name]}" for name in COUNTED)
     click.echo(f"{done['user_id']}: {done['change']}, {counts}")
+
+
+@users.command("erase")
+@click.argument("user_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@of_service
+def erase_user(user_id: str, yes: bool, url: str) -> None:
+    """Erase all that is kept of USER_ID, for good."""
+    if not yes:
+        click.confirm(f"Erase all that is kept of {user_id!r}?", abort=True, err=True)
+    with calling(url, user_id) as client:
+        counts = client.erase_user()["erased"]
+    click.echo(f"{user_id}: erased, " + ", ".join(f"{name} {counts[name]}" for name in COUNTED))
 
 
 class Counting:

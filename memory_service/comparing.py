@@ -6,6 +6,7 @@ from typing import Any
 
 from memory_service.engines import Engines
 from memory_service.mirroring import PAGE, copies_of
+from memory_service.redaction import Redactor
 from memory_service.stores.base import Store
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import Scope, Value
@@ -41,7 +42,7 @@ async def compare(store: Store, engines: Engines, name: str, cursor: Any, limit:
     items, lagging, differences = 0, 0, []
     for scope in page.scopes:
         before = await store.mirror(scope, name)
-        wanted = await wanted_of(store, scope)
+        wanted = await wanted_of(store, scope, engines.redactor)
         held = await engine.held(scope)
         if await is_lagging(store, scope, before):
             lagging += 1
@@ -65,13 +66,13 @@ async def compare(store: Store, engines: Engines, name: str, cursor: Any, limit:
     )
 
 
-async def wanted_of(store: Store, scope: Scope) -> dict[str, str]:
+async def wanted_of(store: Store, scope: Scope, redactor: Redactor) -> dict[str, str]:
     """What an engine should hold of a user: ids, each with the digest of its text."""
     wanted: dict[str, str] = {}
     cursor, more = None, True
     while more:
         entries = await store.entries(scope, cursor, "", PAGE)
-        wanted |= {copy.id: copy.digest for copy in copies_of(entries)}
+        wanted |= {copy.id: copy.digest for copy in copies_of(entries, redactor)}
         cursor, more = entries.cursor, entries.more
     return wanted
 

@@ -1,7 +1,8 @@
 """How new insights join those already held: add, replace or leave out. Pure.
 
 Nothing is deleted: what is replaced keeps its text with `valid_to` and `superseded_by`. Statements that
-differ in a number, a name or a negation are never taken for the same.
+differ in a number, a name or a negation are never taken for the same. On what somebody edited, pinned or deleted they
+had the last word: it stays as it is, and a candidate that says the same or replaces it is left out.
 """
 
 from __future__ import annotations
@@ -50,13 +51,17 @@ class _Statement(msgspec.Struct, frozen=True):
         return len(self.words & other.words) / len(union) if union else 0.0
 
 
-def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Sequence[Memory]) -> Consolidated:
+def consolidate(
+    findings: Iterable[Finding], known: Sequence[Memory], new: Sequence[Memory], settled: Sequence[Memory] = ()
+) -> Consolidated:
     """Weigh each new insight against those held (`known`, which findings refer to by place) and those before it.
 
     `new[i]` is finding i as a memory, its sources already limited to real turns; one without sources is dropped.
+    `settled`: on which somebody has had the last word, among the known or not.
     """
-    held = {memory.memory_id: memory for memory in known}
+    held = {memory.memory_id: memory for memory in known if memory.valid_to is None}
     ours = {memory.memory_id for memory in new}
+    word = _LastWord(settled)
     statements = {memory.memory_id: _statement(memory.text) for memory in (*known, *new)}
     changed: dict[str, Memory] = {}
     added = dropped = 0
@@ -64,13 +69,16 @@ def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Seque
         if not memory.sources:
             dropped += 1
             continue
+        if word.is_on(memory, _named(finding, known)):
+            continue
         same = _same(memory, held.values(), statements)
         if same is not None:
             # one of our own ids, held before we wrote it: an attempt that was cut off left it, and counted nothing
             added += same.memory_id in ours and same.memory_id not in changed
             changed[same.memory_id] = held[same.memory_id] = _with_sources(same, memory.sources)
             continue
-        old = _replaced(finding, known, held)
+        named = _named(finding, known)
+        old = held.get(named.memory_id) if named else None
         if old is not None and old.created_at <= memory.created_at:
             changed[old.memory_id] = old.superseded(memory)
             del held[old.memory_id]
@@ -79,10 +87,32 @@ def consolidate(findings: Iterable[Finding], known: Sequence[Memory], new: Seque
     return Consolidated(tuple(changed.values()), added, dropped)
 
 
-def _replaced(finding: Finding, known: Sequence[Memory], held: dict[str, Memory]) -> Memory | None:
+class _LastWord:
+    """What somebody edited, pinned or deleted."""
+
+    def __init__(self, settled: Iterable[Memory]) -> None:
+        self._settled = {memory.memory_id: memory for memory in settled}
+        self._statements = {memory_id: _statement(memory.text) for memory_id, memory in self._settled.items()}
+
+    def is_on(self, memory: Memory, replaces: Memory | None) -> bool:
+        """Whether a candidate is one of these, says the same, replaces it, or is what an edited one said before.
+
+        What replaces a deleted one is something new.
+        """
+        statements = {**self._statements, memory.memory_id: _statement(memory.text)}
+        return (
+            memory.memory_id in self._settled
+            or (replaces is not None and replaces.memory_id in self._settled and not replaces.is_deleted)
+            or any(other.edited and set(memory.sources) <= set(other.sources) for other in self._settled.values())
+            or _same(memory, self._settled.values(), statements) is not None
+        )
+
+
+def _named(finding: Finding, known: Sequence[Memory]) -> Memory | None:
+    """The insight that a finding says it replaces."""
     if finding.replaces is None or not 1 <= finding.replaces <= len(known):
         return None
-    return held.get(known[finding.replaces - 1].memory_id)
+    return known[finding.replaces - 1]
 
 
 def _same(memory: Memory, held: Iterable[Memory], statements: dict[str, _Statement]) -> Memory | None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from memory_service.tags import bracket_before, names_spelt
 from memory_service.values import Context, Hot, Known, LongTerm, Memory, Message, derived_id
 
 T = TypeVar("T")
@@ -23,22 +24,30 @@ KNOWLEDGE_SHARE = 0.5
 """Of the budget, at most; what is known of the user has the rest."""
 
 _BREAKS = re.compile("(\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029])")
-_ESCAPED = re.compile(r"&(?=(?:amp;)*lt;)")
-# Possessive: what is stored may be a hundred thousand blanks, and must not be tried in every way there is.
-_TAG = re.compile(r"<(?=\s*+(?:/\s*+)?memory)", re.IGNORECASE)
+_ESCAPED = re.compile(r"&(?=(?:amp;)*+(?:lt|#x[0-9a-f]{2,5});)")
+_NAME = names_spelt(["memory"])
+_TAG = bracket_before("memory")
+_ESCAPED_TAG = re.compile(f"&(?:lt|#x([0-9a-f]{{2,5}}));(?={_NAME})")
 _INDENT = "  "
 
 
 def fence(text: str) -> str:
-    """Make text safe to stand in the block; `unfence` gives it back."""
-    text = _TAG.sub("&lt;", _ESCAPED.sub("&amp;", text))
+    """Make text safe to stand in the block; `unfence` gives it back.
+
+    Whatever a reader might take for a tag of the block, however it is spelt, loses its bracket.
+    """
+    text = _TAG.sub(_escaped, _ESCAPED.sub("&amp;", text))
     return _BREAKS.sub(rf"\1{_INDENT}", text)
 
 
 def unfence(text: str) -> str:
     text = re.sub(_BREAKS.pattern + _INDENT, r"\1", text)
-    text = re.sub(r"&lt;(?=\s*+(?:/\s*+)?memory)", "<", text, flags=re.IGNORECASE)
-    return re.sub(r"&amp;(?=(?:amp;)*lt;)", "&", text)
+    text = _ESCAPED_TAG.sub(lambda found: chr(int(found[1], 16)) if found[1] else "<", text)
+    return re.sub(f"&amp;{_ESCAPED.pattern.removeprefix('&')}", "&", text)
+
+
+def _escaped(bracket: re.Match[str]) -> str:
+    return "&lt;" if bracket[0] == "<" else f"&#x{ord(bracket[0]):x};"
 
 
 def estimated_tokens(text: str) -> int:

@@ -54,6 +54,7 @@ class Item(msgspec.Struct, frozen=True):
     category: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
+    pinned: bool = False
 
     @property
     def words(self) -> str:
@@ -82,6 +83,7 @@ def item_of(memory: Memory) -> Item:
         category=memory.category,
         tags=memory.tags,
         metadata=memory.metadata,
+        pinned=memory.pinned,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,18 @@ UNKNOWN = "unknown"
 
 
 class Embedding:
-    def __init__(self, store: Store, embedder: Embedder, breaker: Breaker, *, gather_s: float = GATHER_S) -> None:
-        self._gather_s = gather_s
+    """`clean` is done to every text before it is embedded."""
+
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder,
+        breaker: Breaker,
+        *,
+        gather_s: float = GATHER_S,
+        clean: Callable[[str], str] = str,
+    ) -> None:
+        self._gather_s, self._clean = gather_s, clean
         self._store, self._embedder, self._breaker = store, embedder, breaker
         self.keyword_weight = embedder.keyword_weight
         self._at_once = EMBEDDED_AT_ONCE
@@ -59,7 +69,7 @@ class Embedding:
             return None
         try:
             with self._breaker.watched():
-                rows = await self._embedder.embed([text])
+                rows = await self._embedder.embed([self._clean(text)])
         except ModelError as exc:
             logger.warning("search without vectors", extra={"reason": exc.code})
             return None
@@ -96,7 +106,7 @@ class Embedding:
             if self._breaker.wait_s():
                 return False
             began = time.monotonic()
-            keys = [_keys(item) for item in due]
+            keys = await asyncio.to_thread(self._keys, due)
             try:
                 with self._breaker.watched():
                     if self._embedder.space is None:
@@ -115,6 +125,9 @@ class Embedding:
                 break  # what came meanwhile has rung again
             await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
         return True
+
+    def _keys(self, due: Sequence[Unembedded]) -> list[list[str]]:
+        return [[self._clean(key) for key in _keys(item)] for item in due]
 
     async def _rows(self, texts: Sequence[str], width: int = 0) -> NDArray[np.float32]:
         """Embed texts, in ever smaller parts if some are refused; zeros for those that are refused alone."""

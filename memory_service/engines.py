@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+from msgspec.structs import replace
+
 from memory_service.corpus import whole_of
 from memory_service.errors import DriverNotFound, DriverUnavailable
 from memory_service.mirroring import Mirroring, generation_of, space_of
@@ -38,6 +40,7 @@ class Engines:
 
     def __init__(self, store: Store, mirroring: Mirroring, make: Callable[[str], Projection]) -> None:
         self._store, self._mirroring, self._make = store, mirroring, make
+        self.redactor = mirroring.redactor
         self._engines: dict[str, Projection] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
         self._generations: dict[str, str] = {}
@@ -102,7 +105,7 @@ class Engines:
 
     async def narrow(self, scope: Scope, sought: Sought, limit: int, order: Sequence[str] | None = None) -> Narrowed:
         """Ask the engines, each only if the one before it cannot answer."""
-        failed = False
+        failed, sought = False, replace(sought, question=self.redactor.text(sought.question))
         for name in self.order if order is None else order:
             try:
                 entries = await self._ask(name, scope, sought, limit)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
-from memory_service.errors import MemoryNotFound, SessionNotFound, TurnNotFound, UserNotFound
-from memory_service.memories import Memories
+from memory_service.errors import SessionNotFound, TurnNotFound, UserNotFound
 from memory_service.pool import SessionPool
+from memory_service.rights import Rights
 from memory_service.stores.base import Store
 from memory_service.stores.exports import Erased, Exported
 from memory_service.stores.forgetting import Forgetting
@@ -34,13 +34,13 @@ class Erasing:
         self,
         store: Store,
         pool: SessionPool,
-        memories: Memories,
+        rights: Rights,
         tombstones: Tombstones | None,
         changed: Callable[[Scope], None],
         *,
         now: Callable[[], datetime],
     ) -> None:
-        self._store, self._pool, self._memories, self._tombstones = store, pool, memories, tombstones
+        self._store, self._pool, self._rights, self._tombstones = store, pool, rights, tombstones
         self._changed, self._now = changed, now
         self._unfinished = False
 
@@ -87,19 +87,21 @@ class Erasing:
         self._changed(key.scope)
         return erased
 
-    async def memory(self, scope: Scope, memory_id: str) -> None:
-        """Erase a memory of any kind; its id stays, so that it is not learnt once more. Raises MemoryNotFound."""
-        held = await self._store.find_memory(scope, memory_id)
-        if held is None or not held.text:
-            raise MemoryNotFound
-        await self._noted("memory", scope, memory_id)
-        await self._memories.delete(scope, memory_id)
-        self._changed(scope)
+    async def memories(self, scope: Scope, memory_ids: Collection[str]) -> list[str]:
+        """Delete memories of any kind, but for their ids, so that they are not learnt again; returns those there were."""
+        held = (await self._store.items(scope, list(memory_ids), "")).memories
+        ids = [memory.memory_id for memory in held if not memory.is_deleted]
+        if ids:
+            await self._note("memory", scope, *((memory_id,) for memory_id in ids))
+        return await self._rights.delete(scope, ids)
 
     async def _noted(self, what: What, scope: Scope, *names: str | int) -> str:
+        return (await self._note(what, scope, names) or [""])[0]
+
+    async def _note(self, what: What, scope: Scope, *things: Sequence[str | int]) -> list[str]:
         if self._tombstones is None:
-            return ""
-        return await asyncio.to_thread(self._tombstones.add, what, scope, names, self._now())
+            return []
+        return await asyncio.to_thread(self._tombstones.add, what, scope, things, self._now())
 
     @contextmanager
     def _carried_out(self) -> Iterator[None]:
@@ -152,7 +154,7 @@ class Erasing:
     async def _erase_thing(self, scope: Scope, what: What, names: Sequence[str | int], tombstone: Tombstone) -> None:
         name = str(names[0])
         if what == "memory":
-            await self._memories.delete(scope, name)
+            await self._rights.delete(scope, [name])
         else:
             seq = int(names[1]) if what == "turn" else None
             key = SessionKey(scope=scope, session_id=name)
@@ -182,6 +184,6 @@ def _named(thing: Exported) -> tuple[What, tuple[str | int, ...]] | None:
         return "session", (thing.session.session_id,)
     if thing.turn is not None and thing.turn.messages:
         return "turn", (thing.turn.session_id, thing.turn.seq)
-    if thing.memory is not None and thing.memory.text:
+    if thing.memory is not None and not thing.memory.is_deleted:
         return "memory", (thing.memory.memory_id,)
     return None

@@ -17,6 +17,8 @@ from memory_service.text import STOP_WORDS, sentences, words
 from memory_service.values import Message, Turn
 
 SUMMARY_WORDS = 120
+THE_USER = "The user"
+"""How one is called who gave no name."""
 TELLING_WORDS = 8
 TOPICS = 5
 LONGEST_READ = 20_000
@@ -223,7 +225,7 @@ def slot_of(text: str) -> str | None:
 
 def quoted(fact: Fact) -> str:
     """The text of an extracted insight: who said it, and the words as they were said."""
-    speaker = "The user" if fact.sentence.speaker == "user" else fact.sentence.speaker
+    speaker = THE_USER if fact.sentence.speaker == "user" else fact.sentence.speaker
     return f"{speaker}: {fact.sentence.text}"
 
 

@@ -1,4 +1,4 @@
-"""Memories that callers write: of a user, or for all users of a tenant (knowledge); and deleting one by its id."""
+"""Memories that callers write: of a user, or for all users of a tenant (knowledge)."""
 
 from __future__ import annotations
 
@@ -119,18 +119,6 @@ class Memories:
             await self._put(scope, memory)
         durability = self._store.capabilities.durability
         return Kept(doc_id=document.doc_id, memory=memory, change=change, durability=durability)
-
-    async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
-        """Delete a piece of knowledge; returns whether there was one."""
-        return await self.delete(knowledge_of(tenant_id), document_memory_id(doc_id))
-
-    async def delete(self, scope: Scope, memory_id: str) -> bool:
-        """Delete a memory of any kind, so that nothing of it but its id is left; returns whether there was one."""
-        held = await self._store.find_memory(scope, memory_id)
-        if held is None or not held.text:
-            return False
-        await self._put(scope, held.deleted(self._now()))
-        return True
 
     async def _put(self, scope: Scope, *memories: Memory) -> None:
         await self._store.commit(Commit(scope=scope, memories=memories))

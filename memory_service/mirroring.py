@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from memory_service.corpus import item_of, items_of, whole_of
 from memory_service.errors import DriverUnavailable, Unavailable
 from memory_service.projections.base import Copy, Floats, NotTaken, Projection
+from memory_service.redaction import Redactor
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import EXTRACTIVE, Scope, Vector, turn_item_id
@@ -32,12 +33,19 @@ GATHER_S = 1.0
 
 
 class Mirroring:
-    """`space` names the present vector space, or is empty as long as none is known."""
+    """`space` names the present vector space, or is empty as long as none is known. `redactor` goes over each copy."""
 
     def __init__(
-        self, store: Store, space: Callable[[], str], *, now: Callable[[], datetime], gather_s: float = GATHER_S
+        self,
+        store: Store,
+        space: Callable[[], str],
+        *,
+        now: Callable[[], datetime],
+        gather_s: float = GATHER_S,
+        redactor: Redactor | None = None,
     ) -> None:
         self._store, self._space, self._now, self._gather_s = store, space, now, gather_s
+        self.redactor = redactor or Redactor(())
         self._alone: dict[str, asyncio.Lock] = {}
         self.copied = self.removed = 0
 
@@ -97,7 +105,7 @@ class Mirroring:
 
     async def _hand_over(self, engine: Projection, scope: Scope, space: str, entries: Entries) -> None:
         rows = dict(rows_of(entries.vectors, await self._lengths(scope, entries)))
-        bare = list(copies_of(entries))
+        bare = await asyncio.to_thread(lambda: list(copies_of(entries, self.redactor)))
         if engine.needs_vectors:
             rows |= await self._vectors_of([copy for copy in bare if copy.id not in rows], scope, space)
         copies = [replace_vector(copy, space, rows.pop(copy.id, None)) for copy in bare]
@@ -153,13 +161,13 @@ def space_of(target: str) -> str:
     return target.partition("|")[2]
 
 
-def copies_of(entries: Entries) -> Iterator[Copy]:
+def copies_of(entries: Entries, redactor: Redactor) -> Iterator[Copy]:
     """What of these an engine is to keep. Of a memory that is there twice the later counts."""
     for turn in entries.turns:
-        yield from (Copy(item=item) for item in items_of(turn))
+        yield from (Copy(item=item) for item in items_of(redactor.turn(turn)))
     for memory in {memory.memory_id: memory for memory in entries.memories}.values():
         if memory.valid_to is None:
-            yield Copy(item=item_of(memory), is_extract=memory.model == EXTRACTIVE)
+            yield Copy(item=item_of(redactor.memory(memory)), is_extract=memory.model == EXTRACTIVE)
 
 
 def rows_of(vectors: Iterable[Vector], lengths: Mapping[str, int]) -> Iterator[tuple[str, Floats]]:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
+from memory_service.tags import bracket_before
+
 PROMPT_VERSION = "2026-11-21"
 """Kept with everything a model writes; raised whenever a word below changes (tests/test_prompts.py pins both)."""
 
@@ -125,12 +127,7 @@ def fenced(tag: str, body: str) -> str:
     return f"<{tag}>\n{_TAG_BRACKET.sub('&lt;', body)}\n</{tag}>"
 
 
-# A bracket is judged by what a reader might take it for: spaces, slashes and invisible characters may stand
-# between it and the name, and look-alikes of it count.
-_TAG_BRACKET = re.compile(
-    r"[<\uff1c\ufe64](?=[\s/\\\u200b-\u200f\u2060\ufeff]*(?:conversation|earlier_summary|known_insights))",
-    re.IGNORECASE,
-)
+_TAG_BRACKET = bracket_before("conversation", "earlier_summary", "known_insights")
 
 
 def _line(said: Said) -> str:

@@ -17,13 +17,14 @@ from typing import Any
 
 from memory_service import extract
 from memory_service.breaker import Breaker
-from memory_service.consolidation import LONGEST_INSIGHT, Consolidated, consolidate
+from memory_service.consolidation import LONGEST_INSIGHT, consolidate
 from memory_service.context import summary_id
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion, Unavailable
 from memory_service.llm.base import Excerpt, Finding, Findings, Reader
 from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
 from memory_service.recall import Recall
+from memory_service.redaction import Redactor
 from memory_service.stores.base import Commit, Store
 from memory_service.values import (
     EXTRACTIVE,
@@ -78,7 +79,9 @@ class Reflector:
         chance: Callable[[], float] = random.random,
         breaker: Breaker,
         point: Point = nowhere,
+        redactor: Redactor,
     ) -> None:
+        self._redactor = redactor
         self._point, self._breaker = point, breaker
         self._store, self._pool, self._long_term, self._recall, self._reader = store, pool, long_term, recall, reader
         self._buffer_turns, self._chunk_turns = buffer_turns, chunk_turns
@@ -105,9 +108,10 @@ class Reflector:
                 return
             count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
             oldest = _parts(read.turns[:count])[0]
+            clean, earlier = await self._cleaned(oldest, read.session.cumulative_summary)
             try:
                 with self._breaker.watched():
-                    summary = await self._reader.compact(read.session.cumulative_summary, oldest)
+                    summary = await self._reader.compact(earlier, clean)
             except ModelError as exc:
                 logger.warning("compaction failed", extra={"reason": exc.code})
                 self.compactions_failed += 1
@@ -115,6 +119,10 @@ class Reflector:
             self._point("in_compaction")
             if await self._fold(key, read.session, oldest, summary, epoch):
                 self.compacted += 1
+
+    async def _cleaned(self, turns: Sequence[Turn], summary: str) -> tuple[list[Turn], str]:
+        """What may be read of these: all but secrets, which nothing that is derived shall hold."""
+        return await asyncio.to_thread(lambda: ([*map(self._redactor.turn, turns)], self._redactor.text(summary)))
 
     async def _fold(self, key: SessionKey, read: Session, oldest: tuple[Turn, ...], summary: str, epoch: str) -> bool:
         """Commit a summary of these turns; returns whether the session is still where it was when they were read."""
@@ -164,8 +172,11 @@ class Reflector:
             await self._release(key, claimed)
             raise
         except StaleVersion:
-            await self._release(key, claimed)
-            return self._now()  # more turns were handed over, or something was erased meanwhile
+            # more turns were handed over, a memory was changed by hand, or something was erased meanwhile
+            with suppress(StaleVersion, Unavailable):
+                again = claimed.failed("version_conflict: changed meanwhile", self._now())
+                await self._store.commit(Commit(scope=key.scope, sittings=(again,)))
+            return self._now()
         finally:
             self._wake(key)
         self.reflected += 1
@@ -180,31 +191,49 @@ class Reflector:
         covered = sitting.reflect_after - sitting.first_seq + 1
         chunk_start = sitting.first_seq + covered // self._chunk_turns * self._chunk_turns
         turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
+        turns, earlier_summary = await self._cleaned(turns, sitting.summary)
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
-        known = await self._known(key.scope, unread)
-        findings = await self._read(unread, sitting.summary, known)
+        known, settled = await self._known(key.scope, unread)
+        findings = await self._read(unread, earlier_summary, [*map(self._redactor.memory, known)])
         self._point("after_model")
-        insights = await asyncio.to_thread(self._consolidated, key, sitting, unread, findings.insights, known)
-        said_at = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
-        started_at = min([*said_at, sitting.started_at] if sitting.started_at else said_at)
+        said_at = {turn.seq: turn.created_at for turn in unread}
+        new = [_insight(key, sitting, place, one, said_at, self._reader) for place, one in enumerate(findings.insights)]
+        times = said_at.values()  # in any order, where old talk is brought in
+        started_at = min([*times, sitting.started_at] if sitting.started_at else times)
+        summary = _summary(key, sitting, findings, started_at, max(times), self._reader)
+        others = (summary, *await asyncio.to_thread(self._chunks, key, turns))
+        held = await self._held(key.scope, known, settled, new, others)
+        settled = [memory for memory in held.values() if memory.is_settled]
+        known = [held[memory.memory_id] for memory in known]
+        insights = await asyncio.to_thread(consolidate, findings.insights, known, new, settled)
         done = sitting.done(findings.summary, insights.added, started_at)
-        memories = (
-            _summary(key, done, findings, max(said_at), self._reader),
-            *insights.memories,
-            *await asyncio.to_thread(self._chunks, key, turns),
+        taken = {memory.memory_id for memory in settled}
+        written = [memory for memory in (*others, *insights.memories) if memory.memory_id not in taken]
+        unchanged = tuple(held[memory.memory_id] for memory in written if memory.memory_id in held)
+        await self._store.commit(
+            Commit(scope=key.scope, sittings=(done,), memories=tuple(written), unchanged=unchanged, epoch=epoch)
         )
-        await self._store.commit(Commit(scope=key.scope, sittings=(done,), memories=memories, epoch=epoch))
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
 
-    async def _known(self, scope: Scope, turns: Iterable[Turn]) -> list[Memory]:
-        """Insights already held that these turns may touch, nearest first."""
+    async def _known(self, scope: Scope, turns: Iterable[Turn]) -> tuple[list[Memory], list[Memory]]:
+        """Insights held that these turns may touch, nearest first; and all on which somebody had the last word."""
         held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
+        settled = [memory for memory in held.values() if memory.is_settled]
         if len(held) <= KNOWN_INSIGHTS:
-            return list(held.values())
+            return list(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
         found = await self._recall.retrieve(scope, said[-4000:], KNOWN_INSIGHTS, ["insight"])
-        return [held[hit.item.id] for hit in found.hits if hit.item.id in held]
+        return [held[hit.item.id] for hit in found.hits if hit.item.id in held], settled
+
+    async def _held(
+        self, scope: Scope, known: Iterable[Memory], settled: Iterable[Memory], *made: Iterable[Memory]
+    ) -> dict[str, Memory]:
+        """What of these is on record, as it is now; what was known and is gone stays as it was, and will be refused."""
+        read = {memory.memory_id: memory for memory in (*known, *settled)}
+        ids = {*read, *(memory.memory_id for of_a_kind in made for memory in of_a_kind)}
+        now = (await self._store.items(scope, ids, "")).memories
+        return read | {memory.memory_id: memory for memory in now}
 
     async def _read(self, turns: list[Turn], earlier_summary: str, known: list[Memory]) -> Findings:
         """Ask the reader, in as many calls as the length needs."""
@@ -218,15 +247,6 @@ class Reflector:
             insights += findings.insights
             topics += [topic for topic in findings.topics if topic not in topics]
         return Findings(summary=earlier_summary, topics=tuple(topics[:8]), insights=tuple(insights))
-
-    def _consolidated(
-        self, key: SessionKey, sitting: Sitting, turns: list[Turn], findings: tuple[Finding, ...], known: list[Memory]
-    ) -> Consolidated:
-        said_at = {turn.seq: turn.created_at for turn in turns}
-        new = [
-            _insight(key, sitting, number, finding, said_at, self._reader) for number, finding in enumerate(findings)
-        ]
-        return consolidate(findings, known, new)
 
     def _chunks(self, key: SessionKey, turns: list[Turn]) -> list[Memory]:
         """One extract per so many turns; one that grew since it was written is written over."""
@@ -308,8 +328,9 @@ def _insight(
     )
 
 
-def _summary(key: SessionKey, sitting: Sitting, findings: Findings, ended_at: datetime, reader: Reader) -> Memory:
-    assert sitting.started_at is not None
+def _summary(
+    key: SessionKey, sitting: Sitting, findings: Findings, started_at: datetime, ended_at: datetime, reader: Reader
+) -> Memory:
     return Memory(
         memory_id=summary_id(key.session_id, sitting.first_seq),
         kind="summary",
@@ -319,7 +340,7 @@ def _summary(key: SessionKey, sitting: Sitting, findings: Findings, ended_at: da
         sources=tuple(Source(session_id=key.session_id, seq=seq) for seq in (sitting.first_seq, sitting.through_seq)),
         metadata={
             "topics": list(findings.topics),
-            "started_at": sitting.started_at.isoformat(),
+            "started_at": started_at.isoformat(),
             "turn_count": sitting.turns_count,
         },
         model=reader.name,

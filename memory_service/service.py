@@ -20,10 +20,12 @@ from memory_service.erasing import Erasing
 from memory_service.errors import Draining
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
-from memory_service.memories import Kept, Memories, MemoryDraft, known_of
+from memory_service.memories import Kept, Memories, MemoryDraft, document_memory_id, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
+from memory_service.redaction import Redactor
 from memory_service.reflection import Reflector
+from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
@@ -83,6 +85,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     reader: Reader
     embedder: Embedder
     watchdog: Watchdog
+    redactor: Redactor
     tier: Tier | None = None
     tombstones: Tombstones | None = None
 
@@ -96,9 +99,10 @@ class MemoryService:
         self._sessions = parts.sessions
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
-        self.erasing = Erasing(
-            parts.store, parts.pool, self._memories, parts.tombstones, self._something_erased, now=now
-        )
+        self.rights = Rights(parts.store, self._memories_gone, now=now)
+        """What a user may do about their memories."""
+        erased = self._something_erased
+        self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
 
@@ -112,6 +116,10 @@ class MemoryService:
         self._background.reflect_soon(scope)
         if self._parts.tier is not None:
             self._parts.scheduler.soon("forget in Redis", partial(self._parts.tier.forget, scope), slotted=False)
+
+    def _memories_gone(self, scope: Scope) -> None:
+        self._recall.forget(scope)  # a corpus only marks what is gone
+        self._memories_changed(scope)
 
     async def start_session(
         self,
@@ -260,10 +268,7 @@ class MemoryService:
 
     async def delete_memory(self, scope: Scope, memory_id: str) -> bool:
         """Delete a memory of any kind; returns whether there was one."""
-        deleted = await self._memories.delete(scope, memory_id)
-        if deleted:
-            self._recall.forget(scope)  # a corpus only marks what is gone
-        return deleted
+        return bool(await self.erasing.memories(scope, [memory_id]))
 
     async def put_document(self, tenant_id: str, document: Document) -> Kept:
         """Keep a piece of knowledge for all users of a tenant, in place of an earlier one of its `doc_id`.
@@ -288,10 +293,7 @@ class MemoryService:
 
     async def delete_document(self, tenant_id: str, doc_id: str) -> bool:
         """Delete a piece of knowledge; returns whether there was one."""
-        deleted = await self._memories.delete_document(tenant_id, doc_id)
-        if deleted:  # to ask for one that is not there must not cost the next search all of the knowledge
-            self._recall.forget(knowledge_of(tenant_id))
-        return deleted
+        return await self.delete_memory(knowledge_of(tenant_id), document_memory_id(doc_id))
 
     async def insights(self, scope: Scope, *, recent_only: bool) -> list[Memory]:
         """Return the insights that hold, newest first; `recent_only`: of the last 30 days."""
@@ -378,6 +380,7 @@ class MemoryService:
             "reflection": parts.reflector.stats(),
             "recall": parts.recall.stats(),
             "drivers": parts.engines.stats(),
+            "redaction": parts.redactor.stats(),
             "event_loop": parts.watchdog.stats(),
             "tokens": {
                 "model": parts.reader.name,
@@ -394,5 +397,6 @@ async def load_long_term(store: Store, summaries: int, insights: int, scope: Sco
         # one more than is told: the summary of the present sitting may be among them, and is left out
         store.memories(scope, ["summary"], limit=summaries + 1),
     )
-    known.sort(key=lambda memory: memory.importance, reverse=True)  # stable: the newest first among equals
+    # stable: the newest first among equals
+    known.sort(key=lambda memory: (memory.pinned, memory.importance), reverse=True)
     return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

@@ -129,6 +129,10 @@ class Settings(BaseSettings):
     reflection_threshold_turns: int = Field(
         15, ge=1, description="Unreflected turns from which a conversation that goes on is reflected on."
     )
+    redact_secrets: bool = Field(
+        True, description="Whether keys, tokens, passwords and card numbers are kept out of all that is derived."
+    )
+    redact_ibans: bool = Field(False, description="Whether international bank account numbers are, too.")
     session_abandon_hours: float = Field(
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -48,17 +48,23 @@ class Tombstones:
         self._path = path
         self._lock = threading.Lock()
 
-    def add(self, what: What, scope: Scope, names: Iterable[str | int], erased_at: datetime) -> str:
-        """Note an erasure, and return its id; it is on the disk when this returns. Raises StoreUnavailable."""
-        erasure_id = secrets.token_hex(16)
+    def add(self, what: What, scope: Scope, things: Sequence[Sequence[str | int]], erased_at: datetime) -> list[str]:
+        """Note erasures, each thing by its names, and return their ids; they are on the disk when this returns.
+
+        Raises StoreUnavailable.
+        """
+        ids = [secrets.token_hex(16) for _ in things]
         with self._lock:
             try:
                 key = self._key() or self._begin()
-                of = name_of(key, scope, names)
-                self._append(_line(Tombstone(erasure_id=erasure_id, what=what, of=of, erased_at=erased_at)))
+                named = [
+                    (erasure_id, name_of(key, scope, names)) for erasure_id, names in zip(ids, things, strict=True)
+                ]
+                noted = [Tombstone(erasure_id=one, what=what, of=of, erased_at=erased_at) for one, of in named]
+                self._append([_line(tombstone) for tombstone in noted])
             except OSError as exc:
                 raise StoreUnavailable(f"ERASURES_FILE cannot be written ({type(exc).__name__})") from exc
-        return erasure_id
+        return ids
 
     def read(self) -> tuple[str, list[Tombstone]]:
         """Return the key and all that were noted, oldest first. Raises UnsafeStart for a file that is none of ours."""
@@ -92,10 +98,10 @@ class Tombstones:
             os.close(folder)
         return key
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: Sequence[bytes]) -> None:
         with self._path.open("r+b") as file:
             file.seek(len(_whole_lines(file.read())))
-            file.write(line + b"\n")
+            file.write(b"".join(line + b"\n" for line in lines))
             file.truncate()
             file.flush()
             os.fsync(file.fileno())

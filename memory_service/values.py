@@ -236,8 +236,8 @@ class Source(Value, frozen=True, kw_only=True):
 class Memory(Value, frozen=True, kw_only=True):
     """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
 
-    `confidence` and `importance` are in [0, 1]. A memory with `valid_to` was superseded: kept, not shown; if it was
-    deleted, only its id is kept. `model` says who wrote it (`extractive` for the rules of the offline reader).
+    `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
+    its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when somebody last changed it by hand.
     """
 
     memory_id: str
@@ -255,13 +255,25 @@ class Memory(Value, frozen=True, kw_only=True):
     prompt_version: str | None = None
     valid_to: datetime | None = None
     superseded_by: str | None = None
+    pinned: bool = False
+    edited: bool = False
+    updated_at: datetime | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether somebody has had the last word on it: what is learnt later changes nothing about it."""
+        return self.pinned or self.edited or self.is_deleted
+
+    @property
+    def is_deleted(self) -> bool:
+        return not self.text and self.valid_to is not None
 
     def superseded(self, by: Memory) -> Memory:
         return replace(self, valid_to=by.created_at, superseded_by=by.memory_id)
 
     def deleted(self, now: datetime) -> Memory:
         """What is left in its place, so that everybody who holds a copy learns that it is gone."""
-        return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now)
+        return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now, updated_at=now)
 
 
 class Document(Value, frozen=True, kw_only=True):
@@ -351,7 +363,7 @@ class Hot(Value, frozen=True, kw_only=True):
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
 
-    `insights`: most important first; `summaries`: of reflected sittings, newest first. Of these at most
+    `insights`: pinned, then most important first; `summaries`: of reflected sittings, newest first. Of these at most
     `most_summaries` are told; there is one more, for that of the present sitting may be among them.
     """
 

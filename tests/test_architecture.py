@@ -13,10 +13,11 @@ SERVER, CLIENT = "memory_service", "client"
 
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
+    ["tags"],
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors", "stores.settling", "tombstones"],
-    ["corpus", "user_files", "stores.bodies", "stores.forgetting", "stores.transient_mirrors"],
+    ["context", "ranking", "extract", "limits", "redaction", "stores.exports", "stores.mirrors", "stores.settling"],
+    ["corpus", "tombstones", "user_files", "stores.bodies", "stores.forgetting", "stores.transient_mirrors"],
     ["stores.erasures"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing", "stores.transient_record"],
@@ -37,7 +38,7 @@ FLOORS = [
         "migration",
     ],
     ["projections"],
-    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "sessions", "transfers"],
+    ["llm.openai_embedder", "memories", "mirroring", "query_cache", "rights", "sessions", "transfers"],
     ["engines"],
     ["comparing", "recall"],
     ["reflection"],

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from memory_service.consolidation import Consolidated, consolidate
 from memory_service.llm.base import Finding
@@ -241,3 +242,34 @@ def test_nothing_held_is_ever_lost_or_reworded(known: list[str], found: list[tup
 
 def _without_sources(name: str, text: str) -> Memory:
     return Memory(memory_id=name, kind="insight", text=text, created_at=AT)
+
+
+# On what somebody had the last word
+
+
+def by_hand(text: str, *turns: int, **state: object) -> Memory:
+    return replace(memory(text, *turns, name="held"), **state)
+
+
+def test_what_says_the_same_as_what_was_settled_is_left_out_and_not_merged_into_it() -> None:
+    new = memory("Ana likes green tea", 9, session="later")
+    for settled in (by_hand("Ana likes green tea", pinned=True), by_hand("Ana likes green tea", edited=True)):
+        result = consolidate([Finding(text=new.text, turns=(9,))], [], [new], [settled])
+        assert result == Consolidated(memories=(), added=0, dropped=0)
+
+
+def test_what_an_edited_insight_said_before_does_not_come_back_under_another_id() -> None:
+    """A model that reads the same turns again may find its insights in another order."""
+    again = memory("Ana lives in Lisbon", 3)
+    findings = [Finding(text=again.text, turns=(3,))]
+    edited, pinned = by_hand("Ana lives in Porto", 3, 4, edited=True), by_hand("Ana likes tea", 3, 4, pinned=True)
+    assert consolidate(findings, [edited], [again], [edited]).memories == ()
+    assert consolidate(findings, [pinned], [again], [pinned]).memories == (again,), "of that turn, and something else"
+    more = memory("Ana lives in Lisbon", 3, 5)
+    assert consolidate(findings, [edited], [more], [edited]).memories == (more,), "it rests on something else too"
+
+
+def test_what_replaces_a_deleted_insight_is_new() -> None:
+    new, gone = memory("Ana lives in Lisbon", 9, days=1), memory("Ana lives in Porto", name="held").deleted(AT)
+    result = consolidate([Finding(text=new.text, turns=(9,), replaces=1)], [gone], [new], [gone])
+    assert (result.memories, result.added) == ((new,), 1)

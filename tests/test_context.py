@@ -21,6 +21,7 @@ from memory_service.context import (
     summary_id,
     unfence,
 )
+from memory_service.tags import BRACKETS
 from memory_service.values import Hot, LongTerm, Memory, Message, Session, Turn
 
 AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
@@ -46,6 +47,7 @@ PIECES = [
     "&amp;",
 ]
 PIECES += ["lt;", "amp;", "#", *HEADINGS, "USER: ", "ASSISTANT: ", "SYSTEM: ", "USER (Ana): ", "- ", "Topics: ", "a"]
+PIECES += [*(f"&#x{ord(bracket):x};" for bracket in BRACKETS), *BRACKETS, "\u200b", "m\u0435mory", "\x1b[0m", "#x", ";"]
 texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 names = st.one_of(st.none(), texts.map(lambda text: text[:200] or "Ana"))
 

@@ -47,10 +47,12 @@ class UrlBody:
 
 
 class JsonBody:
-    """Takes a value from a JSON body: strict types, unknown fields refused, no NUL anywhere."""
+    """Takes a value from a JSON body, and from the path: strict types, unknown fields refused, no NUL anywhere."""
 
-    def __init__(self, takes: type[msgspec.Struct]) -> None:
-        self._decode = msgspec.json.Decoder(takes).decode
+    def __init__(self, takes: type[msgspec.Struct], *, of_path: bool = False) -> None:
+        self._takes, self._of_path = takes, of_path
+        self._decode_all = msgspec.json.Decoder(takes).decode
+        self._decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
         _check_media_type(scope, JSON)
@@ -59,7 +61,7 @@ class JsonBody:
                 raise ContentTooLarge(MAX_BODY_BYTES)  # not read at all
         raw = await _read(receive)
         try:
-            body = self._decode(raw)
+            body = self._decoded(raw, scope) if self._of_path else self._decode_all(raw)
             if b"\\u0000" in raw:
                 _check_no_nul(msgspec.to_builtins(body), "$")
         except msgspec.ValidationError as exc:
@@ -67,6 +69,12 @@ class JsonBody:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise MalformedJson(f"not valid JSON ({type(exc).__name__})") from None
         return body
+
+    def _decoded(self, raw: bytes, scope: Any) -> Any:
+        fields, named = self._decode_fields(raw), scope["path_params"]
+        if fields.keys() & named.keys():
+            raise ValidationFailed("$", "an unknown field")
+        return msgspec.convert({**fields, **named}, self._takes)
 
 
 class Sent(msgspec.Struct):

@@ -40,8 +40,11 @@ _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _encode = msgspec.json.Encoder().encode
 
 
+WITH_BODY = ("POST", "PATCH")
+
+
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the route table. `takes` is the body of a POST, or the path and query of anything else."""
+    """One row of the route table. `takes` is the path, and beside it the body (`WITH_BODY`) or the query."""
 
     method: str
     path: str
@@ -74,8 +77,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
             return NoBody()
         if self.of_file:
             return FileBody(self.takes)
-        if self.method == "POST":
-            return JsonBody(self.takes)
+        if self.method in WITH_BODY:
+            return JsonBody(self.takes, of_path="{" in self.path)
         return UrlBody(self.takes, self.path if self.rest else "")
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from memory_service import __version__
 from memory_service.api.accept import NDJSON
-from memory_service.api.endpoint import Verb
+from memory_service.api.endpoint import WITH_BODY, Verb
 from memory_service.api.schemas import SOMEBODY_SPEAKS, Problem, StoreTurn
 
 ANYWHERE = {
@@ -57,7 +57,7 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     if not verb.open:
         refused |= {401: "not admitted", 403: "the credential does not allow it"}
     if verb.takes:
-        refused |= OF_BODIES if verb.method == "POST" else OF_VALUES
+        refused |= OF_BODIES if verb.method in WITH_BODY else OF_VALUES
     for status, description in sorted(refused.items()):
         responses[str(status)] = {"description": description, "content": problem}
     operation: dict[str, Any] = {
@@ -65,27 +65,46 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
         "summary": verb.summary,
         "responses": responses,
     }
-    if verb.of_file:
-        operation["parameters"] = _parameters(verb)
-        operation["requestBody"] = {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}
-    elif verb.takes and verb.method == "POST":
-        if verb.named:
-            operation["parameters"] = [_REQUEST_NAME]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.takes]}}}
-    elif verb.takes:
-        operation["parameters"] = _parameters(verb)
+    if verb.takes:
+        parameters = [*_parameters(verb), *[_REQUEST_NAME] * verb.named]
+        if parameters:
+            operation["parameters"] = parameters
+        if verb.of_file:
+            operation["requestBody"] = {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}
+        elif verb.method in WITH_BODY:
+            schema = _body(verb) if "{" in verb.path else refs[verb.takes]
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
 
 
-def _parameters(verb: Verb) -> list[dict[str, Any]]:
+def _schema(verb: Verb) -> dict[str, Any]:
     assert verb.takes is not None
-    schema = next(iter(msgspec.json.schema_components([verb.takes])[1].values()))
+    schema: dict[str, Any] = msgspec.json.schema_components([verb.takes])[1][verb.takes.__name__]
+    return schema
+
+
+def _is_of_path(verb: Verb, name: str) -> bool:
+    return f"{{{name}}}" in verb.path
+
+
+def _body(verb: Verb) -> dict[str, Any]:
+    """What comes in the body, without what comes in the path."""
+    schema = _schema(verb)
+    properties = {name: field for name, field in schema["properties"].items() if not _is_of_path(verb, name)}
+    required = [name for name in schema.get("required", []) if name in properties]
+    return {**schema, "properties": properties, "required": required}
+
+
+def _parameters(verb: Verb) -> list[dict[str, Any]]:
+    schema = _schema(verb)
+    with_body = verb.method in WITH_BODY
     return [
         {
             "name": name,
-            "in": "path" if f"{{{name}}}" in verb.path else "query",
+            "in": "path" if _is_of_path(verb, name) else "query",
             "required": name in schema.get("required", []),
             "schema": field,
         }
         for name, field in schema["properties"].items()
+        if _is_of_path(verb, name) or not with_body
     ]

@@ -17,6 +17,7 @@ from memory_service.api.endpoint import Verb
 from memory_service.api.erasing import ERASING
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
+from memory_service.api.rights import RIGHTS
 from memory_service.api.transfers import TRANSFERS
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
@@ -215,6 +216,7 @@ VERBS = (
     ),
     *MEMORIES,
     *ERASING,
+    *RIGHTS,
     *KNOWLEDGE,
     *TRANSFERS,
     *DRIVERS,
@@ -343,6 +345,7 @@ def _result(hit: Hit) -> schemas.Result:
         created_at=item.created_at,
         role=item.role,
         name=item.name,
+        pinned=item.pinned,
         sources=_sources(item.sources),
     )
 
@@ -353,10 +356,12 @@ def _sources(sources: tuple[Source, ...]) -> list[schemas.SourceAnswer]:
 
 def _insight(memory: Memory) -> schemas.InsightAnswer:
     return schemas.InsightAnswer(
+        id=memory.memory_id,
         content=memory.text,
         category=memory.category or "general",
         confidence=memory.confidence,
         importance=memory.importance,
+        pinned=memory.pinned,
         timestamp=memory.created_at,
         session_id=memory.session_id or "",
         sources=_sources(memory.sources),

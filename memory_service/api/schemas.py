@@ -237,6 +237,7 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     created_at: datetime
     role: Role | None = None
     name: str | None = None
+    pinned: bool = False
     sources: list[SourceAnswer] = []
 
 
@@ -251,10 +252,12 @@ class RetrieveAnswer(Struct, kw_only=True):
 
 
 class InsightAnswer(Struct, kw_only=True):
+    id: str
     content: str
     category: str
     confidence: float
     importance: float
+    pinned: bool
     timestamp: datetime
     session_id: str
     sources: list[SourceAnswer]

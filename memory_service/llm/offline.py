@@ -74,9 +74,9 @@ def _latest(facts: list[extract.Fact]) -> list[extract.Fact]:
 
 def _slot(quoted: str) -> tuple[str, str] | None:
     """Whose value of what a quoted statement gives, or None: what Ben says replaces nothing that Ana said."""
-    speaker, _, text = quoted.partition(": ")
-    slot = extract.slot_of(text)
-    return (speaker, slot) if slot else None
+    speaker, colon, text = quoted.partition(": ")
+    slot = extract.slot_of(text if colon else quoted)  # one that its user has put in other words may name nobody
+    return (speaker if colon else extract.THE_USER, slot) if slot else None
 
 
 class LocalEmbedder:

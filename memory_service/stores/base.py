@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.erasures import ErasureVerbs
 from memory_service.stores.exports import Exported, Exports, Users
 from memory_service.stores.mirrors import MirrorVerbs
@@ -58,8 +59,9 @@ class Commit(Value, frozen=True, kw_only=True):
 
     `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
     Turns continue the session's sequence. Memories and vectors are upserted by id. `request` names the request
-    that stores the first of the turns; the name is kept with it. `epoch` is that of the user when what it is made
-    from was read: with it, what was erased since cannot come back.
+    that stores the first of the turns; the name is kept with it. `unchanged` are the states in which some of its
+    memories were read, and must still be. `epoch` is that of the user when what it is made from was read: with it,
+    what was erased since cannot come back.
     """
 
     scope: Scope
@@ -70,6 +72,7 @@ class Commit(Value, frozen=True, kw_only=True):
     vectors: tuple[Vector, ...] = ()
     request: Request | None = None
     epoch: str | None = None
+    unchanged: tuple[Memory, ...] = ()
 
     @property
     def is_searchable(self) -> bool:
@@ -150,8 +153,8 @@ class Store(MirrorVerbs, ErasureVerbs, ABC):
 
         Settles even when the caller is cancelled: a write under way cannot be called back, so whoever
         reads next must find it either there or not there.
-        Raises StaleVersion if the head or a sitting moved, or something was erased since `epoch`; DuplicateTurn,
-        DuplicateRequest, Overloaded; then nothing is written.
+        Raises StaleVersion if the head, a sitting or a memory moved, or something was erased since `epoch`;
+        DuplicateTurn, DuplicateRequest, Overloaded; then nothing is written.
         """
         if commit.turns and commit.session is None:
             raise ValueError("turns are committed with the head that counts them")
@@ -195,10 +198,11 @@ class Store(MirrorVerbs, ErasureVerbs, ABC):
         since: datetime | None = None,
         limit: int = ALL,
         superseded: bool = False,
+        after: Place | None = None,
     ) -> list[Memory]:
-        """Return memories of these kinds, newest (`created_at`) first, then by id."""
+        """Return memories of these kinds, newest (`created_at`) first, then by id: those that come `after` a place."""
         with self._translated():
-            return await self._memories(scope, tuple(kinds), since, limit, superseded)
+            return await self._memories(scope, tuple(kinds), since, limit, superseded, after)
 
     async def find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
         """Return the memory of this id, superseded or deleted ones too."""
@@ -337,7 +341,7 @@ class Store(MirrorVerbs, ErasureVerbs, ABC):
     async def _sittings(self, key: SessionKey) -> list[Sitting]: ...
     @abstractmethod
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]: ...
     @abstractmethod
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None: ...

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from memory_service.errors import StaleVersion
 from memory_service.stores.exports import Exported
 from memory_service.stores.mirrors import Mirror
-from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Value
+from memory_service.values import Effect, Kind, Memory, Request, Scope, Session, Sitting, Turn, Value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -18,6 +19,9 @@ DIGITS = 19
 """A number of so many may not fit a column: no turn has it."""
 
 T = TypeVar("T")
+Kinds = tuple[Kind, ...]
+Place = tuple[datetime, str]
+"""Of a memory in a list: its `created_at`, and its id."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -54,6 +58,23 @@ def micros_or_none(moment: datetime | None) -> int | None:
 
 def moment(micros: int) -> datetime:
     return EPOCH + micros * MICROSECOND
+
+
+EVER = 1 << 62
+
+
+def window_of(since: datetime | None, after: Place | None) -> tuple[int, int, str]:
+    """Bounds of a list of memories, newest first, in columns: the least and the last `created_at`, and the name behind
+    which it goes on among those of the last.
+    """
+    least = micros(since) if since else -EVER
+    return (least, micros(after[0]), after[1]) if after else (least, EVER, "")
+
+
+def require_unchanged(read: Memory, held: Memory | None) -> None:
+    """Raise StaleVersion if a memory is not in the state any more in which it was read."""
+    if held is None or (held.created_at, held.updated_at) != (read.created_at, read.updated_at):
+        raise StaleVersion
 
 
 def turns_named(item_ids: Iterable[str]) -> list[tuple[str, int]]:

@@ -61,11 +61,16 @@ def _sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:
 
 
 def _without(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> Memory | None:
-    """What is left of a memory: itself, if it rests on nothing that goes; nothing, if on nothing else."""
+    """What is left of a memory: itself, if it rests on nothing that goes; nothing, if on nothing else.
+
+    What its user has written over rests on nothing but that.
+    """
     if not _touched(what, memory, read_anew):
         return memory
     left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
-    return replace(memory, sources=left, session_id=left[0].session_id) if left else None
+    if not left and not memory.edited:
+        return None
+    return replace(memory, sources=left, session_id=left[0].session_id if left else None)
 
 
 def _touched(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> bool:

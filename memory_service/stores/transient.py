@@ -24,6 +24,7 @@ from memory_service.stores.base import (
     Entries,
     Store,
 )
+from memory_service.stores.bodies import EVER, Kinds, Place, micros
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.mirrors import Mirror
@@ -32,7 +33,6 @@ from memory_service.stores.transient_record import Item, Record, by_token, check
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Scope,
@@ -125,7 +125,7 @@ class TransientStore(Store):
         return sorted((s for s in sittings if s.session_id == key.session_id), key=lambda s: s.first_seq)
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         found = [
             item.value
@@ -135,9 +135,9 @@ class TransientStore(Store):
             and (since is None or item.value.created_at >= since)
             and (superseded or item.value.valid_to is None)
         ]
-        found.sort(key=lambda memory: memory.memory_id)
-        found.sort(key=lambda memory: memory.created_at, reverse=True)
-        return found[:limit]
+        placed = sorted((-micros(memory.created_at), memory.memory_id, memory) for memory in found)
+        behind = (-micros(after[0]), after[1]) if after else (-EVER, "")
+        return [memory for *place, memory in placed if tuple(place) > behind][:limit]
 
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:
         item = self._of(scope).items.get(memory_id)

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from memory_service.errors import StaleVersion
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
+from memory_service.stores.bodies import require_unchanged
 from memory_service.stores.exports import Erased, Exported, exported_item
 from memory_service.stores.forgetting import Forgetting
 from memory_service.values import Effect, Memory, Request, Session, Sitting, Turn, Vector, turn_item_id
@@ -85,6 +86,9 @@ def check(record: Record, commit: Commit) -> None:
         _check_version(commit.session, record.sessions.get(commit.session.session_id))
     for sitting in commit.sittings:
         _check_version(sitting, record.sittings.get((sitting.session_id, sitting.first_seq)))
+    for read in commit.unchanged:
+        item = record.items.get(read.memory_id)
+        require_unchanged(read, item.value if item and isinstance(item.value, Memory) else None)
     names = [turn.turn_id for turn in commit.turns]
     if len(set(names)) < len(names) or any(
         turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns

@@ -11,9 +11,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 
+from client.errors import SessionNotFound, UserNotFound
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
-from tests.api.conftest import Connect, Visit
+from memory_service.cli import main
+from tests.api.conftest import ClientAt, Connect, Visit
 from tests.api.talking import (
     CONTEXT,
     END,
@@ -281,3 +284,44 @@ async def test_knowledge_is_nobody_s_and_stays(http: httpx2.AsyncClient) -> None
     await erased(http, "/users/ana")
     found = await told(http, "/knowledge/recall", query="birds")
     assert [one["doc_id"] for one in found["results"]] == ["d"]
+
+
+# The client and the command
+
+
+async def test_the_client_erases_a_turn_a_session_and_its_user(http: httpx2.AsyncClient, client_at: ClientAt) -> None:
+    await ana_and_ben(http)
+    client = client_at(http, "ana", "s")
+    assert (await client.erase_turn(1))["erased"]["turns"] == 1
+    assert (await client.erase_session())["erased"]["sessions"] == 1
+    with pytest.raises(SessionNotFound):
+        await client.erase_session()
+    assert (await client.erase_user())["erased"]["sessions"] == 1
+    with pytest.raises(UserNotFound):
+        await client.erase_user()
+
+
+@only_sqlite
+async def test_the_command_asks_first(http: httpx2.AsyncClient) -> None:
+    await ana_and_ben(http)
+    asked = ["users", "erase", "ana", "--url", str(http.base_url)]
+    refused = await asyncio.to_thread(CliRunner().invoke, main, asked, "n\n")
+    assert refused.exit_code == 1
+    assert CANARY in await all_answers(http)
+    done = await asyncio.to_thread(CliRunner().invoke, main, [*asked, "--yes"])
+    assert (done.exit_code, done.output.startswith("ana: erased, sessions 2, ")) == (0, True)
+    assert CANARY not in await all_answers(http)
+
+
+@only_sqlite
+async def test_a_file_of_a_user_without_the_erased_turn_is_taken_in(http: httpx2.AsyncClient) -> None:
+    await ana_and_ben(http)
+    await erased(http, "/sessions/s/turns/1", user_id="ana")
+    await settled(http)
+    exported = (await http.get("/users/ana/export")).content
+    assert b"number 0" not in exported
+    await erased(http, "/users/ana")
+    headers = {"Content-Type": "application/x-ndjson"}
+    response = await http.post("/users/import", content=exported, headers=headers)
+    assert response.status_code == 200, response.text
+    assert (await http.get("/users/ana/export")).content == exported

@@ -22,6 +22,7 @@ from tests.support.process import ServiceProcess, service_process
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
 """Any text but what is refused: half a surrogate pair is no UTF-8, and NUL cannot be stored everywhere."""
+SECRET = "hunter2Zq9x"
 NO_MODEL = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "REFLECTION_RETRY_SECONDS": "0.01", "BREAKER_FAILURES": "1000"}
 """So that the background has something to complain of while it holds users' words."""
 
@@ -86,6 +87,26 @@ def log_of(service: ServiceProcess) -> tuple[bytes, list[dict[str, Any]]]:
     return log, [json.loads(line) for line in lines]
 
 
+def rights(http: httpx2.Client, text: str) -> None:
+    """Do to a memory all that may be done to one, rightly and wrongly; no refusal repeats any of it."""
+    eve, canary = {"user_id": "eve"}, f"canary7f3a {text} password={SECRET}"
+    (memory_id,) = told(http, "/memories", memories=[{**eve, "content": canary}])["ids"]
+    path = f"/memories/{memory_id}"
+    http.patch(path, json={**eve, "content": f"{canary} again", "metadata": {"x": canary[:500]}}).raise_for_status()
+    http.post("/memories/forget", json={**eve, "query": canary[:2000]}).raise_for_status()
+    at = "2020-01-01T00:00:00Z"
+    refused = [
+        http.patch(path, json={**eve, "content": canary, "expected_updated_at": at}),
+        http.patch(path, json={**eve, canary: canary}),
+        http.patch("/memories/canary7f3a", json={**eve, "content": canary}),
+        http.get("/memories", params={**eve, "cursor": canary}),
+        http.post("/memories/forget", json={**eve, "ids": [canary], "dry_run": False}),
+    ]
+    assert [answer.status_code for answer in refused] == [409, 422, 404, 422, 422]
+    assert not [answer for answer in refused if "canary7f3a" in answer.text or SECRET in answer.text]
+    http.delete(path, params=eve).raise_for_status()
+
+
 def test_whatever_is_said_the_log_is_one_json_object_a_line_and_none_of_it(
     service: ServiceProcess, http: httpx2.Client
 ) -> None:
@@ -101,7 +122,9 @@ def test_whatever_is_said_the_log_is_one_json_object_a_line_and_none_of_it(
         http.delete(f"{KNOWLEDGE}/canary7f3a%20{number}")
         http.delete(f"{KNOWLEDGE}/canary7f3a%0a")
         http.get("/nowhere/canary7f3a", params={"text": text}, headers={"X-Request-Id": "canary7f3a;"})
+        rights(http, text)
         told(http, END, **one)
+    assert b"canary7f3a" not in http.get("/stats").content
     deadline = time.monotonic() + PATIENCE_S
     while len(log_of(service)[1]) < 10 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -109,6 +132,7 @@ def test_whatever_is_said_the_log_is_one_json_object_a_line_and_none_of_it(
     assert len(events) >= 10, "the background had something to complain of"
     assert all({"event", "level", "timestamp"} <= set(event) for event in events)
     assert b"canary7f3a" not in log
+    assert SECRET.encode() not in log
     assert b"\x1b" not in log
 
 

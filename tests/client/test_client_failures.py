@@ -190,6 +190,6 @@ async def test_a_service_that_is_not_there_is_named_without_its_password(unborn,
 async def test_half_a_character_is_refused_by_the_name_of_its_field(service, connect):
     with pytest.raises(errors.InvalidRequest, match="user_message holds half a character"):
         await connect(session_id="s").store_turn("\ud800", "Noted.")
-    with pytest.raises(errors.InvalidRequest, match="doc_id holds half a character"):
+    with pytest.raises(errors.InvalidRequest, match="an id holds half a character"):
         await connect().delete_knowledge("\ud800")
     assert service.asked == []

@@ -105,6 +105,45 @@ class CommitContract:
             await self.must_refuse(store, late, StaleVersion)
         assert await store.sittings(key) == [claimed]
 
+    async def test_a_memory_that_was_changed_by_hand_since_it_was_read_is_not_written_over(self, store: Store) -> None:
+        key = a_key()
+        await begin(store, key, turns=3)
+        await store.commit(Commit(scope=key.scope, sittings=(a_sitting(),), memories=(a_memory("m"), a_memory("n"))))
+        read, other = a_memory("m"), a_memory("n")
+        edited = replace(read, text="by hand", edited=True, updated_at=minutes(1))
+        await store.commit(Commit(scope=key.scope, memories=(edited,), unchanged=(read,)))
+        late = Commit(
+            scope=key.scope,
+            sittings=(a_sitting(version=2),),
+            memories=(a_memory("new"), other.superseded(read), read.superseded(other)),
+            unchanged=(other, read),
+        )
+        await self.must_refuse(store, late, StaleVersion)
+        again = replace(edited, text="by another hand", updated_at=minutes(2))
+        for state in (read, replace(edited, updated_at=minutes(2)), replace(edited, created_at=minutes(1))):
+            overtaken = Commit(scope=key.scope, memories=(again,), unchanged=(state,))
+            await self.must_refuse(store, overtaken, StaleVersion)
+        assert await store.find_memory(key.scope, "m") == edited
+        await store.commit(Commit(scope=key.scope, memories=(again,), unchanged=(edited,)))
+        assert await store.find_memory(key.scope, "m") == again
+
+    async def test_a_memory_that_is_not_there_is_not_as_it_was_read(self, store: Store) -> None:
+        key = a_key()
+        await begin(store, key)
+        gone = a_memory("gone")
+        await self.must_refuse(store, Commit(scope=key.scope, memories=(gone,), unchanged=(gone,)), StaleVersion)
+        await store.commit(Commit(scope=a_scope("ben"), memories=(gone,)))
+        await self.must_refuse(store, Commit(scope=key.scope, memories=(gone,), unchanged=(gone,)), StaleVersion)
+
+    async def test_of_many_who_change_one_memory_at_once_one_does(self, store: Store) -> None:
+        scope, read = a_scope(), a_memory("m")
+        await store.commit(Commit(scope=scope, memories=(read,)))
+        changes = [replace(read, text=f"by {n}", edited=True, updated_at=minutes(n)) for n in range(1, 9)]
+        commits = [store.commit(Commit(scope=scope, memories=(one,), unchanged=(read,))) for one in changes]
+        outcomes = await asyncio.gather(*commits, return_exceptions=True)
+        assert [type(one) for one in outcomes].count(StaleVersion) == len(changes) - 1
+        assert await store.find_memory(scope, "m") == changes[outcomes.index(None)]
+
     # Turns
 
     async def test_a_turn_id_is_stored_once_and_its_repeat_writes_nothing(self, store: Store) -> None:

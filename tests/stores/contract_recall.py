@@ -91,6 +91,18 @@ class RecallContract:
         assert await ids(store, ["insight"], limit=2) == ["c", "a"]
         assert await ids(store, ["insight"], limit=0) == []
 
+    async def test_a_list_goes_on_after_a_place_in_it(self, store: Store) -> None:
+        times = {"e": 0, "b": 1, "d": 1, "a": 1, "c": 2}
+        kinds = {"a": "summary", "d": "episode"}
+        for memory_id, when in times.items():
+            await keep(store, a_memory(memory_id, created_at=minutes(when), kind=kinds.get(memory_id, "insight")))
+        in_order = await ids(store, KINDS)
+        assert in_order == ["c", "a", "b", "d", "e"]
+        for count, memory_id in enumerate(in_order, 1):
+            assert await ids(store, KINDS, after=(minutes(times[memory_id]), memory_id)) == in_order[count:]
+        assert await ids(store, KINDS, after=(minutes(1), "aa"), limit=1) == ["b"], "as if it were still there"
+        assert await ids(store, KINDS, after=(minutes(1), "aa"), since=minutes(1)) == ["b", "d"]
+
     async def test_the_limit_cuts_after_all_kinds_are_put_in_order(self, store: Store) -> None:
         await keep(store, a_memory("old", kind="insight"), a_memory("new", kind="summary", created_at=minutes(1)))
         assert await ids(store, ["insight", "summary"], limit=1) == ["new"]

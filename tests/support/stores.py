@@ -16,6 +16,7 @@ from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
+from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.mirrors import Mirror
@@ -23,7 +24,6 @@ from memory_service.stores.transient import TransientStore
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Scope,
@@ -93,11 +93,11 @@ class YieldingStore(Store):
         return await self._around("sittings", lambda: self.inner.sittings(key))
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         return await self._around(
             "memories",
-            lambda: self.inner.memories(scope, kinds, since=since, limit=limit, superseded=superseded),
+            lambda: self.inner.memories(scope, kinds, since=since, limit=limit, superseded=superseded, after=after),
         )
 
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:

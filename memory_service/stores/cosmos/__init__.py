@@ -21,7 +21,7 @@ from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Sought, Store
-from memory_service.stores.bodies import MICROSECOND, micros
+from memory_service.stores.bodies import MICROSECOND, Kinds, Place, micros
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import LACKING, Names, create_missing, require_names
@@ -51,7 +51,6 @@ from memory_service.stores.mirrors import Mirror
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Scope,
@@ -153,7 +152,7 @@ class CosmosStore(Store):
     # One user
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         if not kinds or not limit:
             return []
@@ -161,6 +160,9 @@ class CosmosStore(Store):
         values: Document = {"kinds": list(kinds)}
         if since is not None:
             where, values = f"{where} AND c.created >= @since", {**values, "since": micros(since)}
+        if after is not None:
+            where += " AND (c.created < @last OR (c.created = @last AND c.name > @name))"
+            values |= {"last": micros(after[0]), "name": after[1]}
         if not superseded:
             where += " AND c.current = true"
         sql = _first(limit, "c.body", where, "c.created DESC, c.name ASC")

@@ -20,7 +20,7 @@ from uuid import uuid4
 from memory_service.errors import MemoryServiceError, StaleVersion
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
-from memory_service.stores.bodies import micros
+from memory_service.stores.bodies import micros, require_unchanged
 from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.batches import VERB, Operation
@@ -63,6 +63,7 @@ class Commits:
         self._point("before_commit")
         if commit.session is None and not commit.sittings:
             await self._require_epoch(commit, writing.owner)
+        if commit.session is None and not commit.sittings and not commit.unchanged:
             await self._memories.put(commit.memories, writing.owner, writing.indexed)
         elif commit.memories:
             await self._write_after_memories(writing)
@@ -82,6 +83,9 @@ class Commits:
         for _ in range(ATTEMPTS):
             await self._look_before(writing.commit, owner)
             former = await self._memories.held(memories, owner)
+            for read in writing.commit.unchanged:
+                held = former.get(doc.memory_id(read.memory_id))
+                require_unchanged(read, doc.memory_of(held) if held else None)
             try:
                 if await self._memories.put_in_place_of(former, memories, owner, mark, writing.indexed):
                     self._point("after_memories")

@@ -20,7 +20,17 @@ from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Sought, Store
-from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
+from memory_service.stores.bodies import (
+    Kinds,
+    Place,
+    memory_of,
+    micros,
+    moment,
+    session_of,
+    sitting_of,
+    turn_of,
+    window_of,
+)
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.indexing import Index, decided
@@ -35,7 +45,6 @@ from memory_service.stores.postgres.search import Search
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Scope,
@@ -169,13 +178,15 @@ class PostgresStore(Store):
     # One user
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         sql = (
             f"SELECT body FROM memories WHERE owner = {OWNER} AND kind = ANY(%s) AND created_at >= %s"
-            " AND superseded <= %s ORDER BY created_at DESC, memory_id LIMIT %s"
+            " AND superseded <= %s AND created_at <= %s AND (created_at < %s OR memory_id > %s)"
+            " ORDER BY created_at DESC, memory_id LIMIT %s"
         )
-        values = (*_owner(scope), list(kinds), micros(since) if since else -(1 << 62), superseded, limit)
+        least, last, name = window_of(since, after)
+        values = (*_owner(scope), list(kinds), least, superseded, last, last, name, limit)
         return [memory_of(body) for (body,) in await self._client.rows("memories", sql, values)]
 
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:

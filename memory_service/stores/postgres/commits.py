@@ -40,9 +40,13 @@ class Commits:
             change["search"] = list(entries.values())
         function = "commit_with_entries" if self._index.kept else "commit_change"
         given = (commit.scope.tenant_id, commit.scope.user_id, _encode(change).decode())
+        sql, states = f"SELECT {function}(%s, %s, %s, %s)", states_of(commit)
+        if states:
+            sql = f"{sql} FROM require_unchanged(%s, %s, %s, %s)"
 
         async def work(db: AsyncConnection[Any], again: bool) -> None:
-            await self._client.execute(db, "commit", f"SELECT {function}(%s, %s, %s, %s)", (*given, again))
+            asked = (*given[:2], _encode(states).decode(), again) if states else ()
+            await self._client.execute(db, "commit", sql, (*given, again, *asked))
 
         self._point("before_commit")
         try:
@@ -70,6 +74,17 @@ def change_of(commit: Commit, index: Index) -> dict[str, Any]:
     }
     change |= {name: columns for name, columns in parts.items() if columns}
     return change
+
+
+def states_of(commit: Commit) -> list[dict[str, Any]]:
+    """The states in which memories must be, each with what it is to become, by which an earlier try is known."""
+    wanted = {memory.memory_id: text_of(memory) for memory in commit.memories}
+    return [{**state_columns(memory), "wanted": wanted[memory.memory_id]} for memory in commit.unchanged]
+
+
+def state_columns(memory: Memory) -> dict[str, Any]:
+    state = {"created_at": micros(memory.created_at), "updated_at": memory.updated_at}
+    return {"memory_id": memory.memory_id, **state}
 
 
 def _request(request: Request, turn: Turn) -> dict[str, Any]:

@@ -22,7 +22,17 @@ from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
-from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of, turns_named
+from memory_service.stores.bodies import (
+    Kinds,
+    Place,
+    memory_of,
+    micros,
+    session_of,
+    sitting_of,
+    turn_of,
+    turns_named,
+    window_of,
+)
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.mirrors import Mirror
@@ -33,7 +43,6 @@ from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
     Effect,
     Hot,
-    Kind,
     Memory,
     ReflectionState,
     Scope,
@@ -171,14 +180,16 @@ class SQLiteStore(Store):
         return await self._read(lambda db: [sitting_of(body) for (body,) in db.execute(sql, _names(key))])
 
     async def _memories(
-        self, scope: Scope, kinds: tuple[Kind, ...], since: datetime | None, limit: int, superseded: bool
+        self, scope: Scope, kinds: Kinds, since: datetime | None, limit: int, superseded: bool, after: Place | None
     ) -> list[Memory]:
         places = ", ".join("?" * len(kinds))
         sql = (
             f"SELECT body FROM memories WHERE owner = {OWNER} AND kind IN ({places}) AND created_at >= ?"
-            " AND superseded <= ? ORDER BY created_at DESC, memory_id LIMIT ?"
+            " AND superseded <= ? AND created_at <= ? AND (created_at < ? OR memory_id > ?)"
+            " ORDER BY created_at DESC, memory_id LIMIT ?"
         )
-        values = (*_owner(scope), *kinds, micros(since) if since else -(1 << 62), superseded, limit)
+        least, last, name = window_of(since, after)
+        values = (*_owner(scope), *kinds, least, superseded, last, last, name, limit)
         return await self._read(lambda db: [memory_of(body) for (body,) in db.execute(sql, values)])
 
     async def _find_memory(self, scope: Scope, memory_id: str) -> Memory | None:

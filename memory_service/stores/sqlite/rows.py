@@ -6,7 +6,7 @@ import apsw
 
 from memory_service.errors import StaleVersion
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
-from memory_service.stores.bodies import micros, micros_or_none, text_of
+from memory_service.stores.bodies import memory_of, micros, micros_or_none, require_unchanged, text_of
 from memory_service.stores.sqlite.mirrors import mark
 from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
 
@@ -30,8 +30,7 @@ def apply(db: apsw.Connection, commit: Commit) -> None:
 def _put_derived(db: apsw.Connection, owner: int, commit: Commit) -> None:
     for sitting in commit.sittings:
         put_sitting(db, owner, sitting)
-    for memory in commit.memories:
-        put_memory(db, owner, memory)
+    put_memories(db, owner, commit)
     for vector in commit.vectors:
         put_vector(db, owner, vector, vector.token)
 
@@ -136,6 +135,19 @@ def put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
         row = one(db, sql, (*state, session, sitting.first_seq, sitting.version - 1))
     if row is None:
         raise StaleVersion
+
+
+def put_memories(db: apsw.Connection, owner: int, commit: Commit) -> None:
+    for read in commit.unchanged:
+        require_unchanged(read, find_memory(db, owner, read.memory_id))
+    for memory in commit.memories:
+        put_memory(db, owner, memory)
+
+
+def find_memory(db: apsw.Connection, owner: int, memory_id: str) -> Memory | None:
+    for (body,) in db.execute("SELECT body FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id)):
+        return memory_of(body)
+    return None
 
 
 def put_memory(db: apsw.Connection, owner: int, memory: Memory) -> None:

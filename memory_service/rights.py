@@ -1,0 +1,122 @@
+"""What a user may do about their memories: see them, correct one, pin it, have some deleted.
+
+What somebody changed by hand stays so: a reflection writes over none of it (`Memory.is_settled`). What a correction
+replaces is not kept: it may be what is to be gone. Of what is deleted its id is left, so that it does not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from memory_service.context import summary_id
+from memory_service.errors import MemoryNotFound, StaleVersion
+from memory_service.stores.base import Commit, Store
+from memory_service.stores.bodies import Place
+from memory_service.values import Kind, Memory, Scope, SessionKey, Sitting
+
+OWN: tuple[Kind, ...] = ("summary", "insight", "memory", "episode", "chunk")
+"""Kinds of memories; messages are the record itself, and knowledge is nobody's own."""
+MOMENT = timedelta(microseconds=1)
+ATTEMPTS = 10
+"""At changing a memory that others change at the same time."""
+
+
+class Rights:
+    """`changed` is told whose memories are other ones now: of what it holds of them nothing counts any more."""
+
+    def __init__(self, store: Store, changed: Callable[[Scope], None], *, now: Callable[[], datetime]) -> None:
+        self._store, self._changed, self._now = store, changed, now
+
+    async def page(
+        self, scope: Scope, kinds: Collection[Kind], limit: int, *, after: Place | None = None, superseded: bool = False
+    ) -> tuple[list[Memory], Place | None]:
+        """Return memories of a user, newest first, and from where to go on; None: there are no more.
+
+        Without those that were deleted, of which there may be some on the way: a page may hold fewer than `limit`.
+        """
+        found = await self._store.memories(scope, list(kinds), limit=limit, superseded=superseded, after=after)
+        last = (found[-1].created_at, found[-1].memory_id) if len(found) == limit else None
+        return [memory for memory in found if not memory.is_deleted], last
+
+    async def find(self, scope: Scope, memory_id: str) -> Memory:
+        """Return a memory of a user, superseded or not. Raises MemoryNotFound."""
+        memory = await self._store.find_memory(scope, memory_id)
+        if memory is None or memory.is_deleted or memory.kind not in OWN:
+            raise MemoryNotFound
+        return memory
+
+    async def edit(
+        self, scope: Scope, memory_id: str, changes: Mapping[str, Any], expected: datetime | None = None
+    ) -> Memory:
+        """Change fields of a memory; returns what it is now. From then on none of it changes by itself.
+
+        `expected` is the `changed_at` it must have. Raises MemoryNotFound, StaleVersion.
+        """
+        for _ in range(ATTEMPTS):
+            held = await self.find(scope, memory_id)
+            if expected is not None and changed_at(held) != expected:
+                raise StaleVersion
+            try:
+                return await self._put(scope, held, self._edited(held, changes))
+            except StaleVersion:  # somebody else was quicker, or a reflection
+                continue
+        raise StaleVersion
+
+    def _edited(self, held: Memory, changes: Mapping[str, Any]) -> Memory:
+        now = max(self._now(), (held.updated_at or min(held.created_at, self._now())) + MOMENT)
+        memory = replace(held, **changes, updated_at=now)
+        if "text" in changes:  # its user's own words now
+            memory = replace(memory, confidence=1.0, model=None, prompt_version=None)
+        return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory
+
+    async def delete(self, scope: Scope, memory_ids: Sequence[str]) -> list[str]:
+        """Delete memories of any kind, so that nothing of them but their ids is left; returns ids of those there were.
+
+        What is in no summary goes together.
+        """
+        held = await self._store.items(scope, list(dict.fromkeys(memory_ids)), "")
+        gone = [memory for memory in held.memories if not memory.is_deleted]
+        if others := tuple(memory.deleted(self._now()) for memory in gone if memory.kind != "summary"):
+            await self._store.commit(Commit(scope=scope, memories=others))
+            self._changed(scope)
+        for memory in gone:
+            if memory.kind == "summary":
+                await self._delete_summary(scope, memory)
+        return [memory.memory_id for memory in gone]
+
+    async def _delete_summary(self, scope: Scope, held: Memory) -> None:
+        for _ in range(ATTEMPTS):
+            try:
+                await self._put(scope, held, held.deleted(self._now()))
+            except StaleVersion:  # its sitting is just being read
+                held = await self._store.find_memory(scope, held.memory_id) or held
+            else:
+                return
+        raise StaleVersion
+
+    async def _put(self, scope: Scope, held: Memory, memory: Memory) -> Memory:
+        """Write a memory in place of what it was. Raises StaleVersion."""
+        sittings = await self._sittings_of(scope, held, memory.text) if memory.text != held.text else ()
+        await self._store.commit(Commit(scope=scope, sittings=sittings, memories=(memory,), unchanged=(held,)))
+        self._changed(scope)
+        return memory
+
+    async def _sittings_of(self, scope: Scope, held: Memory, text: str) -> tuple[Sitting, ...]:
+        """Of a summary its sitting, which holds it too, to be gone on from."""
+        if held.kind != "summary" or not held.session_id:
+            return ()
+        sittings = await self._store.sittings(SessionKey(scope=scope, session_id=held.session_id))
+        return tuple(
+            replace(sitting, summary=text, version=sitting.version + 1)
+            for sitting in sittings
+            if summary_id(held.session_id, sitting.first_seq) == held.memory_id
+        )
+
+
+def changed_at(memory: Memory) -> datetime:
+    """When somebody changed a memory last, or else when it became one: what tells two states of it apart."""
+    return memory.updated_at or memory.created_at
