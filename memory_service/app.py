@@ -138,19 +138,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, around)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
-    background = Background(
-        store,
-        sessions,
-        embedding,
-        reflector,
-        engines,
-        scheduler,
-        threshold_turns=settings.reflection_threshold_turns,
-        idle_after=timedelta(minutes=settings.session_ttl_minutes),
-        abandoned_after=timedelta(hours=settings.session_abandon_hours),
-        now=around.now,
-        monotonic=around.monotonic,
-    )
+    background = make_background(settings, store, sessions, embedding, reflector, engines, scheduler, around)
     return Parts(
         store=store,
         pool=pool,
@@ -168,6 +156,31 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         redactor=redactor,
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
+    )
+
+
+def make_background(
+    settings: Settings,
+    store: Store,
+    sessions: Sessions,
+    embedding: Embedding,
+    reflector: Reflector,
+    engines: Engines,
+    scheduler: Scheduler,
+    around: Surroundings,
+) -> Background:
+    return Background(
+        store,
+        sessions,
+        embedding,
+        reflector,
+        engines,
+        scheduler,
+        threshold_turns=settings.reflection_threshold_turns,
+        idle_after=timedelta(minutes=settings.session_ttl_minutes),
+        abandoned_after=timedelta(hours=settings.session_abandon_hours),
+        now=around.now,
+        monotonic=around.monotonic,
     )
 
 

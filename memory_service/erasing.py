@@ -88,7 +88,7 @@ class Erasing:
         return erased
 
     async def memories(self, scope: Scope, memory_ids: Collection[str]) -> list[str]:
-        """Delete memories of any kind, but for their ids, so that they are not learnt again; returns those there were."""
+        """Delete memories of any kind, but for their ids: they are not learnt again. Returns those there were."""
         held = (await self._store.items(scope, list(memory_ids), "")).memories
         ids = [memory.memory_id for memory in held if not memory.is_deleted]
         if ids:

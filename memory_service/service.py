@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from memory_service.background import Background
-from memory_service.comparing import Compared, compare
 from memory_service.context import assemble
 from memory_service.corpus import Item
+from memory_service.drivers_in_use import DriversInUse
 from memory_service.engines import Engines
 from memory_service.erasing import Erasing
 from memory_service.errors import Draining
@@ -101,6 +101,7 @@ class MemoryService:
         self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         self.rights = Rights(parts.store, self._memories_gone, now=now)
         """What a user may do about their memories."""
+        self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
         erased = self._something_erased
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
@@ -308,37 +309,10 @@ class MemoryService:
         """All that is kept of a user: given out, taken in."""
         return self._parts.transfers
 
-    # Memory drivers
-
     @property
     def engines(self) -> Engines:
-        """The engines that follow the record: how they fare, and how to compare them with it."""
+        """The engines that follow the record: how they fare, and what they hold."""
         return self._parts.engines
-
-    async def use_drivers(self, names: Sequence[str]) -> None:
-        """Keep these up with the record from now on; who is asked stays as it is. Raises UnsafeStart."""
-        await self.engines.use(names)
-        self._background.mirror_soon()
-
-    async def switch_drivers(self, names: Sequence[str]) -> None:
-        """Ask these from now on, in this order; none: the record alone. Raises UnsafeStart; then nothing changes."""
-        await self.use_drivers(names)
-        self.engines.order = tuple(names)
-
-    async def rebuild_driver(self, name: str) -> None:
-        """Bring a driver everything anew, in the background; meanwhile the record is asked. Raises DriverNotFound."""
-        await self.engines.fill_anew(name)
-        self._recall.forget_answers()
-        self._background.mirror_soon()
-
-    async def drop_driver(self, name: str) -> None:
-        """Take away all that a driver holds, and keep it up no more. Raises DriverNotFound, DriverUnavailable."""
-        await self.engines.let_go(name)
-        self._recall.forget_answers()
-
-    async def compare_driver(self, name: str, cursor: Any, limit: int) -> Compared:
-        """Hold what a driver has of so many users against the record. Raises DriverNotFound, DriverUnavailable."""
-        return await compare(self._store, self.engines, name, cursor, limit)
 
     async def sweep(self) -> None:
         """Find the work that is left, now."""

@@ -43,6 +43,7 @@ FLOORS = [
     ["comparing", "recall"],
     ["reflection"],
     ["background", "erasing"],
+    ["drivers_in_use"],
     ["service"],
     ["api"],
     ["app", "guard"],

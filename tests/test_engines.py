@@ -216,16 +216,16 @@ async def test_engines_may_be_switched_while_the_service_runs(make_world: Callab
     world: World = await make_world("builtin")
     await world.service.remember(ANA, "Ana eats no walnuts")
     assert (await world.found("walnuts"), world.answered) == ((["Ana eats no walnuts"], ()), (0, 0))
-    await world.service.switch_drivers([SHELF])
+    await world.service.drivers.switch([SHELF])
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.caught_up()
     await world.found("walnuts")
     assert world.answered[0] == 1
-    await world.service.switch_drivers([])
+    await world.service.drivers.switch([])
     await world.found("walnuts")
     assert world.answered[0] == 1
     with pytest.raises(UnsafeStart, match="there is no 'unknown'"):
-        await world.service.switch_drivers([SHELF, "unknown"])
+        await world.service.drivers.switch([SHELF, "unknown"])
     assert world.service.engines.order == ()
 
 
@@ -234,7 +234,7 @@ async def test_an_engine_that_begins_anew_is_not_asked_until_it_is_full(world: W
     await world.caught_up()
     world.engine().shelf[ANA].clear()  # somebody was at its tables
     assert await world.found("walnuts") == ([], ())
-    await world.service.rebuild_driver(SHELF)
+    await world.service.drivers.rebuild(SHELF)
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.caught_up()
     assert (await world.found("walnuts"), len(world.engine().shelf[ANA])) == ((["Ana eats no walnuts"], ()), 1)
@@ -247,7 +247,7 @@ async def test_what_an_engine_finds_while_it_begins_anew_is_not_believed(
     await world.caught_up()
 
     async def forgets_meanwhile(scope: Scope, sought: Sought, limit: int) -> list[str]:
-        await world.service.rebuild_driver(SHELF)
+        await world.service.drivers.rebuild(SHELF)
         return []
 
     monkeypatch.setattr(world.engine(), "_search", forgets_meanwhile)
@@ -302,7 +302,7 @@ async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(wor
     await world.service.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     engine = world.engine()
-    await world.service.drop_driver(SHELF)
+    await world.service.drivers.drop(SHELF)
     assert (engine.shelf, world.service.engines.names, world.service.engines.order) == ({}, (), ())
     await world.service.remember(ANA, "walnuts again")
     assert len((await world.found("walnuts"))[0]) == 2
@@ -310,7 +310,7 @@ async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(wor
     for verb in (world.service.drop_driver, world.service.rebuild_driver):
         with pytest.raises(DriverNotFound):
             await verb(SHELF)
-    await world.service.switch_drivers([SHELF])
+    await world.service.drivers.switch([SHELF])
     await world.caught_up()
     assert len(world.engine().shelf[ANA]) == 2
 

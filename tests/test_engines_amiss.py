@@ -239,7 +239,7 @@ async def test_nothing_that_was_being_brought_is_left_where_an_engine_was_droppe
     engine._put = slowly  # type: ignore[method-assign]
     await world.service.remember(ANA, "a secret that is to go")
     await arrived.wait()
-    dropping = asyncio.create_task(world.service.drop_driver(SHELF))
+    dropping = asyncio.create_task(world.service.drivers.drop(SHELF))
     await asyncio.sleep(0)
     go.set()
     await dropping
@@ -252,7 +252,7 @@ async def test_one_whose_drop_failed_is_kept_up_as_before(make_world: MakeWorld)
     await world.caught_up()
     world.engine().fails_at = {"drop"}
     with pytest.raises(DriverUnavailable):
-        await world.service.drop_driver(SHELF)
+        await world.service.drivers.drop(SHELF)
     world.engine().fails_at = set()
     await world.service.remember(ANA, "more walnuts")
     await world.caught_up()

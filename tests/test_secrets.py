@@ -123,7 +123,7 @@ async def test_copies_in_an_engine_hold_no_secret_and_are_compared_as_such(
         assert len(engine.shelf[ANA]) > 10
         assert none_in(shelf)
         assert "[redacted:github_token]" in shelf
-        compared = await service.compare_driver(name, None, 10)
+        compared = await service.drivers.compare(name, None, 10)
         assert (compared.lagging, compared.differences) == (0, [])
         assert compared.items == len(engine.shelf[ANA])
 

@@ -82,25 +82,25 @@ async def switch(service: MemoryService, caller: Caller, body: SwitchDrivers) ->
             known = ", ".join(sorted({BUILTIN, *PROJECTIONS, *service.engines.names}))
             raise ValidationFailed("$.drivers", f"known are {known}")
     try:
-        await service.switch_drivers(names)
+        await service.drivers.switch(names)
     except UnsafeStart as exc:
         raise ValidationFailed("$.drivers", str(exc)) from exc
     return await list_drivers(service, caller, None)
 
 
 async def rebuild(service: MemoryService, caller: Caller, body: NamedDriver) -> DriversAnswer:
-    await service.rebuild_driver(key_of(body.driver))
+    await service.drivers.rebuild(key_of(body.driver))
     return await list_drivers(service, caller, None)
 
 
 async def drop(service: MemoryService, caller: Caller, body: NamedDriver) -> DriversAnswer:
-    await service.drop_driver(key_of(body.driver))
+    await service.drivers.drop(key_of(body.driver))
     return await list_drivers(service, caller, None)
 
 
 async def compare(service: MemoryService, caller: Caller, body: CompareDriver) -> ComparedAnswer:
     name = key_of(body.driver)
-    compared = await service.compare_driver(name, _cursor_of(body.cursor), body.limit)
+    compared = await service.drivers.compare(name, _cursor_of(body.cursor), body.limit)
     return _answer(name, compared, caller.tenant_id)
 
 

@@ -69,7 +69,7 @@ class BuiltinDriver:
         Raises UnsafeStart for one that cannot be used as things are.
         """
         if not set(engines) <= set(self._service.engines.names):
-            await self._service.use_drivers(engines)
+            await self._service.drivers.use(engines)
         return type(self)(self._service, self._tenant_id, engines=engines)
 
     @property
