@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors"],
+    ["context", "ranking", "extract", "limits", "stores.exports", "stores.keys", "stores.mirrors"],
     ["corpus", "stores.bodies", "stores.transient_mirrors"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing"],
@@ -23,6 +23,7 @@ FLOORS = [
         "clock",
         "embedding",
         "hot_tier",
+        "keys",
         "pool",
         "scheduler",
         "stores",

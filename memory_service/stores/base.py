@@ -18,6 +18,7 @@ from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavail
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.keys import KeyVerbs
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.values import (
     Durability,
@@ -114,8 +115,8 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ABC):
-    """A system of record. Every verb acts inside one scope; `users`, `due_*` and those of drivers alone look across.
+class Store(MirrorVerbs, KeyVerbs, ABC):
+    """A system of record. Every verb acts inside one scope; `users`, `due_*`, those of drivers and of keys look across.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """

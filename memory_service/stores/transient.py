@@ -27,6 +27,7 @@ from memory_service.stores.base import (
     Store,
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.values import (
@@ -73,6 +74,7 @@ class TransientStore(Store):
     def __init__(self) -> None:
         self._records: dict[Scope, _Record] = {}
         self._lags = Lags()
+        self._api_keys: dict[str, ApiKey] = {}
         self._tokens = count(1)
 
     @classmethod
@@ -298,6 +300,17 @@ class TransientStore(Store):
             turns=turns,
             memories=len(record.items) - turns,
         )
+
+    async def _put_key(self, key: ApiKey) -> None:
+        held = self._api_keys.get(key.key_id)
+        if held is None or held.revoked_at is None:
+            self._api_keys[key.key_id] = key
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return self._api_keys.get(key_id)
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return [key for key in self._api_keys.values() if tenant_id in (None, key.tenant_id)]
 
     async def _ping(self) -> None:
         """Always there."""

@@ -17,6 +17,7 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
@@ -156,6 +157,15 @@ class YieldingStore(Store):
 
     async def _erase(self, scope: Scope) -> Erased:
         return await self._around("erase", lambda: self.inner.erase(scope))
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._around("put_key", lambda: self.inner.put_key(key))
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._around("find_key", lambda: self.inner.find_key(key_id))
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._around("keys", lambda: self.inner.keys(tenant_id))
 
     async def _clock(self) -> datetime | None:
         return await self._around("clock", self.inner.clock)

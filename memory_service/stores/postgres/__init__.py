@@ -23,9 +23,11 @@ from memory_service.stores.base import Capabilities, Commit, Entries, Sought, St
 from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.indexing import Index, decided
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
+from memory_service.stores.postgres.keys import Keys
 from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
@@ -99,6 +101,7 @@ class PostgresStore(Store):
         self._commits = Commits(self._client, self._index, point)
         self._moving = Moving(self._client, self._index)
         self._mirrors = Mirrors(self._client)
+        self._api_keys = Keys(self._client)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -262,6 +265,15 @@ class PostgresStore(Store):
 
     async def _erase(self, scope: Scope) -> Erased:
         return await self._moving.erase(scope)
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._api_keys.put(key)
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._api_keys.find(key_id)
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._api_keys.of_tenant(tenant_id)
 
     async def _clock(self) -> datetime | None:
         ((now,),) = await self._client.rows("clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")

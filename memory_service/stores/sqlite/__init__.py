@@ -24,8 +24,9 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of, turns_named
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import mirrors, moving
+from memory_service.stores.sqlite import keys, mirrors, moving
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
@@ -258,6 +259,15 @@ class SQLiteStore(Store):
 
     def _erase(self, scope: Scope) -> asyncio.Future[Erased]:
         return self._writer.change(lambda db: moving.erase(db, scope))
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._writer.change(lambda db: keys.put(db, key))
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._read(lambda db: keys.find(db, key_id))
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._read(lambda db: keys.of_tenant(db, tenant_id))
 
     async def _ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1 FROM owners LIMIT 1").fetchall())
