@@ -64,8 +64,9 @@ class Keys:
         *,
         user_id: str | None = None,
         lifetime: timedelta | None = None,
+        by: str = "",
     ) -> tuple[ApiKey, str]:
-        """Make a key; returns it with its text, which nobody can tell again."""
+        """Make a key; returns it with its text, which nobody can tell again. `by` says in the log who did it."""
         key_id = await self._new_id()
         stem = f"{PREFIX}{key_id}_{_random(_OF_SECRETS, _RANDOM_LENGTH)}"
         text, now = stem + _check_of(stem), self._now()
@@ -80,7 +81,7 @@ class Keys:
             expires_at=now + lifetime if lifetime else None,
         )
         await self._put(key)
-        logger.info("an API key was created", extra={"key": key_id})
+        logger.info("an API key was created", extra={"key": key_id, "by": by})
         return key, text
 
     async def of_tenant(self, tenant_id: str | None = None) -> list[ApiKey]:
@@ -94,16 +95,16 @@ class Keys:
             raise KeyNotFound
         return key
 
-    async def revoke(self, key: ApiKey) -> ApiKey:
+    async def revoke(self, key: ApiKey, *, by: str = "") -> ApiKey:
         """Let a key be of no use from now on; one that was revoked stays as it is."""
         if key.revoked_at is not None:
             return key
         revoked = replace(key, revoked_at=self._now())
         await self._put(revoked)
-        logger.info("an API key was revoked", extra={"key": key.key_id})
+        logger.info("an API key was revoked", extra={"key": key.key_id, "by": by})
         return revoked
 
-    async def rotate(self, key: ApiKey, overlap: timedelta = OVERLAP) -> tuple[ApiKey, str]:
+    async def rotate(self, key: ApiKey, overlap: timedelta = OVERLAP, *, by: str = "") -> tuple[ApiKey, str]:
         """Make another key of the same rights, which lives as long; the old one expires after the overlap.
 
         Without an overlap the old one is revoked. Raises KeyNotInUse for one that holds no more.
@@ -112,9 +113,11 @@ class Keys:
         if not key.holds(now):
             raise KeyNotInUse
         lifetime = key.expires_at - key.created_at if key.expires_at else None
-        made = await self.create(key.name, key.tenant_id, key.permissions, user_id=key.user_id, lifetime=lifetime)
+        made = await self.create(
+            key.name, key.tenant_id, key.permissions, user_id=key.user_id, lifetime=lifetime, by=by
+        )
         if not overlap:
-            await self.revoke(key)
+            await self.revoke(key, by=by)
         elif key.expires_at is None or now + overlap < key.expires_at:
             await self._put(replace(key, expires_at=now + overlap))
         return made
@@ -128,6 +131,12 @@ class Keys:
         if form is None or known is None or known.until <= self._monotonic():
             return None
         return self._if_right(known.key, form[2])
+
+    def was_right(self, text: str) -> bool:
+        """Whether this text was found to be that of a key a moment ago, be it that it must be asked for again."""
+        form = _FORM.fullmatch(text)
+        known = self._there.get(form[1]) if form else None
+        return form is not None and known is not None and self._if_right(known.key, form[2]) is not None
 
     async def find(self, text: str) -> ApiKey | None:
         """Return the key that this text is of, if there is one and it holds. A slip of the pen asks nobody."""

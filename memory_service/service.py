@@ -16,6 +16,7 @@ from memory_service.context import assemble
 from memory_service.corpus import Item
 from memory_service.engines import Engines
 from memory_service.errors import Draining
+from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, MemoryDraft, known_of
@@ -70,6 +71,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     pool: SessionPool
     long_term: LongTermCache
     sessions: Sessions
+    keys: Keys
     recall: Recall
     engines: Engines
     background: Background
@@ -284,6 +286,11 @@ class MemoryService:
     async def summaries(self, scope: Scope, limit: int) -> list[Memory]:
         """Return the summaries of reflected sittings, newest first."""
         return await self._store.memories(scope, ["summary"], limit=limit)
+
+    @property
+    def keys(self) -> Keys:
+        """The API keys there are."""
+        return self._parts.keys
 
     # Memory drivers
 

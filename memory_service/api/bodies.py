@@ -64,6 +64,20 @@ class JsonBody:
         return body
 
 
+class PathAndJsonBody:
+    """Takes a value whose fields are in the path, but for `body`, which is the JSON body."""
+
+    def __init__(self, takes: type[msgspec.Struct], body: type[msgspec.Struct]) -> None:
+        self._takes, self._body = takes, JsonBody(body)
+
+    async def __call__(self, scope: Any, receive: Any) -> Any:
+        body = await self._body(scope, receive)
+        try:
+            return msgspec.convert({**scope["path_params"], "body": body}, self._takes)
+        except msgspec.ValidationError as exc:
+            raise validation_failed(exc) from None
+
+
 async def _read(receive: Any) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from memory_service.access import Permission
 from memory_service.api.accept import check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
-from memory_service.api.bodies import JsonBody, NoBody, UrlBody
+from memory_service.api.bodies import JsonBody, NoBody, PathAndJsonBody, UrlBody
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Spend = Callable[[Caller, int], None]
+"""Counts a request of some cost; raises RateLimited if it is one too many."""
+Take = NoBody | UrlBody | JsonBody | PathAndJsonBody
 
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
@@ -39,7 +42,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the route table. `takes` is the body of a POST, or the path and query of anything else."""
+    """One row of the route table. `takes` is the body of a POST, or the path and query of anything else.
+
+    A POST whose path has fields takes these, and its body as `body`.
+    """
 
     method: str
     path: str
@@ -48,6 +54,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     takes: type[msgspec.Struct] | None = None
     gives: type[msgspec.Struct] | None = None
     needs: Permission = "read"
+    cost: int = 1
+    """How many requests it counts as, where these are limited."""
     of_service: bool = False
     """Concerns all tenants, so it is for the operators' credentials."""
     errors: tuple[int, ...] = ()
@@ -58,23 +66,38 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     rest: bool = False
     """The field at the end of its path takes all that follows, slashes too."""
 
-    def body(self) -> NoBody | UrlBody | JsonBody:
+    @property
+    def json(self) -> type[msgspec.Struct] | None:
+        """What its JSON body is, if it has one."""
+        if self.takes is None or self.method != "POST":
+            return None
+        if "{" not in self.path:
+            return self.takes
+        found: type[msgspec.Struct] = next(one.type for one in fields(self.takes) if one.name == "body")
+        return found
+
+    def body(self) -> Take:
         if self.takes is None:
             return NoBody()
-        if self.method == "POST":
-            return JsonBody(self.takes)
-        return UrlBody(self.takes, self.path if self.rest else "")
+        if self.json is None:
+            return UrlBody(self.takes, self.path if self.rest else "")
+        return JsonBody(self.takes) if self.json is self.takes else PathAndJsonBody(self.takes, self.json)
+
+
+def unlimited(caller: Caller, cost: int) -> None:
+    """Let everybody ask as much as they like."""
 
 
 class Endpoint:
     """All verbs of one path."""
 
-    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere) -> None:
+    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, spend: Spend = unlimited) -> None:
         self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
         if "GET" in self._verbs:
             self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
         self._allowed = ", ".join(sorted(self._verbs))
         self._gate = gate
+        self._spend = spend
         self._point = point
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
@@ -100,10 +123,11 @@ class Endpoint:
 
     async def _admitted(self, scope: Any, verb: Verb) -> Caller:
         caller = await self._gate(scope)
+        self._spend(caller, verb.cost)
         caller.require(verb.needs, of_service=verb.of_service)
         return caller
 
-    def _chosen(self, method: str) -> tuple[Verb, NoBody | UrlBody | JsonBody]:
+    def _chosen(self, method: str) -> tuple[Verb, Take]:
         if method not in self._verbs:
             raise MethodNotAllowed(self._allowed)
         return self._verbs[method]

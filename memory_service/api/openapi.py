@@ -31,7 +31,7 @@ _REQUEST_NAME = {
 
 
 def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
-    types = {struct for verb in verbs for struct in (verb.takes, verb.gives) if struct} | {Problem}
+    types = {struct for verb in verbs for struct in (verb.json or verb.takes, verb.gives) if struct} | {Problem}
     ordered = sorted(types, key=lambda struct: struct.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     if StoreTurn in ordered:
@@ -54,9 +54,9 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     responses = {"200": {"description": "done", "content": {"application/json": {"schema": answer}}}}
     refused = ANYWHERE | {status: "see `code`" for status in verb.errors}
     if not verb.open:
-        refused |= {401: "not admitted", 403: "the credential does not allow it"}
+        refused |= {401: "not admitted", 403: "the credential does not allow it", 429: "more than is allowed"}
     if verb.takes:
-        refused |= OF_BODIES if verb.method == "POST" else OF_VALUES
+        refused |= OF_BODIES if verb.json else OF_VALUES
     for status, description in sorted(refused.items()):
         responses[str(status)] = {"description": description, "content": problem}
     operation: dict[str, Any] = {
@@ -64,19 +64,20 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
         "summary": verb.summary,
         "responses": responses,
     }
-    if verb.takes and verb.method == "POST":
-        if verb.named:
-            operation["parameters"] = [_REQUEST_NAME]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.takes]}}}
-    elif verb.takes:
-        operation["parameters"] = _parameters(verb)
+    if parameters := _parameters(verb):
+        operation["parameters"] = parameters
+    if verb.json:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[verb.json]}}}
     return operation
 
 
 def _parameters(verb: Verb) -> list[dict[str, Any]]:
-    assert verb.takes is not None
-    schema = next(iter(msgspec.json.schema_components([verb.takes])[1].values()))
-    return [
+    """What is in the path, in the query or in a header."""
+    named = [_REQUEST_NAME] if verb.named else []
+    if verb.takes is None or verb.takes is verb.json:
+        return named
+    schema = msgspec.json.schema_components([verb.takes])[1][verb.takes.__name__]
+    return named + [
         {
             "name": name,
             "in": "path" if f"{{{name}}}" in verb.path else "query",
@@ -84,4 +85,5 @@ def _parameters(verb: Verb) -> list[dict[str, Any]]:
             "schema": field,
         }
         for name, field in schema["properties"].items()
+        if name != "body"
     ]

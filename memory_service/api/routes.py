@@ -14,6 +14,7 @@ from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
+from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.corpus import Hit
@@ -192,6 +193,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/memory/retrieve",
+        cost=2,
         summary="Search everything the user's memory holds",
         handle=retrieve,
         takes=schemas.Retrieve,
@@ -216,6 +218,7 @@ VERBS = (
     *MEMORIES,
     *KNOWLEDGE,
     *DRIVERS,
+    *KEYS,
     Verb(
         method="GET",
         path="/health",
