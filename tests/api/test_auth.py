@@ -16,7 +16,7 @@ from memory_service.api.credentials import CredentialGate
 from memory_service.api.routes import VERBS
 from memory_service.errors import Unauthenticated, UnsafeStart
 from memory_service.settings import Settings
-from tests.api.conftest import Connect, Serve
+from tests.api.conftest import Connect
 from tests.api.talking import CONTEXT, START, STATS, commits, problem, told
 
 FORWARDING = {
@@ -248,8 +248,11 @@ async def test_the_gate_is_chosen_by_the_setting(make_settings: Callable[..., Se
 
 
 @pytest.mark.only_on("sqlite", "the store plays no part")
-async def test_that_everybody_is_served_is_told_at_the_start(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_that_everybody_is_served_is_told_at_the_start(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     """S27: `none` is chosen, and logged; no other mode says so."""
     for mode in ("loopback", "keys", "none"):
-        await serve(auth_mode=mode, store_url="transient://")
+        http = await connect(auth_mode=mode, store_url="transient://")
+        await http.get("/livez")
         assert ("AUTH_MODE=none" in caplog.text) == (mode == "none")

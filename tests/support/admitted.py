@@ -25,9 +25,10 @@ class Admitted:
 
     def http(self, credential: str = "", address: str = HERE, **headers: str) -> httpx2.AsyncClient:
         """A caller from an address, with this as its bearer credential."""
-        bearer = {"Authorization": f"Bearer {credential}"} if credential else {}
+        given = {**({"Authorization": f"Bearer {credential}"} if credential else {}), **headers}
+        raw = {name: value.encode("latin-1") for name, value in given.items()}
         transport = httpx2.ASGITransport(app=self.app, client=(address, 50000))
-        return httpx2.AsyncClient(transport=transport, base_url="http://memory.example", headers={**bearer, **headers})
+        return httpx2.AsyncClient(transport=transport, base_url="http://memory.example", headers=raw)
 
     async def key(self, tenant_id: str = "default", user_id: str | None = None, **given: Any) -> str:
         """Make a key, which may do everything unless the test says what."""
