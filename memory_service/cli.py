@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
 import uvicorn
-from pydantic import ValidationError
 
 from memory_service import __version__
 from memory_service.calling import ask, calling
 from memory_service.cli_drivers import drivers
-from memory_service.errors import DriverUnavailable, MemoryServiceError, UnsafeStart
+from memory_service.cli_keys import keys
+from memory_service.cli_run import read_settings, run
+from memory_service.errors import DriverUnavailable, MemoryServiceError
 from memory_service.logs import configure_logging
 from memory_service.migration import Migration, Report
 from memory_service.projections import make_projection, names_of
@@ -32,9 +31,6 @@ from memory_service.values import Scope
 if TYPE_CHECKING:  # an engine is imported when it is chosen
     from memory_service.projections.base import Projection
 
-T = TypeVar("T")
-
-CANNOT_START = 3
 COUNT = click.IntRange(min=0)
 EXCERPT_CHARACTERS = 200
 
@@ -46,6 +42,7 @@ def main() -> None:
 
 
 main.add_command(drivers)
+main.add_command(keys)
 
 
 @main.command()
@@ -313,32 +310,3 @@ def chaos(
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     sys.exit(0 if report.passed else 1)
-
-
-def read_settings(**given: Any) -> Settings:
-    """Read the settings, those given on the command line first; ends with a plain list of what is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as exc:
-        for error in exc.errors(include_input=False, include_url=False, include_context=False):
-            click.echo(f"{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}", err=True)
-        sys.exit(CANNOT_START)
-    except (OSError, UnicodeDecodeError) as exc:
-        click.echo(f"cannot start: .env cannot be read ({type(exc).__name__})", err=True)
-        sys.exit(CANNOT_START)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on the fastest loop there is; what makes a start unsafe is said in one line."""
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(work)
-    except UnsafeStart as exc:
-        click.echo(f"cannot start: {exc}", err=True)
-        sys.exit(CANNOT_START)

@@ -49,7 +49,8 @@ FLOORS = [
     ["app", "guard"],
     ["server", "drivers"],
     ["calling", "chaos", "demo", "documents", "importing"],
-    ["cli_drivers"],
+    ["cli_run"],
+    ["cli_drivers", "cli_keys"],
     ["cli"],
     ["__main__"],
 ]

@@ -8,13 +8,11 @@ from typing import Any
 
 import msgspec
 
-from memory_service.access import PERMISSIONS, Permission
+from memory_service.access import OPERATORS, PERMISSIONS, Permission
 from memory_service.errors import InsufficientScope, ScopeMismatch, Unauthenticated
 from memory_service.values import Scope
 
 Headers = list[tuple[bytes, bytes]]
-OPERATORS = "default"
-"""The tenant whose credentials may do what concerns all tenants: drivers, counters."""
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from memory_service.access import Permission
-from memory_service.api.auth import OPERATORS, Caller
+from memory_service.access import OPERATORS, Permission
+from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
 from memory_service.api.schemas import Body, Id, Name
 from memory_service.errors import InsufficientScope, ScopeMismatch
