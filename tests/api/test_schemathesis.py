@@ -2,7 +2,7 @@
 
 All of its checks are on. Those that find nothing to check here: `missing_required_header` (no header is required),
 `response_headers_conformance` (none is described), `use_after_free` (what can be deleted has no path to be read at),
-`ignored_auth` and `object_level_authorization` (no credentials in this version; who may call is in test_auth.py).
+`ignored_auth` and `object_level_authorization` (the service asks for none here; who may call what is in test_credentials.py).
 """
 
 from __future__ import annotations
