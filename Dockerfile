@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 # What every store of production needs, and Redis, so with the extras. To make it anew:
-#   uv pip compile --universal --generate-hashes --no-header --extra azure --extra postgres --extra redis \
+#   uv pip compile --universal --generate-hashes --no-header --extra azure --extra jwt --extra postgres --extra redis \
 #       -o requirements.lock pyproject.toml
 COPY requirements.lock ./
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
@@ -21,7 +21,9 @@ USER memory
 WORKDIR /
 VOLUME /data
 EXPOSE 8000
-# Only callers inside the container are served until AUTH_MODE says otherwise (see README).
+# AUTH_MODE is loopback: only callers inside the container are served. To serve others make the first key inside, while it
+# is, and run it with AUTH_MODE=keys:
+#   docker exec CONTAINER memory-service keys create admin --permissions all --url http://localhost:8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD \
     ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
 CMD ["memory-service", "serve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,18 @@ from client._answers import Retries
 from client._calls import Call
 from client.errors import InvalidRequest, NoSession
 
+API_KEY_VARIABLE = "MEMORY_SERVICE_API_KEY"
+_CREDENTIALS = ("authorization", "x-api-key")
+
+
+def credential(api_key: str | None = None) -> dict[str, str]:
+    """The header that a key, or else that of the environment, is sent in; none without one."""
+    key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
+    return {"Authorization": f"Bearer {key.strip()}"} if key.strip() else {}
+
 
 class Caller:
-    """What both clients know: where, who, which session, how long."""
+    """What both clients know: where, who, with which key, which session, how long."""
 
     def __init__(
         self,
@@ -23,6 +33,8 @@ class Caller:
         session_id: str | None,
         timeout_s: float,
         retries: Retries,
+        api_key: str | None,
+        http: httpx2.AsyncClient | httpx2.Client | None,
     ) -> None:
         url = httpx2.URL(service_url)
         if url.scheme not in ("http", "https") or not url.host:
@@ -35,6 +47,8 @@ class Caller:
         self._session_id = session_id
         self._timeout_s = timeout_s
         self._retries = retries
+        has_its_own = api_key is None and http is not None and any(name in http.headers for name in _CREDENTIALS)
+        self._headers = {} if has_its_own else credential(api_key)
 
     @property
     def session_id(self) -> str | None:
@@ -59,6 +73,7 @@ class Caller:
             "url": self.service_url + call.path,
             "params": call.query or None,
             "json": _sendable(call.body) or None,
+            "headers": self._headers,
             "timeout": self._timeout_s + call.wait_s,
         }
 

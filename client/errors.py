@@ -2,7 +2,8 @@
 
 MemoryServiceError
 ├── InvalidRequest      the request cannot be served as it is (400, 405, 413, 415, 422, any other 4xx)
-├── Unauthenticated     the service may not serve this caller (401, 403)
+├── Unauthenticated     the service does not know this caller: no key, or one that is of no use (401)
+├── Forbidden           it does, and what was asked is not for this key (403)
 ├── NotFound            404
 │   ├── SessionNotFound unknown, or another user's: the two look the same
 │   ├── UserNotFound    nothing is kept of this user
@@ -11,7 +12,8 @@ MemoryServiceError
 ├── Conflict            the request does not fit the present state (409)
 │   ├── SessionEnded    a session that was ended takes no more turns
 │   └── UserExists      something is kept already of the user who was to be imported
-├── Unavailable         try again later (429, any 5xx)
+├── Unavailable         try again later (any 5xx)
+│   └── RateLimited     more was asked than is allowed (429)
 ├── ConnectionFailed    no answer came: whether the service acted is not known
 ├── BadAnswer           an answer that is not the service's: a proxy's page, a redirect
 └── NoSession           no session was started or named; nothing was sent
@@ -61,6 +63,10 @@ class Unauthenticated(MemoryServiceError):
     default_code = "unauthenticated"
 
 
+class Forbidden(MemoryServiceError):
+    default_code = "forbidden"
+
+
 class NotFound(MemoryServiceError):
     default_code = "not_found"
 
@@ -97,6 +103,10 @@ class Unavailable(MemoryServiceError):
     default_code = "unavailable"
 
 
+class RateLimited(Unavailable):
+    default_code = "rate_limited"
+
+
 class ConnectionFailed(MemoryServiceError):
     default_code = "connection_failed"
 
@@ -121,14 +131,14 @@ ERRORS: Mapping[str | int, type[MemoryServiceError]] = {
     "knowledge_not_found": KnowledgeNotFound,
     400: InvalidRequest,
     401: Unauthenticated,
-    403: Unauthenticated,
+    403: Forbidden,
     404: NotFound,
     405: InvalidRequest,
     409: Conflict,
     413: InvalidRequest,
     415: InvalidRequest,
     422: InvalidRequest,
-    429: Unavailable,
+    429: RateLimited,
     503: Unavailable,
 }
 

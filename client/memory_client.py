@@ -36,9 +36,10 @@ T = TypeVar("T")
 class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
     """One user's memory, awaited.
 
-    `session_id` is the session to use, also without `start_session`. `timeout_s` holds for each attempt. A client of
-    your own as `http` brings credentials, proxies or another transport (`httpx2.AsyncClient(headers=...)`) and stays
-    yours to close; its own timeout is not used.
+    `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
+    your identity provider) is by default what MEMORY_SERVICE_API_KEY holds. `timeout_s` holds for each attempt. A
+    client of your own as `http` brings credentials, proxies or another transport (`httpx2.AsyncClient(headers=...)`)
+    and stays yours to close; its own timeout is not used.
     """
 
     def __init__(
@@ -47,15 +48,15 @@ class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
         user_id: str,
         session_id: str | None = None,
         *,
+        api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
         http: httpx2.AsyncClient | None = None,
         _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         _random: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(
-            service_url, user_id, session_id, timeout_s, Retries(max_attempts=max_attempts, random=_random)
-        )
+        retries = Retries(max_attempts=max_attempts, random=_random)
+        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.AsyncClient() if http is None else http
         self._sleep = _sleep
@@ -233,15 +234,15 @@ class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
         user_id: str,
         session_id: str | None = None,
         *,
+        api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
         http: httpx2.Client | None = None,
         _sleep: Callable[[float], None] = time.sleep,
         _random: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(
-            service_url, user_id, session_id, timeout_s, Retries(max_attempts=max_attempts, random=_random)
-        )
+        retries = Retries(max_attempts=max_attempts, random=_random)
+        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.Client() if http is None else http
         self._sleep = _sleep

@@ -9,3 +9,5 @@ Permission = Literal["read", "write", "erase", "admin", "metrics"]
 imports, drivers. metrics: counters.
 """
 PERMISSIONS: frozenset[Permission] = frozenset(get_args(Permission))
+OPERATORS = "default"
+"""The tenant whose credentials may do what concerns all tenants: drivers, counters."""

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 
-from memory_service.api.auth import make_gate
+from memory_service.admission import make_gate, make_spend, make_tokens
 from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
 from memory_service.background import Background
@@ -26,6 +26,7 @@ from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
+from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.mirroring import Mirroring
@@ -80,15 +81,24 @@ def create_app(settings: Settings | None = None) -> Front:
     return app_around(open_service(chosen), chosen)
 
 
-def app_around(service: AbstractAsyncContextManager[MemoryService], settings: Settings) -> Front:
-    """Make the application over a service that is entered with its lifespan."""
+def app_around(
+    service: AbstractAsyncContextManager[MemoryService], settings: Settings, around: Surroundings | None = None
+) -> Front:
+    """Make the application over a service that is entered with its lifespan. Raises UnsafeStart."""
+    clock = (around or Surroundings()).monotonic
+    tokens = make_tokens(settings, clock) if settings.auth_mode == "jwt" else None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        async with service as entered:
-            yield {"service": entered}
+        if settings.auth_mode == "none":
+            logger.warning("everybody who can reach the port is served, and may do everything: AUTH_MODE=none")
+        async with AsyncExitStack() as stack:
+            if tokens is not None:
+                await tokens.start(stack)
+            yield {"service": await stack.enter_async_context(service)}
 
-    return make_front(VERBS, make_gate(settings.auth_mode), lifespan, make_point(settings))
+    gate = make_gate(settings, tokens, clock)
+    return make_front(VERBS, gate, lifespan, make_point(settings), make_spend(settings, clock))
 
 
 @asynccontextmanager
@@ -144,6 +154,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         pool=pool,
         long_term=long_term,
         sessions=sessions,
+        keys=Keys(store, now=around.now, monotonic=around.monotonic),
         recall=recall,
         engines=engines,
         background=background,

@@ -1,4 +1,4 @@
-"""How a command calls a running service; what goes wrong is said in one line."""
+"""How a command calls a running service (with MEMORY_SERVICE_API_KEY); what goes wrong is said in one line."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def ask(url: str, method: str, path: str, **request: Any) -> Any:
     """Send one request, and return what is answered."""
     import httpx2
 
+    from client._caller import credential
+
     try:
-        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, **request)
+        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, headers=credential(), **request)
     except httpx2.TransportError as exc:
         raise click.ClickException(f"no answer from {url} ({type(exc).__name__})") from exc
     try:

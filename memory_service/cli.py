@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import msgspec
@@ -20,9 +18,10 @@ from memory_service import __version__
 from memory_service.calling import ask, calling
 from memory_service.cli_backup import backup, restore
 from memory_service.cli_drivers import drivers
-from memory_service.cli_settings import CANNOT_START, read_settings
+from memory_service.cli_keys import keys
+from memory_service.cli_run import read_settings, run
 from memory_service.cli_users import users
-from memory_service.errors import DriverUnavailable, MemoryServiceError, UnsafeStart
+from memory_service.errors import DriverUnavailable, MemoryServiceError
 from memory_service.logs import configure_logging
 from memory_service.migration import Migration, Report
 from memory_service.projections import make_projection, names_of
@@ -34,8 +33,6 @@ from memory_service.values import Scope
 if TYPE_CHECKING:  # an engine is imported when it is chosen
     from memory_service.projections.base import Projection
 
-T = TypeVar("T")
-
 COUNT = click.IntRange(min=0)
 EXCERPT_CHARACTERS = 200
 
@@ -46,7 +43,7 @@ def main() -> None:
     """A memory for agents."""
 
 
-for command in (drivers, users, backup, restore):
+for command in (drivers, users, keys, backup, restore):
     main.add_command(command)
 
 
@@ -315,19 +312,3 @@ def chaos(
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     sys.exit(0 if report.passed else 1)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on the fastest loop there is; what makes a start unsafe is said in one line."""
-    try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(work)
-    except UnsafeStart as exc:
-        click.echo(f"cannot start: {exc}", err=True)
-        sys.exit(CANNOT_START)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from memory_service.cli_settings import CANNOT_START, read_settings
+from memory_service.cli_run import CANNOT_START, read_settings
 from memory_service.errors import UnsafeStart
 
 OF_OTHERS = {

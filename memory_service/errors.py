@@ -17,6 +17,7 @@ MemoryServiceError
 │   ├── RequestTimeout          its head
 │   └── BodyTimeout             its body
 ├── Unauthenticated             the caller may not be served
+├── RateLimited                 the caller asks more than it may
 ├── Forbidden                   the caller is known, and may not do this
 │   ├── InsufficientScope       its credential lacks a permission
 │   └── ScopeMismatch           its credential is bound to another user, or to a tenant
@@ -26,11 +27,13 @@ MemoryServiceError
 │   ├── TurnNotFound            the session has no turn of this number
 │   ├── MemoryNotFound          unknown, or another user's
 │   ├── KnowledgeNotFound       unknown, or another tenant's
-│   └── DriverNotFound          no memory driver of this name is in use
+│   ├── DriverNotFound          no memory driver of this name is in use
+│   └── KeyNotFound             no API key of this id, or another tenant's: the two look the same
 ├── Conflict
 │   ├── SessionEnded            a session that was ended takes no more turns
 │   ├── UserExists              something is kept already of the user who is to be imported
-│   └── StaleVersion            the head moved since it was read
+│   ├── StaleVersion            the head moved since it was read
+│   └── KeyNotInUse             the API key was revoked, or has expired
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
 │   │   ├── StoreFailed         it broke while writing, and takes no more until a restart
@@ -38,11 +41,13 @@ MemoryServiceError
 │   │   ├── StoreCorrupt        what it holds of this cannot be read; the rest can
 │   │   └── StorageFull         there is no room left
 │   ├── DriverUnavailable       the engine of a memory driver did not answer; the record still does
+│   ├── IdentityProviderUnavailable  it did not tell its keys, without which a token cannot be checked
 │   ├── Overloaded              more is waiting than is sensible
 │   ├── TooManyConnections      more callers than are served at once
 │   ├── DeadlineExceeded        it took too long; what was to be written may yet be
 │   └── Draining                the service is about to end
 ├── UnsafeStart                 the service refuses to start
+│   └── RecordInUse             another process has the record open, and may alone
 └── ModelError                  a model's answer could not be had or used
     ├── ModelUnavailable        no answer: time-out, refusal of service, network
     ├── ModelRefused            this request was turned down; another may not be
@@ -167,6 +172,17 @@ class Unauthenticated(MemoryServiceError):
     title = "The caller is not known"
 
 
+class RateLimited(MemoryServiceError):
+    """`retry_after_s`: whole seconds, after which there is room again."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"more than is allowed here; there is room again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
 class Forbidden(MemoryServiceError):
     code = "forbidden"
     title = "The credential does not allow this"
@@ -238,6 +254,14 @@ class DriverNotFound(NotFound):
         super().__init__("no memory driver of this name is in use here; GET /drivers lists those that are")
 
 
+class KeyNotFound(NotFound):
+    code = "key_not_found"
+    title = "There is no such API key"
+
+    def __init__(self) -> None:
+        super().__init__("no API key of this id; GET /keys lists those there are")
+
+
 class Conflict(MemoryServiceError):
     code = "conflict"
     title = "The request does not fit the present state"
@@ -268,6 +292,14 @@ class StaleVersion(Conflict):
 
     def __init__(self) -> None:
         super().__init__("changed since it was read; nothing was written, try again")
+
+
+class KeyNotInUse(Conflict):
+    code = "key_not_in_use"
+    title = "The API key is not in use any more"
+
+    def __init__(self) -> None:
+        super().__init__("it was revoked or has expired; create another")
 
 
 class Unavailable(MemoryServiceError):
@@ -320,6 +352,17 @@ class DriverUnavailable(Unavailable):
     title = "The engine of the memory driver did not answer"
 
 
+class IdentityProviderUnavailable(Unavailable):
+    code = "identity_provider_unavailable"
+    title = "The identity provider did not answer"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(
+            "the keys of the identity provider could not be had, and this token's is not among those known"
+        )
+        self.retry_after_s = retry_after_s
+
+
 class Overloaded(Unavailable):
     code = "overloaded"
     title = "Too much is waiting to be written"
@@ -349,6 +392,10 @@ class Draining(Unavailable):
 class UnsafeStart(MemoryServiceError):
     code = "unsafe_start"
     title = "The service refuses to start"
+
+
+class RecordInUse(UnsafeStart):
+    """Another process has the record open, and only one may."""
 
 
 class ModelError(MemoryServiceError):

@@ -25,7 +25,7 @@ FACTS = {
     "jobs",
     "model",
 }
-FACTS |= {"reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
+FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
 
 

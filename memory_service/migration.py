@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreThrottled
 from memory_service.stores.base import Store
 from memory_service.stores.exports import Exported
+from memory_service.stores.keys import ApiKey
 from memory_service.values import Scope, Session, SessionKey, Sitting, Value
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Conflict(Value, frozen=True, kw_only=True):
 
 
 class Report(Value, frozen=True, kw_only=True):
-    """Users looked at, and how many of their things were written or found as they should be.
+    """Users looked at, and how many of their things (and of all API keys) were written or found as they should be.
 
     `damaged`: of whom something cannot be read, in one of the stores.
     """
@@ -68,7 +69,7 @@ class Migration:
         self.report = Report()
 
     async def run(self) -> Report:
-        """Copy every user. What the stores raise ends it; what was copied by then stays."""
+        """Copy every user, and then API keys. What the stores raise ends it; what was copied by then stays."""
         free = asyncio.Semaphore(AT_ONCE)
         cursor, more = None, True
         while more:
@@ -80,7 +81,18 @@ class Migration:
             except* MemoryServiceError as failed:
                 raise failed.exceptions[0] from None
             cursor, more = page.cursor, page.more
+        await self._copy_keys()
         return self.report
+
+    async def _copy_keys(self) -> None:
+        held = {key.key_id: key for key in await patiently(self._target.keys)}
+        for key in await patiently(self._source.keys):
+            if not _says_more(key, held.get(key.key_id)):
+                self._count(same=1)
+                continue
+            if not self._check:
+                await patiently(partial(self._target.put_key, key))
+            self._count(written=1)
 
     async def _copy(self, scope: Scope, free: asyncio.Semaphore) -> None:
         async with free:
@@ -166,6 +178,15 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         except StoreThrottled as exc:
             await asyncio.sleep(exc.retry_after_s)
+
+
+def _says_more(key: ApiKey, there: ApiKey | None) -> bool:
+    """Whether a key is new to the target, or holds no longer, or less long, than it does there."""
+    if there is None:
+        return True
+    if there.revoked_at is not None or key.revoked_at is not None:
+        return there.revoked_at is None
+    return key.expires_at is not None and (there.expires_at is None or key.expires_at < there.expires_at)
 
 
 def _digest(value: object) -> bytes:

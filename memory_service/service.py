@@ -18,6 +18,7 @@ from memory_service.drivers_in_use import DriversInUse
 from memory_service.engines import Engines
 from memory_service.erasing import Erasing
 from memory_service.errors import Draining
+from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, MemoryDraft, document_memory_id, known_of
@@ -76,6 +77,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     pool: SessionPool
     long_term: LongTermCache
     sessions: Sessions
+    keys: Keys
     recall: Recall
     engines: Engines
     background: Background
@@ -308,6 +310,11 @@ class MemoryService:
     def transfers(self) -> Transfers:
         """All that is kept of a user: given out, taken in."""
         return self._parts.transfers
+
+    @property
+    def keys(self) -> Keys:
+        """The API keys there are."""
+        return self._parts.keys
 
     @property
     def engines(self) -> Engines:

@@ -31,9 +31,26 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     reload: bool = Field(False, description="Restart when the source changes (development only).")
     log_level: LogLevel = Field("INFO", description="Least level that is logged.")
-    auth_mode: Literal["loopback", "none"] = Field(
+    auth_mode: Literal["loopback", "keys", "jwt", "none"] = Field(
         "loopback",
-        description="Who is served: loopback (callers on this host only) or none (everybody who can reach the port).",
+        description="Who is served: loopback (callers on this host only), keys (who has an API key), jwt (who has a "
+        "token of your identity provider, or an API key) or none (everybody who can reach the port).",
+    )
+    jwt_jwks_url: str = Field("", description="Where the identity provider tells its public keys; needed for jwt.")
+    jwt_issuer: str = Field("", description="`iss` that tokens must have; empty takes any.")
+    jwt_audience: str = Field("", description="`aud` that tokens must have, one of these if several; empty takes any.")
+    jwt_tenant: str = Field("", description="Tenant of all tokens; empty takes it from the claim.")
+    jwt_tenant_claim: str = Field("tenant_id", min_length=1, description="Claim that has the tenant.")
+    jwt_user_claim: str = Field("sub", min_length=1, description="Claim that has the user.")
+    jwt_service_clients: str = Field(
+        "", description="Clients (`client_id` or `azp`) whose tokens are bound to no user, such as `agents,jobs`."
+    )
+    rate_limit_per_credential: float = Field(
+        0, ge=0, description="Requests a second for each key, user or client; a search counts as two. 0 is no limit."
+    )
+    rate_limit_per_tenant: float = Field(0, ge=0, description="The same for all of a tenant together.")
+    rate_limit_wrong_credentials: float = Field(
+        1, ge=0, description="Wrong credentials a second that an address may bring, after the first 20; 0 is no limit."
     )
 
     max_connections: int = Field(

@@ -27,7 +27,7 @@ MakeClient = Callable[..., MemoryServiceClient]
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, the .env or the data of whoever runs it."""
-    for name in [*known_settings(), "AZURE_OPENAI_KEY"]:
+    for name in [*known_settings(), "AZURE_OPENAI_KEY", "MEMORY_SERVICE_API_KEY"]:
         for spelling in (name, name.lower()):
             monkeypatch.delenv(spelling, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from memory_service.access import PERMISSIONS, Permission
+from memory_service.access import OPERATORS, PERMISSIONS, Permission
 from memory_service.errors import InsufficientScope, ScopeMismatch, Unauthenticated
 from memory_service.values import Scope
 
 Headers = list[tuple[bytes, bytes]]
-OPERATORS = "default"
-"""The tenant whose credentials may do what concerns all tenants: drivers, counters."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -55,13 +53,9 @@ Gate = Callable[[Any], Awaitable[Caller]]
 ANYONE = Caller()
 _FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
 _REFUSAL = (
-    "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=none "
-    "and protect the port yourself"
+    "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=keys and make them keys "
+    "with `memory-service keys create`, or AUTH_MODE=none and protect the port yourself"
 )
-
-
-def make_gate(mode: Literal["loopback", "none"]) -> Gate:
-    return {"loopback": admit_loopback, "none": admit_anyone}[mode]
 
 
 async def admit_anyone(scope: Any) -> Caller:

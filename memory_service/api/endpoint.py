@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Take = NoBody | UrlBody | JsonBody | FileBody
+Spend = Callable[[Caller, int], None]
+"""Counts a request of some cost; raises RateLimited if it is one too many."""
 
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
@@ -53,6 +55,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     takes: type[msgspec.Struct] | None = None
     gives: type[msgspec.Struct] | None = None
     needs: Permission = "read"
+    cost: int = 1
+    """How many requests it counts as, where these are limited."""
     of_service: bool = False
     """Concerns all tenants, so it is for the operators' credentials."""
     errors: tuple[int, ...] = ()
@@ -82,15 +86,20 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
         return UrlBody(self.takes, self.path if self.rest else "")
 
 
+def unlimited(caller: Caller, cost: int) -> None:
+    """Let everybody ask as much as they like."""
+
+
 class Endpoint:
     """All verbs of one path."""
 
-    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere) -> None:
+    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, spend: Spend = unlimited) -> None:
         self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
         if "GET" in self._verbs:
             self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
         self._allowed = ", ".join(sorted(self._verbs))
         self._gate = gate
+        self._spend = spend
         self._point = point
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
@@ -119,6 +128,7 @@ class Endpoint:
 
     async def _admitted(self, scope: Any, verb: Verb) -> Caller:
         caller = await self._gate(scope)
+        self._spend(caller, verb.cost)
         caller.require(verb.needs, of_service=verb.of_service)
         return caller
 

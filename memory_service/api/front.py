@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from memory_service import __version__
 from memory_service.api.auth import Caller, Gate
-from memory_service.api.endpoint import Endpoint, Verb, send_problem
+from memory_service.api.endpoint import Endpoint, Spend, Verb, send_problem, unlimited
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import all_errors
 from memory_service.errors import UnknownRoute
@@ -50,7 +50,9 @@ class Front:
         await self._app(scope, receive, send)
 
 
-def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere) -> Front:
+def make_front(
+    verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere, spend: Spend = unlimited
+) -> Front:
     """Assemble the application; `lifespan` yields the state in which endpoints find their service."""
     paths: dict[str, list[Verb]] = {}
     for verb in (*verbs, *_signposts(openapi(verbs))):
@@ -60,7 +62,7 @@ def make_front(verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Poi
         for path in paths:
             if path.startswith(stem) and path != of_rest:  # what is named by the rest may be called so too
                 paths[path] += paths[of_rest]
-    endpoints = {path: Endpoint(of_path, gate, point) for path, of_path in paths.items()}
+    endpoints = {path: Endpoint(of_path, gate, point, spend) for path, of_path in paths.items()}
     app = Starlette(
         routes=[Route(path, endpoint) for path, endpoint in endpoints.items() if path not in stems],
         exception_handlers={HTTPException: _as_problem},

@@ -87,6 +87,7 @@ KNOWLEDGE = (
     Verb(
         method="POST",
         path="/knowledge/recall",
+        cost=2,
         summary="Search the knowledge that all users share",
         handle=recall_knowledge,
         takes=schemas.RecallKnowledge,

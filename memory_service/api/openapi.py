@@ -55,7 +55,7 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     responses = {"200": {"description": "done", "content": {verb.answers: {"schema": answer}}}}
     refused = ANYWHERE | {status: "see `code`" for status in verb.errors}
     if not verb.open:
-        refused |= {401: "not admitted", 403: "the credential does not allow it"}
+        refused |= {401: "not admitted", 403: "the credential does not allow it", 429: "more than is allowed"}
     if verb.takes:
         refused |= OF_BODIES if verb.method in WITH_BODY else OF_VALUES
     for status, description in sorted(refused.items()):

@@ -23,6 +23,7 @@ STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.Conflict: 409,
     errors.ContentTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.RateLimited: 429,
     errors.HeadersTooLarge: 431,
     errors.InvalidRequest: 422,
     errors.StorageFull: 507,
@@ -59,7 +60,7 @@ def headers_of(error: errors.MemoryServiceError) -> list[tuple[bytes, bytes]]:
         return [(b"allow", error.allowed.encode())]
     if isinstance(error, errors.Unauthenticated):
         return [(b"www-authenticate", b"Bearer")]
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable | errors.RateLimited):
         return [(b"retry-after", str(error.retry_after_s).encode())]
     return []
 

@@ -15,6 +15,7 @@ from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
 from memory_service.api.erasing import ERASING
+from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.api.rights import RIGHTS
@@ -193,6 +194,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/memory/retrieve",
+        cost=2,
         summary="Search everything the user's memory holds",
         handle=retrieve,
         takes=schemas.Retrieve,
@@ -220,6 +222,7 @@ VERBS = (
     *KNOWLEDGE,
     *TRANSFERS,
     *DRIVERS,
+    *KEYS,
     Verb(
         method="GET",
         path="/health",

@@ -20,6 +20,7 @@ from memory_service.settings import Settings
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.erasures import ErasureVerbs
 from memory_service.stores.exports import Exported, Exports, Users
+from memory_service.stores.keys import KeyVerbs
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.stores.settling import settled
 from memory_service.values import (
@@ -125,8 +126,8 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ErasureVerbs, ABC):
-    """A system of record. Every verb acts inside one scope; `users`, `due_*`, `erasures` and drivers' alone do not.
+class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, ABC):
+    """A system of record. Every verb acts inside one scope, but `users`, `due_*`, and those of drivers and keys.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """

@@ -10,6 +10,7 @@ import msgspec
 
 from memory_service.errors import StaleVersion
 from memory_service.stores.exports import Exported
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import Effect, Kind, Memory, Request, Scope, Session, Sitting, Turn, Value
 
@@ -42,6 +43,7 @@ session_of = reader_of(Session)
 turn_of = reader_of(Turn)
 sitting_of = reader_of(Sitting)
 memory_of = reader_of(Memory)
+key_of = reader_of(ApiKey)
 
 
 def text_of(value: Value) -> str:

@@ -27,6 +27,7 @@ from memory_service.stores.base import (
 from memory_service.stores.bodies import EVER, Kinds, Place, micros
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.stores.transient_record import Item, Record, by_token, check, drop, forget_requests, things_of
@@ -53,6 +54,7 @@ class TransientStore(Store):
     def __init__(self) -> None:
         self._records: dict[Scope, Record] = {}
         self._lags = Lags()
+        self._api_keys: dict[str, ApiKey] = {}
         self._tokens = count(1)
         self._erased: set[str] = set()
 
@@ -313,6 +315,17 @@ class TransientStore(Store):
 
     async def _erasures(self) -> set[str]:
         return self._erased - {""}
+
+    async def _put_key(self, key: ApiKey) -> None:
+        held = self._api_keys.get(key.key_id)
+        if held is None or held.revoked_at is None:
+            self._api_keys[key.key_id] = key
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return self._api_keys.get(key_id)
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return [key for key in self._api_keys.values() if tenant_id in (None, key.tenant_id)]
 
     async def _ping(self) -> None:
         """Always there."""

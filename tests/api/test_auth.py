@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
-from memory_service.api.auth import admit_anyone, admit_loopback, is_local_name, is_loopback, make_gate
+from memory_service.admission import make_gate
+from memory_service.api.auth import Gate, admit_anyone, admit_loopback, is_local_name, is_loopback
+from memory_service.api.credentials import CredentialGate
 from memory_service.api.routes import VERBS
 from memory_service.errors import Unauthenticated, UnsafeStart
+from memory_service.settings import Settings
 from tests.api.conftest import Connect
 from tests.api.talking import CONTEXT, START, STATS, commits, problem, told
 
@@ -69,7 +74,8 @@ def refused(response: httpx2.Response) -> None:
     """It was refused, and said which setting would mend it."""
     detail = problem(response, 401, "unauthenticated")["detail"]
     assert "AUTH_MODE=loopback" in detail
-    assert "AUTH_MODE=none" in detail
+    for way_out in ("AUTH_MODE=keys", "memory-service keys create", "AUTH_MODE=none"):
+        assert way_out in detail
     assert response.headers["www-authenticate"]
 
 
@@ -91,6 +97,7 @@ async def test_a_request_that_was_forwarded_is_nobodys_on_this_host(http: httpx2
 
 
 async def test_a_request_under_a_foreign_name_or_from_a_foreign_page_is_refused(http: httpx2.AsyncClient) -> None:
+    """S32: a page of another site, or one under a name that leads here, is no caller on this host."""
     for host in FOREIGN_HOSTS:
         refused(await asked(http, Host=host))
     for origin in FOREIGN_ORIGINS:
@@ -119,6 +126,7 @@ async def test_health_probes_are_served_to_everybody(http: httpx2.AsyncClient) -
 
 
 async def test_a_caller_who_reaches_the_port_from_outside_is_refused(connect: Connect) -> None:
+    """S27"""
     address = own_address()
     if address is None:
         pytest.skip("this machine has no address but loopback")
@@ -228,8 +236,23 @@ def test_a_foreign_name_is_not_a_local_one(name: str) -> None:
     assert not is_local_name(name)
 
 
-async def test_the_gate_is_chosen_by_the_setting() -> None:
-    assert make_gate("loopback") is admit_loopback
-    assert make_gate("none") is admit_anyone
+async def test_the_gate_is_chosen_by_the_setting(make_settings: Callable[..., Settings]) -> None:
+    def gate(mode: str) -> Gate:
+        return make_gate(make_settings(auth_mode=mode), None, time.monotonic)
+
+    assert gate("loopback") is admit_loopback
+    assert gate("none") is admit_anyone
+    assert isinstance(gate("keys"), CredentialGate)
     anyone = await admit_anyone(scope("192.0.2.1", ("x-forwarded-for", "192.0.2.2")))
     assert anyone.scope("ana").user_id == "ana"
+
+
+@pytest.mark.only_on("sqlite", "the store plays no part")
+async def test_that_everybody_is_served_is_told_at_the_start(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S27: `none` is chosen, and logged; no other mode says so."""
+    for mode in ("loopback", "keys", "none"):
+        http = await connect(auth_mode=mode, store_url="transient://")
+        await http.get("/livez")
+        assert ("AUTH_MODE=none" in caplog.text) == (mode == "none")

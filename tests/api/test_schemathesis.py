@@ -2,7 +2,7 @@
 
 All of its checks are on. Those that find nothing to check here: `missing_required_header` (no header is required),
 `response_headers_conformance` (none is described), `use_after_free` (what can be deleted has no path to be read at),
-`ignored_auth` and `object_level_authorization` (no credentials in this version; who may call is in test_auth.py).
+`ignored_auth` and `object_level_authorization` (none is asked for here; who may call what is in test_credentials.py).
 """
 
 from __future__ import annotations
@@ -128,6 +128,10 @@ def test_every_answer_is_as_described(
         http.post("/sessions/start", json={**ANA, "restore": False})
     if case.operation.path == "/knowledge/{doc_id}":  # so that there is something to delete
         http.post("/knowledge", json={**PIECE, "doc_id": case.path_parameters.get("doc_id")})
+    given = case.path_parameters.get("key_id")
+    if _is_id(given) and len(given) % 2:  # so that there is one to rotate or revoke
+        made = http.post("/keys", json={"name": "made before", "permissions": ["read"]})
+        case.path_parameters["key_id"] = made.json()["key_id"]
     if case.path == "/knowledge/recall" and case.method != "POST":
         return  # DELETE, which the document knows by another path: a piece may be called so
     if case.operation.path == "/users/{user_id}/export":  # and somebody of whom something is kept

@@ -27,7 +27,8 @@ def problem(status: int, code: str, **more: Any) -> Answer:
 MAPPED = [
     (400, "malformed_json", errors.InvalidRequest),
     (401, "unauthenticated", errors.Unauthenticated),
-    (403, "forbidden", errors.Unauthenticated),
+    (403, "forbidden", errors.Forbidden),
+    (403, "scope_mismatch", errors.Forbidden),
     (404, "not_found", errors.NotFound),
     (404, "session_not_found", errors.SessionNotFound),
     (404, "knowledge_not_found", errors.KnowledgeNotFound),
@@ -38,7 +39,7 @@ MAPPED = [
     (413, "body_too_large", errors.InvalidRequest),
     (415, "unsupported_media_type", errors.InvalidRequest),
     (422, "validation_failed", errors.InvalidRequest),
-    (429, "overloaded", errors.Unavailable),
+    (429, "rate_limited", errors.RateLimited),
     (500, "internal_error", errors.Unavailable),
     (502, "model_unavailable", errors.Unavailable),
     (503, "store_unavailable", errors.Unavailable),

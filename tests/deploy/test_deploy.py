@@ -77,7 +77,9 @@ BREAKS: list[tuple[Rule, str, str, str]] = [
     (no_secret_is_written_down, "azure/containerapp.yaml", "- name: AUTH_MODE", "- name: COSMOS_KEY"),
     (no_secret_is_written_down, "kubernetes/pdb.yaml", "kind: PodDisruptionBudget", "kind: Secret"),
     (nobody_else_comes_in, "compose.yaml", "127.0.0.1:8080:8080", "8080:8080"),
-    (nobody_else_comes_in, "compose.yaml", "AUTH_MODE: none", "AUTH_MODE: loopback"),
+    (nobody_else_comes_in, "compose.yaml", "AUTH_MODE: keys", "AUTH_MODE: loopback"),
+    (nobody_else_comes_in, "azure/containerapp.yaml", "value: keys", "value: none"),
+    (nobody_else_comes_in, "kubernetes/statefulset.yaml", "value: keys", "value: none"),
     (nobody_else_comes_in, "compose.yaml", "internal: true", "internal: false"),
     (nobody_else_comes_in, "kubernetes/service.yaml", "ClusterIP #", "LoadBalancer #"),
     (nobody_else_comes_in, "kubernetes/networkpolicy.yaml", "[Ingress, Egress]", "[Egress]"),
@@ -127,7 +129,7 @@ def test_every_rule_has_been_seen_to_fail() -> None:
 
 
 def test_a_value_that_is_none_of_a_setting_is_noticed() -> None:
-    broken = FILES["compose.yaml"].replace("AUTH_MODE: none", "AUTH_MODE: open")
+    broken = FILES["compose.yaml"].replace("AUTH_MODE: keys", "AUTH_MODE: open")
     with pytest.raises(ValueError, match="auth_mode"):
         list(every_variable_is_a_setting({**FILES, "compose.yaml": broken}))
 

@@ -19,6 +19,7 @@ from memory_service.stores.base import Commit, DuplicateTurn, Store
 from tests.stores.contract_commits import CommitContract
 from tests.stores.contract_due import DueContract
 from tests.stores.contract_erasing import ErasingContract
+from tests.stores.contract_keys import DurableKeyContract, KeyContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
 from tests.stores.contract_reads import ReadContract
@@ -28,7 +29,14 @@ from tests.support.values import a_key, a_memory, a_scope, a_sitting, a_turn, a_
 
 
 class StoreContract(
-    CommitContract, ReadContract, RecallContract, DueContract, MirrorContract, MovingContract, ErasingContract
+    CommitContract,
+    ReadContract,
+    RecallContract,
+    DueContract,
+    KeyContract,
+    MirrorContract,
+    MovingContract,
+    ErasingContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:
@@ -63,7 +71,7 @@ class StoreContract(
         assert counts(store.usage())
 
 
-class DurableStoreContract(StoreContract):
+class DurableStoreContract(DurableKeyContract, StoreContract):
     async def test_what_was_committed_is_there_after_reopening(self, record: str | Settings) -> None:
         key = a_key()
         async with opened(record) as store:

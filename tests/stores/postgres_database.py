@@ -14,7 +14,18 @@ def settings_for(url: str, **changes: Any) -> Settings:
     return Settings(_env_file=None, store_url=url, **changes)
 
 
-TABLES = ("owners", "sessions", "turns", "sittings", "memories", "vectors", "requests", "mirrors", "search_entries")
+TABLES = (
+    "owners",
+    "sessions",
+    "turns",
+    "sittings",
+    "memories",
+    "vectors",
+    "requests",
+    "mirrors",
+    "api_keys",
+    "search_entries",
+)
 
 
 def execute(url: str, sql: str) -> None:

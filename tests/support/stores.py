@@ -19,6 +19,7 @@ from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
@@ -169,6 +170,15 @@ class YieldingStore(Store):
 
     async def _erasures(self) -> set[str]:
         return await self._around("erasures", self.inner.erasures)
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._around("put_key", lambda: self.inner.put_key(key))
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._around("find_key", lambda: self.inner.find_key(key_id))
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._around("keys", lambda: self.inner.keys(tenant_id))
 
     async def _clock(self) -> datetime | None:
         return await self._around("clock", self.inner.clock)

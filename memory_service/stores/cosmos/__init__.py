@@ -41,12 +41,14 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.erasing import Erasing
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.keys import Keys
 from memory_service.stores.cosmos.mirrors import Mirrors
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.indexing import Index, decided
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import (
     Effect,
@@ -80,6 +82,7 @@ class CosmosStore(Store):
         self._moving = Moving(client, names, self._commits, self._index)
         self._erasing = Erasing(client, names, self._moving)
         self._mirrors = Mirrors(client, names)
+        self._api_keys = Keys(client, names)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -283,6 +286,15 @@ class CosmosStore(Store):
 
     async def _erasures(self) -> set[str]:
         return await self._erasing.erasures()
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._api_keys.put(key)
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._api_keys.find(key_id)
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._api_keys.of_tenant(tenant_id)
 
     async def _clock(self) -> datetime | None:
         await self._ping()

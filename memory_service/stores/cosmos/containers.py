@@ -52,7 +52,7 @@ class Names(Value, frozen=True, kw_only=True):
     """Names of the containers.
 
     `interactions`: heads, turns, sittings, names of requests, receipts: all that one commit must write together. And
-    mirrors, and which drivers are followed.
+    mirrors, which drivers are followed, and API keys.
     `summaries`: memories whose id says that they are summaries or chunks. `insights`: all other memories.
     """
 

@@ -27,6 +27,8 @@ T = TypeVar("T")
 MISSING = ""
 """What is read where a document has no body: nothing that could be one."""
 RECEIPTS_KEPT_S = 600
+API_KEY = "key"
+"""The type of those documents."""
 PLAIN = re.compile(r"[A-Za-z0-9._@:-]{1,200}")
 """Names that can stand in an id as they are: Cosmos DB takes 255 characters at most, and none of / \\ ? #."""
 
@@ -41,6 +43,7 @@ session_of = _in_document(bodies.session_of)
 turn_of = _in_document(bodies.turn_of)
 sitting_of = _in_document(bodies.sitting_of)
 memory_of = _in_document(bodies.memory_of)
+key_of = _in_document(bodies.key_of)
 effect_of = _in_document(bodies.reader_of(Effect))
 
 
@@ -114,6 +117,10 @@ def mirror_id(driver: str) -> str:
 
 def driver_id(driver: str) -> str:
     return _named("driver", driver)
+
+
+def key_id(name: str) -> str:
+    return _named(API_KEY, name)
 
 
 def vector_property(space: str) -> str:

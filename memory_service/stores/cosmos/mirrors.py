@@ -24,7 +24,15 @@ from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos.batches import Operation
 from memory_service.stores.cosmos.client import OVERTAKEN, Client, Refused
 from memory_service.stores.cosmos.containers import Names
-from memory_service.stores.cosmos.documents import Document, driver_id, mirror_id, own_of, owner_of, scope_of
+from memory_service.stores.cosmos.documents import (
+    API_KEY,
+    Document,
+    driver_id,
+    mirror_id,
+    own_of,
+    owner_of,
+    scope_of,
+)
 from memory_service.stores.cosmos.feed import Cursor
 from memory_service.stores.exports import Users
 from memory_service.stores.mirrors import Mirror
@@ -33,7 +41,7 @@ from memory_service.values import Scope
 T = TypeVar("T")
 
 MIRROR, DRIVER = "mirror", "driver"
-OF_USERS = f"NOT ARRAY_CONTAINS(['{MIRROR}', '{DRIVER}', 'epoch', 'erasure'], c.type)"
+OF_USERS = f"NOT ARRAY_CONTAINS(['{MIRROR}', '{DRIVER}', '{API_KEY}', 'epoch', 'erasure'], c.type)"
 """What is kept of users themselves."""
 DRIVERS = "~drivers"
 """The partition of drivers: those of users have a bar in their names."""

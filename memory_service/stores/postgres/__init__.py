@@ -34,10 +34,12 @@ from memory_service.stores.bodies import (
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.indexing import Index, decided
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
 from memory_service.stores.postgres.erasing import Erasing
+from memory_service.stores.postgres.keys import Keys
 from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
@@ -114,6 +116,7 @@ class PostgresStore(Store):
         self._moving = Moving(self._client, self._index)
         self._erasing = Erasing(self._client, self._moving)
         self._mirrors = Mirrors(self._client)
+        self._api_keys = Keys(self._client)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -293,6 +296,15 @@ class PostgresStore(Store):
 
     async def _erasures(self) -> set[str]:
         return await self._erasing.erasures()
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._api_keys.put(key)
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._api_keys.find(key_id)
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._api_keys.of_tenant(tenant_id)
 
     async def _clock(self) -> datetime | None:
         ((now,),) = await self._client.rows("clock", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")

@@ -35,8 +35,9 @@ from memory_service.stores.bodies import (
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import erasing, mirrors, moving
+from memory_service.stores.sqlite import erasing, keys, mirrors, moving
 from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
@@ -289,6 +290,15 @@ class SQLiteStore(Store):
 
     async def _erasures(self) -> set[str]:
         return await self._read(erasing.erasures)
+
+    async def _put_key(self, key: ApiKey) -> None:
+        await self._writer.change(lambda db: keys.put(db, key))
+
+    async def _find_key(self, key_id: str) -> ApiKey | None:
+        return await self._read(lambda db: keys.find(db, key_id))
+
+    async def _keys(self, tenant_id: str | None) -> list[ApiKey]:
+        return await self._read(lambda db: keys.of_tenant(db, tenant_id))
 
     async def _ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1 FROM owners LIMIT 1").fetchall())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 
-from memory_service.errors import UnsafeStart
+from memory_service.errors import RecordInUse, UnsafeStart
 from memory_service.points import Point, nowhere
 
 SAFE_SQLITE = 3_051_003
@@ -43,7 +43,7 @@ PRAGMA secure_delete = ON;
 def owned(path: Path) -> Iterator[Path]:
     """Hold the file as the only process, and give its one true name; the kernel lets go when the process ends.
 
-    Raises UnsafeStart, naming the process that has it.
+    Raises RecordInUse, naming the process that has it, or UnsafeStart.
     """
     import fcntl  # not on Windows; this store is the only part that needs it
 
@@ -58,7 +58,7 @@ def owned(path: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             lock.seek(0)
-            raise UnsafeStart(f"{path} is in use by process {lock.read().strip() or '?'}; stop it first") from exc
+            raise RecordInUse(f"{path} is in use by process {lock.read().strip() or '?'}; stop it first") from exc
         with suppress(OSError):  # on a full disk the lock holds without a note of who has it
             os.truncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"{os.getpid()}\n".encode())

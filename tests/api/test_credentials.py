@@ -1,0 +1,291 @@
+"""Every route with every credential: what it demands, and that no answer holds a word of anybody else.
+
+A route that is new must be told of in ROUTES: what it needs, whose it is, and a request of it that is in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from memory_service.access import PERMISSIONS, Permission
+from memory_service.api.endpoint import Verb
+from memory_service.api.routes import VERBS
+from memory_service.settings import Settings
+from tests.api.talking import SAME, problem
+from tests.support.admitted import Admitted, admitting, key_id_of
+from tests.support.background import settled
+
+KEYS = {"store_url": "transient://", "auth_mode": "keys", "rate_limit_wrong_credentials": 0}
+ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+
+
+class Names(NamedTuple):
+    """What a request names."""
+
+    user: str = "ana"
+    session: str = "s"
+    doc: str = "leave/policy"
+    key: str = "nokey000"
+    tenant: str = "acme"
+
+
+class Route(NamedTuple):
+    """`of`: whose it is about. `sends`: body, or query; the fields of the path are filled in by their names."""
+
+    needs: Permission
+    of: str
+    sends: Callable[[Names], dict[str, Any]]
+
+
+def of_session(**more: Any) -> Callable[[Names], dict[str, Any]]:
+    return lambda names: {"user_id": names.user, "session_id": names.session, **more}
+
+
+def of_user(**more: Any) -> Callable[[Names], dict[str, Any]]:
+    return lambda names: {"user_id": names.user, **more}
+
+
+def of_nobody(**more: Any) -> Callable[[Names], dict[str, Any]]:
+    return lambda names: more
+
+
+QUESTION = {"query": "Where is the boat, what are the rules of leave?", "top_k": 100}
+TURN = {"user_message": "Hm.", "agent_message": "Hm."}
+PIECE = {"content": "There is no leave.", "category": "policies"}
+
+ROUTES = {
+    "start_session": Route("write", "user", of_session(include_knowledge=20, query="leave")),
+    "end_session": Route("write", "user", of_session()),
+    "reflection": Route("read", "user", of_user()),
+    "reflections": Route("read", "tenant", of_nobody(state="done")),
+    "replay": Route("write", "user", of_session()),
+    "get_context": Route("read", "user", of_session(include_knowledge=20, query="leave")),
+    "store_turn": Route("write", "user", of_session(**TURN)),
+    "retrieve": Route("read", "user", of_user(kinds=ALL_KINDS, **QUESTION)),
+    "insights": Route("read", "user", of_user()),
+    "summaries": Route("read", "user", of_user(limit=1000)),
+    "store_memories": Route("write", "user", lambda names: {"memories": [{"user_id": names.user, "content": "Hm."}]}),
+    "store_knowledge": Route("write", "all users", lambda names: {"doc_id": names.doc, **PIECE}),
+    "recall_knowledge": Route("read", "knowledge", of_nobody(**QUESTION)),
+    "delete_knowledge": Route("erase", "all users", of_nobody()),
+    "list_drivers": Route("admin", "service", of_nobody()),
+    "switch": Route("admin", "service", of_nobody(drivers=[])),
+    "rebuild": Route("admin", "service", of_nobody(driver="pgvector")),
+    "compare": Route("admin", "service", of_nobody(driver="pgvector")),
+    "drop": Route("admin", "service", of_nobody(driver="pgvector")),
+    "list_keys": Route("admin", "tenant", of_nobody()),
+    "create_key": Route("admin", "tenant", of_nobody(name="new", permissions=["admin"])),
+    "rotate_key": Route("admin", "tenant", of_nobody()),
+    "revoke_key": Route("admin", "tenant", of_nobody()),
+    "stats": Route("metrics", "service", of_nobody()),
+}
+"""By the name of what serves it: the permission it demands, and `user` (one), `tenant` (all its users, and who may
+ask), `all users` (what all of them may know), `knowledge` (the same, to read it) or `service` (all tenants)."""
+OPEN = {"health", "live", "ready"}
+LAST = ("end_session", "delete_knowledge", "revoke_key")
+"""After these others would find less."""
+CLOSED = sorted((verb for verb in VERBS if not verb.open), key=lambda verb: verb.handle.__name__ in LAST)
+
+pytestmark = pytest.mark.only_on("sqlite", "no store has a say in who may what")
+
+
+def name_of(verb: Verb) -> str:
+    return verb.handle.__name__
+
+
+async def ask(http: httpx2.AsyncClient, verb: Verb, names: Names | None = None) -> httpx2.Response:
+    """Send a request that is in order. `X-Request-Id` is always the same, so that answers can be compared."""
+    names = names or Names()
+    path = verb.path.format(session_id=names.session, doc_id=quote(names.doc), key_id=names.key)
+    sends = ROUTES[name_of(verb)].sends(names) if not verb.open else {}
+    given = {"json": sends} if verb.json else {"params": sends}
+    return await http.request(verb.method, path, headers=SAME, **given)
+
+
+def canary(*whose: str) -> str:
+    """A word that only they know."""
+    return "canary" + "/".join(whose).encode().hex()
+
+
+async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
+    word, who = canary(tenant_id, user_id), {"user_id": user_id, "session_id": "s"}
+    texts = (f"My boat is called {word}.", f"I live in {word}.")
+    for path, body in (
+        ("/sessions/start", {**who, "agent_id": word}),
+        *(("/memory/store", {**who, "user_message": text, "agent_message": f"So {word}."}) for text in texts),
+        ("/sessions/end", {**who, "wait_s": 20}),
+        ("/sessions/start", {**who, "restore": False}),
+        ("/memory/store", {**who, "user_message": f"Again {word}, the boat.", "agent_message": ""}),
+        ("/memories", {"memories": [{"user_id": user_id, "content": f"The boat is {word}.", "tags": [word]}]}),
+        (
+            "/knowledge",
+            {"content": f"The rules of leave: {canary(tenant_id)}.", "category": "p", "doc_id": "leave/policy"},
+        ),
+        ("/keys", {"name": canary(tenant_id), "permissions": ["read"], "user_id": word}),
+    ):
+        answer = await http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture
+async def inhabited(make_settings: Callable[..., Settings]) -> AsyncIterator[Admitted]:
+    """Three tenants, of which two have a user of the same name, the same sessions and the same document."""
+    async with admitting(make_settings(**KEYS)) as admitted:
+        for tenant_id, user_id in (("acme", "ana"), ("acme", "bob"), ("rival", "ana"), ("default", "ana")):
+            async with admitted.http(await admitted.key(tenant_id)) as http:
+                await live(http, tenant_id, user_id)
+        await settled(admitted.service)
+        yield admitted
+
+
+@pytest.fixture
+async def admitted(make_settings: Callable[..., Settings]) -> AsyncIterator[Admitted]:
+    async with admitting(make_settings(**KEYS)) as admitted:
+        yield admitted
+
+
+def test_every_route_is_told_of_and_no_other() -> None:
+    assert {name_of(verb) for verb in CLOSED} == set(ROUTES)
+    assert {name_of(verb) for verb in VERBS if verb.open} == OPEN
+
+
+async def test_no_credential_that_is_not_right_gets_further_than_the_door_and_all_are_told_the_same(
+    admitted: Admitted,
+) -> None:
+    """S21, S31: whichever is wrong of it, on whichever route, the answer is the same to the byte."""
+    keys, clock = admitted.service.keys, admitted.clock
+    revoked, expired = await admitted.key(), await admitted.key(lifetime=timedelta(seconds=1))
+    await keys.revoke(await keys.get(key_id_of(revoked)))
+    clock.advance(seconds=2)
+    right, other = await admitted.key(), await admitted.key()
+    forged = right[:13] + other[13:]  # somebody else's secret
+    headers: list[dict[str, str]] = [
+        {},
+        *({"Authorization": f"Bearer {text}"} for text in (revoked, expired, forged, right[:-1], "x", "a.b.c", "é")),
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Basic {right}"},
+        {"Authorization": right},
+        {"Authorization": f"Bearer {right}", "X-API-Key": other},
+        {"X-API-Key": revoked},
+        {"X-API-Key": ""},
+    ]
+    refusals = set()
+    for number, given in enumerate(headers):
+        async with admitted.http(address=f"192.0.2.{number}") as http:
+            raw = {name: value.encode("latin-1") for name, value in {**given, **SAME}.items()}
+            for verb in CLOSED if number < 2 else CLOSED[:2]:
+                path = verb.path.format(session_id="s", doc_id="d", key_id="k")
+                answer = await http.request(verb.method, path, content=b"{not json", headers=raw)
+                problem(answer, 401, "unauthenticated")
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+                refusals.add((answer.content, str(sorted(answer.headers.items()))))
+            for verb in VERBS:
+                if verb.open:
+                    assert (await http.get(verb.path, headers=raw)).status_code == 200
+    assert len(refusals) == 1, "from the answer nobody can tell what was wrong"
+
+
+async def test_a_key_is_taken_from_either_header_and_the_scheme_is_written_as_one_likes(admitted: Admitted) -> None:
+    key = await admitted.key()
+    for given in (
+        {"Authorization": f"Bearer {key}"},
+        {"authorization": f"bearer  {key} "},
+        {"X-API-Key": key},
+        {"Authorization": f"BEARER {key}", "X-API-Key": key},
+    ):
+        async with admitted.http(**given) as http:
+            assert (await http.get("/stats")).status_code == 200, given
+
+
+@pytest.mark.parametrize("held", sorted(PERMISSIONS))
+async def test_each_route_demands_its_permission_and_no_other(admitted: Admitted, held: Permission) -> None:
+    """S26"""
+    async with admitted.http(await admitted.key(permissions=[held])) as http:
+        for verb in CLOSED:
+            answer = await ask(http, verb)
+            if ROUTES[name_of(verb)].needs == held:
+                assert answer.status_code in (200, 404), f"{name_of(verb)}: {answer.text}"
+            else:
+                problem(answer, 403, "insufficient_scope")
+
+
+async def test_all_permissions_but_one_do_not_make_up_for_it(admitted: Admitted) -> None:
+    """S26"""
+    for lacking in sorted(PERMISSIONS):
+        async with admitted.http(await admitted.key(permissions=PERMISSIONS - {lacking})) as http:
+            for verb in CLOSED:
+                if ROUTES[name_of(verb)].needs == lacking:
+                    problem(await ask(http, verb), 403, "insufficient_scope")
+
+
+async def test_a_credential_of_one_user_names_no_other_and_hears_of_none(inhabited: Admitted) -> None:
+    """S25"""
+    mine = await inhabited.service.keys.of_tenant("acme")
+    async with inhabited.http(await inhabited.key("acme", "ana")) as http:
+        for verb in CLOSED:
+            of = ROUTES[name_of(verb)].of
+            for names in (Names(user="bob", key=mine[0].key_id), Names(user="nobody")):
+                answer = await ask(http, verb, names)
+                hears_nothing(answer, canary("acme", "bob"), canary("rival"), canary("rival", "ana"), canary("default"))
+                if of == "knowledge":
+                    assert canary("acme") in answer.text
+                else:
+                    problem(answer, 403, "scope_mismatch")
+            if of == "user":
+                answer = await ask(http, verb, Names(user="ana"))
+                assert answer.status_code == 200, answer.text
+                hears_nothing(answer, canary("acme", "bob"), canary("rival"), canary("rival", "ana"))
+
+
+async def test_what_is_anothers_and_what_is_not_there_look_the_same(inhabited: Admitted) -> None:
+    """S24, S30: a whole tenant's credential with the names of another's things, and with names of nothing."""
+    theirs = (await inhabited.service.keys.of_tenant("acme"))[-1].key_id
+    words = [canary("acme"), canary("acme", "ana"), canary("acme", "bob"), canary("default"), canary("default", "ana")]
+    before = await everything_of(inhabited, "acme")
+    async with inhabited.http(await inhabited.key("other")) as http:
+        for verb in CLOSED:
+            foreign = await ask(http, verb, Names(key=theirs))
+            missing = await ask(http, verb, Names(user="anx", session="z", doc="leave/nolicy", key="nokey111"))
+            hears_nothing(foreign, *words)
+            assert foreign.status_code == missing.status_code
+            if foreign.status_code != 200:
+                assert foreign.content == missing.content, name_of(verb)
+                assert sorted(foreign.headers.items()) == sorted(missing.headers.items())
+            if ROUTES[name_of(verb)].of == "service":
+                problem(foreign, 403, "scope_mismatch")
+    assert await everything_of(inhabited, "acme") == before
+
+
+async def test_users_of_two_tenants_with_one_name_share_nothing(inhabited: Admitted) -> None:
+    """S24, S30: the same user, session and document there and here; each hears their own and only that."""
+    for tenant_id, other in (("acme", "rival"), ("rival", "acme"), ("default", "acme")):
+        heard = ""
+        async with inhabited.http(await inhabited.key(tenant_id)) as http:
+            for verb in CLOSED:
+                answer = await ask(http, verb)
+                if (name_of(verb), tenant_id) != ("list_keys", "default"):  # operators see whom they have let in
+                    hears_nothing(answer, canary(other), canary(other, "ana"), canary(other, "bob"))
+                heard += answer.text
+        assert canary(tenant_id) in heard
+        assert canary(tenant_id, "ana") in heard
+
+
+def hears_nothing(answer: httpx2.Response, *words: str) -> None:
+    heard = answer.text + str(answer.headers)
+    assert [word for word in words if word in heard] == []
+
+
+async def everything_of(admitted: Admitted, tenant_id: str) -> list[bytes]:
+    """What a tenant itself can read, but for the moment at which it does."""
+    heard = []
+    async with admitted.http(await admitted.key(tenant_id, permissions=["read"])) as http:
+        for verb in CLOSED:
+            if ROUTES[name_of(verb)].needs == "read":
+                heard += [(await ask(http, verb, Names(user=user))).content for user in ("ana", "bob")]
+    return heard
