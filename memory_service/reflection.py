@@ -167,11 +167,7 @@ class Reflector:
                 await self._store.commit(Commit(scope=key.scope, sittings=(claimed.released(),)))
             raise
         except StaleVersion:
-            # somebody else has it, more turns were handed over, or a memory was changed by hand meanwhile
-            with suppress(StaleVersion, Unavailable):
-                again = claimed.failed("version_conflict: changed meanwhile", self._now())
-                await self._store.commit(Commit(scope=key.scope, sittings=(again,)))
-            return self._now()
+            return self._now()  # somebody else has it, more turns were handed over, or a memory was changed meanwhile
         finally:
             self._wake(key)
         self.reflected += 1
@@ -200,11 +196,20 @@ class Reflector:
         taken = {memory.memory_id for memory in settled}
         written = [memory for memory in (*others, *insights.memories) if memory.memory_id not in taken]
         unchanged = tuple(held[memory.memory_id] for memory in written if memory.memory_id in held)
-        await self._store.commit(
-            Commit(scope=key.scope, sittings=(done,), memories=tuple(written), unchanged=unchanged)
-        )
+        commit = Commit(scope=key.scope, sittings=(done,), memories=tuple(written), unchanged=unchanged)
+        await self._write(commit, sitting)
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
+
+    async def _write(self, commit: Commit, claimed: Sitting) -> None:
+        """Commit the effects. Where a memory was changed by hand the claim is given back, to read all of it again."""
+        try:
+            await self._store.commit(commit)
+        except StaleVersion:
+            again = claimed.failed("version_conflict: a memory was changed meanwhile", self._now())
+            with suppress(StaleVersion, Unavailable):  # refused if it is the sitting that moved
+                await self._store.commit(Commit(scope=commit.scope, sittings=(again,)))
+            raise
 
     async def _known(self, scope: Scope, turns: Iterable[Turn]) -> tuple[list[Memory], list[Memory]]:
         """Insights held that these turns may touch, nearest first; and all on which somebody had the last word."""
