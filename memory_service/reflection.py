@@ -172,11 +172,7 @@ class Reflector:
             await self._release(key, claimed)
             raise
         except StaleVersion:
-            # more turns were handed over, a memory was changed by hand, or something was erased meanwhile
-            with suppress(StaleVersion, Unavailable):
-                again = claimed.failed("version_conflict: changed meanwhile", self._now())
-                await self._store.commit(Commit(scope=key.scope, sittings=(again,)))
-            return self._now()
+            return self._now()  # more turns were handed over, a memory was changed, or something was erased meanwhile
         finally:
             self._wake(key)
         self.reflected += 1
@@ -210,11 +206,21 @@ class Reflector:
         taken = {memory.memory_id for memory in settled}
         written = [memory for memory in (*others, *insights.memories) if memory.memory_id not in taken]
         unchanged = tuple(held[memory.memory_id] for memory in written if memory.memory_id in held)
-        await self._store.commit(
-            Commit(scope=key.scope, sittings=(done,), memories=tuple(written), unchanged=unchanged, epoch=epoch)
-        )
+        memories = tuple(written)
+        commit = Commit(scope=key.scope, sittings=(done,), memories=memories, unchanged=unchanged, epoch=epoch)
+        await self._write(commit, sitting)
         self._long_term.forget(key.scope)
         self.insights_dropped += insights.dropped
+
+    async def _write(self, commit: Commit, claimed: Sitting) -> None:
+        """Commit the effects. If a memory was changed by hand, or something erased, the claim is given back, to read anew."""
+        try:
+            await self._store.commit(commit)
+        except StaleVersion:
+            again = claimed.failed("version_conflict: changed meanwhile", self._now())
+            with suppress(StaleVersion, Unavailable):  # refused if it is the sitting that moved
+                await self._store.commit(Commit(scope=commit.scope, sittings=(again,)))
+            raise
 
     async def _known(self, scope: Scope, turns: Iterable[Turn]) -> tuple[list[Memory], list[Memory]]:
         """Insights held that these turns may touch, nearest first; and all on which somebody had the last word."""

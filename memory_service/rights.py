@@ -111,7 +111,8 @@ class Rights:
             return ()
         sittings = await self._store.sittings(SessionKey(scope=scope, session_id=held.session_id))
         return tuple(
-            replace(sitting, summary=text, version=sitting.version + 1)
+            # whoever is reading it has been overtaken, so that it may be read again at once
+            replace(sitting, summary=text, lease_until=None, version=sitting.version + 1)
             for sitting in sittings
             if summary_id(held.session_id, sitting.first_seq) == held.memory_id
         )

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -30,6 +30,10 @@ PAGE = 100
 STANDS_IN = "import-"
 NO_ROOM = "there is no room for the file; nothing was stored"
 
+TOLD_EVERY_S = 5.0
+
+T = TypeVar("T")
+Tell = Callable[[], object]
 Name = tuple[str | int, ...]
 Taken = Literal["created", "completed", "unchanged"]
 
@@ -83,10 +87,10 @@ class Transfers:
         yield line_of(Foot(things=count))
 
     @asynccontextmanager
-    async def received(self, parts: AsyncIterator[bytes]) -> AsyncIterator[UserFile]:
+    async def received(self, parts: AsyncIterator[bytes], tell: Tell) -> AsyncIterator[UserFile]:
         """Keep what comes in a file of its own while the block lasts, and check all of it.
 
-        Raises ContentTooLarge, ValidationFailed.
+        `tell` hears that it goes on. Raises ContentTooLarge, ValidationFailed, StorageFull.
         """
         with _spool() as file:
             size = 0
@@ -95,9 +99,9 @@ class Transfers:
                 if size > self._most_bytes:
                     raise ContentTooLarge(self._most_bytes)
                 _keep(file, part)
-            yield await asyncio.to_thread(UserFile, file)
+            yield await _in_thread(tell, UserFile, file)
 
-    async def take_in(self, scope: Scope, file: UserFile, tell: Callable[[], object]) -> Imported:
+    async def take_in(self, scope: Scope, file: UserFile, tell: Tell) -> Imported:
         """Make a user what a file says; `tell` hears that it goes on.
 
         Nothing is written of one who is just so already. Raises UserExists for one of whom something else is kept.
@@ -111,12 +115,12 @@ class Transfers:
             self._changed(scope)
         return Imported(counts=file.counts, change="completed" if held else "created")
 
-    async def _held(self, scope: Scope, file: UserFile, tell: Callable[[], object]) -> set[Name]:
+    async def _held(self, scope: Scope, file: UserFile, tell: Tell) -> set[Name]:
         """Names of what is there of a file. Raises UserExists if there is anything else, and no import was cut off."""
         page = await self._page(scope)
         if not page.things:
             return set()
-        wanted = await asyncio.to_thread(file.digests)
+        wanted = await _in_thread(tell, file.digests)
         stand_ins: dict[Name, bytes] = {
             ("session", one.session_id): digest_of(Exported(session=stand_in(one))) for one in file.sessions()
         }
@@ -139,7 +143,7 @@ class Transfers:
             raise UserExists
         return held
 
-    async def _write(self, scope: Scope, file: UserFile, held: set[Name], tell: Callable[[], object]) -> None:
+    async def _write(self, scope: Scope, file: UserFile, held: set[Name], tell: Tell) -> None:
         sessions = [session for session in file.sessions() if ("session", session.session_id) not in held]
         pages = [sessions[start : start + PAGE] for start in range(0, len(sessions), PAGE)]
         for page in pages:
@@ -177,6 +181,15 @@ class Transfers:
     async def _restore(self, scope: Scope, things: list[Exported]) -> None:
         if things:
             await patiently(partial(self._store.restore, scope, things))
+
+
+async def _in_thread(tell: Tell, work: Callable[..., T], *args: Any) -> T:
+    """Do it beside the loop, and tell that it goes on."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    while not working.done():
+        await asyncio.wait([working], timeout=TOLD_EVERY_S)
+        tell()
+    return await working
 
 
 def _spool() -> BinaryIO:

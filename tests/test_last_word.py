@@ -41,13 +41,18 @@ async def read(service: MemoryService, session_id: str, *said: str) -> None:
     await settled(service)
 
 
-async def read_again(service: MemoryService, session_id: str) -> None:
-    """Have all of a conversation read as if it never had been."""
+async def begin_again(service: MemoryService, session_id: str) -> None:
+    """Begin to read all of a conversation as if it never had been."""
     store, key = record(service), SessionKey(scope=ANA, session_id=session_id)
     for sitting in await store.sittings(key):
         anew = replace(sitting, reflection="pending", reflected_through=0, summary="", version=sitting.version + 1)
         await store.commit(Commit(scope=ANA, sittings=(anew,)))
     await service.sweep()
+
+
+async def read_again(service: MemoryService, session_id: str) -> None:
+    store, key = record(service), SessionKey(scope=ANA, session_id=session_id)
+    await begin_again(service, session_id)
     await settled(service)
     assert all([sitting.reflection == "done" for sitting in await store.sittings(key)])
 
@@ -158,6 +163,25 @@ async def test_what_is_changed_while_a_model_reads_stays_as_it_was_made(
         assert await record(service).find_memory(ANA, home.memory_id) == expected
         others = [memory.text for memory in await known(service) if memory.memory_id != home.memory_id]
         assert others == (["Ana moved to Faro"] if by_hand == "deleted" else [])
+
+
+async def test_a_summary_that_is_corrected_while_its_conversation_is_read_stands_and_the_reading_is_done(
+    make_settings: Callable[..., Settings], running_model: ModelServer
+) -> None:
+    model = running_model
+    model.forget()
+    changes = {"openai_base_url": model.openai_url, "openai_api_key": API_KEY, "openai_model": CHAT_MODEL}
+    async with open_service(make_settings(**changes)) as service:
+        await read(service, "old", "I prefer Lisbon.")
+        ((summary,), _) = await service.rights.page(ANA, ["summary"], 100)
+        model.hanging = True
+        await begin_again(service, "old")
+        await model.until(2)
+        corrected = await service.rights.edit(ANA, summary.memory_id, {"text": "in other words"})
+        model.hanging = False
+        ended = await service.end_session(SessionKey(scope=ANA, session_id="old"), wait_s=10)
+        assert ended.reflection == "done"
+        assert await service.rights.find(ANA, summary.memory_id) == corrected
 
 
 async def _change(service: MemoryService, memory_id: str, by_hand: str) -> Memory | None:

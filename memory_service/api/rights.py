@@ -41,7 +41,7 @@ class OneMemory(Body):
 
 
 class EditMemory(Body):
-    """What is not given stays as it is. `expected_updated_at`: the `updated_at` it must have."""
+    """What is not given stays as it is, and something is. `expected_updated_at`: the `updated_at` it must have."""
 
     memory_id: schemas.Id
     user_id: schemas.Id
@@ -55,7 +55,7 @@ class EditMemory(Body):
 
 
 class Forget(Body):
-    """With `dry_run` it tells what `query` finds; without, it deletes exactly the `ids` it is given."""
+    """With `dry_run` it takes a `query` and tells what that finds; without, `ids`, and deletes exactly these."""
 
     user_id: schemas.Id
     dry_run: bool = True

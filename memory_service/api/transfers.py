@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -49,9 +50,10 @@ async def export_user(service: MemoryService, caller: Caller, body: ExportUser) 
 
 
 async def import_user(service: MemoryService, caller: Caller, sent: Sent) -> UserImportedAnswer:
-    async with service.transfers.received(sent.parts) as file:
+    tell = partial(sent.go_on, 1)
+    async with service.transfers.received(sent.parts, tell) as file:
         scope = caller.scope(sent.query.user_id or file.user_id)
-        done = await service.transfers.take_in(scope, file, lambda: sent.go_on(1))
+        done = await service.transfers.take_in(scope, file, tell)
     return UserImportedAnswer(
         user_id=scope.user_id, change=done.change, durability=service.durability, **counted(done.counts)
     )

@@ -36,6 +36,8 @@ async def test_an_insight_says_what_was_learned_where_and_how_surely(
     [insight] = answer["insights"]
     assert 0 < insight.pop("confidence") <= 1
     assert 0 < insight.pop("importance") <= 1
+    assert insight.pop("id").startswith("insight_")
+    assert insight.pop("pinned") is False
     assert insight == {
         "content": "The user: I live in Lisbon.",
         "category": "identity",

@@ -71,27 +71,27 @@ class Writers:
 
     async def run(self, count: int, then: Callable[[], T]) -> T:
         """Store, do something once so many are acknowledged, and stop when it is done."""
-        async with asyncio.TaskGroup() as writing:
+        everybody = httpx2.AsyncClient(base_url=self._service.url, trust_env=False)
+        async with everybody as http, asyncio.TaskGroup() as writing:
             for name in self._names:
-                writing.create_task(self._write(name, count))
+                writing.create_task(self._write(http, name, count))
             await self._enough.wait()
             try:
                 return await asyncio.to_thread(then)
             finally:
                 self._until.set()
 
-    async def _write(self, name: str, enough: int) -> None:
-        async with httpx2.AsyncClient(base_url=self._service.url, trust_env=False) as http:
-            await http.post(START, json={"user_id": name, "session_id": "s"})
-            number = 0
-            while not self._until.is_set():
-                said = f"{name} said {number} " + "x" * 2000
-                body = {"user_id": name, "session_id": "s", "user_message": said, "agent_message": ""}
-                assert (await http.post(STORE, json=body)).status_code == 200
-                self.acknowledged.append(said)
-                number += 1
-                if len(self.acknowledged) >= enough:
-                    self._enough.set()
+    async def _write(self, http: httpx2.AsyncClient, name: str, enough: int) -> None:
+        await http.post(START, json={"user_id": name, "session_id": "s"})
+        number = 0
+        while not self._until.is_set():
+            said = f"{name} said {number} " + "x" * 2000
+            body = {"user_id": name, "session_id": "s", "user_message": said, "agent_message": ""}
+            assert (await http.post(STORE, json=body)).status_code == 200
+            self.acknowledged.append(said)
+            number += 1
+            if len(self.acknowledged) >= enough:
+                self._enough.set()
 
 
 def stored(service: ServiceProcess, count: int = 5, name: str = "ana") -> list[str]:
