@@ -25,14 +25,12 @@ from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
+from memory_service.telling import Context, Known, LongTerm
 from memory_service.values import (
-    Context,
     Document,
     Durability,
     Hot,
     Kind,
-    Known,
-    LongTerm,
     Memory,
     Only,
     ReflectionState,

@@ -15,7 +15,8 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker"],
-    ["context", "ranking", "extract", "limits", "stores.exports", "stores.mirrors"],
+    ["telling"],
+    ["context", "ranking", "extract", "limits", "stores.exports", "stores.gateway", "stores.mirrors"],
     ["corpus", "stores.bodies", "stores.transient_mirrors"],
     ["stores.base", "llm.base"],
     ["consolidation", "stores.indexing"],

@@ -21,7 +21,8 @@ from memory_service.errors import ValidationFailed
 from memory_service.limits import check_metadata
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended, RequestName
-from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
+from memory_service.telling import Context
+from memory_service.values import Memory, Message, Scope, SessionKey, Sitting, Source
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
 

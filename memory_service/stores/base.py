@@ -18,6 +18,7 @@ from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavail
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.gateway import GatewayVerbs
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.values import (
     Durability,
@@ -87,6 +88,9 @@ class Capabilities(Value, frozen=True, kw_only=True):
     durability: Durability
     exclusive: bool
     """One process owns the record: what this process holds in memory cannot be stale."""
+    most_turns: int = ALL
+    """How many turns one commit may hold, and how many bytes (`most_bytes`) of what they say."""
+    most_bytes: int = ALL
 
 
 class Entries(Value, frozen=True, kw_only=True):
@@ -114,8 +118,9 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ABC):
-    """A system of record. Every verb acts inside one scope; `users`, `due_*` and those of drivers alone look across.
+class Store(MirrorVerbs, GatewayVerbs, ABC):
+    """A system of record. Every verb acts inside one scope; `users`, `whose`, `due_*` and those of drivers alone look
+    across.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """

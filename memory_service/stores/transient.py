@@ -27,6 +27,7 @@ from memory_service.stores.base import (
     Store,
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users, exported_item
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.values import (
@@ -206,6 +207,38 @@ class TransientStore(Store):
     async def _lagging(self, driver: str) -> int:
         return self._lags.lagging(driver)
 
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return list(self._of(scope).sessions.values())
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return [
+            scope
+            for scope, record in self._records.items()
+            if scope.tenant_id == tenant_id
+            and (
+                session_id in record.sessions
+                or any(memory.kind == "memory" and memory.session_id == session_id for memory in _memories_of(record))
+            )
+        ]
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        due = [
+            Unrefined(scope=scope, token=item.token, memory=item.value)
+            for scope, record in self._records.items()
+            for item in record.items.values()
+            if isinstance(item.value, Memory) and item.value.rough is not None
+        ]
+        return sorted(due, key=lambda item: item.token)[:limit]
+
+    async def _put_in_place(self, item: Unrefined, memory: Memory) -> bool:
+        held = self._of(item.scope).items.get(memory.memory_id)
+        if held is None or held.token != item.token:
+            return False
+        await self._commit(Commit(scope=item.scope, memories=(memory,)))
+        return True
+
     # To-do columns
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
@@ -342,6 +375,10 @@ def _check_version(then: Session | Sitting, held: Session | Sitting | None) -> N
 def _forget_requests(record: _Record, made_before: datetime) -> None:
     for key in [key for key, (made_at, _) in record.effects.items() if made_at < made_before]:
         del record.effects[key]
+
+
+def _memories_of(record: _Record) -> Iterator[Memory]:
+    return (item.value for item in record.items.values() if isinstance(item.value, Memory))
 
 
 def _by_token(items: Iterable[_Item]) -> list[_Item]:

@@ -18,6 +18,7 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit, DuplicateTurn, Store
 from tests.stores.contract_commits import CommitContract
 from tests.stores.contract_due import DueContract
+from tests.stores.contract_gateway import GatewayContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
 from tests.stores.contract_reads import ReadContract
@@ -26,7 +27,9 @@ from tests.support.stores import opened
 from tests.support.values import a_key, a_memory, a_scope, a_sitting, a_turn, a_vector, begin, embed_all
 
 
-class StoreContract(CommitContract, ReadContract, RecallContract, DueContract, MirrorContract, MovingContract):
+class StoreContract(
+    CommitContract, ReadContract, RecallContract, DueContract, GatewayContract, MirrorContract, MovingContract
+):
     @pytest.fixture
     def record(self) -> str | Settings:
         """STORE_URL, or settings, of a record of the test's own, empty at first."""

@@ -17,6 +17,7 @@ from memory_service.settings import Settings
 from memory_service.stores import make_store
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
@@ -127,6 +128,18 @@ class YieldingStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._around("lagging", lambda: self.inner.lagging(driver))
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._around("sessions", lambda: self.inner._sessions(scope))
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._around("whose", lambda: self.inner.whose(tenant_id, session_id))
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._around("due_memories", lambda: self.inner.due_memories(limit))
+
+    async def _put_in_place(self, item: Unrefined, memory: Memory) -> bool:
+        return await self._around("put_in_place", lambda: self.inner.put_in_place(item, memory))
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))

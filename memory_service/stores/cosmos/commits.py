@@ -29,7 +29,7 @@ from memory_service.stores.cosmos.containers import Names
 from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.memories import ATTEMPTS, Memories
 from memory_service.stores.indexing import Index
-from memory_service.values import Request, Session, Sitting, Vector, effect_of, turn_item_id
+from memory_service.values import Memory, Request, Scope, Session, Sitting, Vector, effect_of, turn_item_id
 
 REFUSALS = (StaleVersion, DuplicateTurn, DuplicateRequest)
 Step = tuple[Operation, type[MemoryServiceError]]
@@ -90,6 +90,20 @@ class Commits:
                 raise
             await self._memories.take_back(former, memories, owner, mark)
         raise StaleVersion  # others write the same memories all the time
+
+    async def put_in_place(self, scope: Scope, token: int, memory: Memory) -> bool:
+        """Write a memory where that of the revision `token` is; returns whether it was there."""
+        owner, mark = doc.owner_of(scope), uuid4().hex
+        indexed = await self._index.columns((), (memory,))
+        for _ in range(ATTEMPTS):  # it may be given its vector meanwhile
+            former = await self._memories.held([memory], owner)
+            held = former.get(doc.memory_id(memory.memory_id))
+            if held is None or held["written"] != token:
+                return False
+            if await self._memories.put_in_place_of(former, [memory], owner, mark, indexed):
+                self.count += 1
+                return True
+        return False
 
     async def _look_before(self, commit: Commit, owner: str) -> None:
         """Raise what the batch would be refused with, so that no memory of it is written."""

@@ -22,10 +22,12 @@ from memory_service.settings import SearchedBy, Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import memory_of, micros, moment, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
+from memory_service.stores.postgres.gateway import OfGateway
 from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
@@ -99,6 +101,7 @@ class PostgresStore(Store):
         self._commits = Commits(self._client, self._index, point)
         self._moving = Moving(self._client, self._index)
         self._mirrors = Mirrors(self._client)
+        self._gateway = OfGateway(self._client, self._commits)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -221,6 +224,20 @@ class PostgresStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._mirrors.lagging(driver)
+
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._gateway.sessions(scope)
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._gateway.whose(tenant_id, session_id)
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._gateway.due_memories(limit)
+
+    async def _put_in_place(self, item: Unrefined, memory: Memory) -> bool:
+        return await self._gateway.put_in_place(item, memory)
 
     # All users
 

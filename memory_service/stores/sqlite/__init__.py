@@ -24,8 +24,9 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import memory_of, micros, session_of, sitting_of, turn_of, turns_named
 from memory_service.stores.exports import Erased, Exported, Exports, Users
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import mirrors, moving
+from memory_service.stores.sqlite import gateway, mirrors, moving
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
@@ -211,6 +212,20 @@ class SQLiteStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._read(lambda db: mirrors.lagging(db, driver))
+
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._read(lambda db: gateway.sessions(db, scope))
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._read(lambda db: gateway.whose(db, tenant_id, session_id))
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._read(lambda db: gateway.due_memories(db, limit))
+
+    async def _put_in_place(self, item: Unrefined, memory: Memory) -> bool:
+        return bool(await self._writer.change(lambda db: gateway.put_in_place(db, item, memory)))
 
     # All users
 

@@ -1,0 +1,115 @@
+"""What every store must do: who has a session, and memories that a model is still to write."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from memory_service.stores.base import Commit, Store
+from memory_service.values import Memory, Message, Rough, Scope
+from tests.support.values import a_key, a_memory, a_scope, begin, embed_all, minutes
+
+ROUGH = Rough(messages=(Message(role="user", content="I like tea"),))
+
+
+async def rough(store: Store, memory_id: str, scope: Scope | None = None) -> Memory:
+    memory = a_memory(memory_id, kind="memory", rough=ROUGH)
+    await store.commit(Commit(scope=scope or a_scope(), memories=(memory,)))
+    return memory
+
+
+async def due(store: Store, limit: int = 100) -> list[str]:
+    return [item.memory.memory_id for item in await store.due_memories(limit)]
+
+
+class GatewayContract:
+    # Whose a session is
+
+    async def test_sessions_are_listed_newest_first_up_to_a_limit(self, store: Store) -> None:
+        for number in (2, 1, 3):
+            await begin(store, a_key(f"s{number}"), turns=1, created_at=minutes(number))
+        await begin(store, a_key("b", user_id="ben"))
+        assert [head.session_id for head in await store.sessions(a_scope(), 10)] == ["s3", "s2", "s1"]
+        assert [head.turn_count for head in await store.sessions(a_scope(), 2)] == [1, 1]
+        assert await store.sessions(a_scope("nobody.here"), 10) == []
+
+    async def test_all_users_of_a_tenant_who_have_a_session_are_found_by_its_id(self, store: Store) -> None:
+        for user_id, tenant_id in (("ana", "acme"), ("ben", "acme"), ("ana", "acme2"), ("ana", "other")):
+            await begin(store, a_key("s", user_id, tenant_id))
+        await begin(store, a_key("another", "cai", "acme"))
+        assert set(await store.whose("acme", "s")) == {a_scope("ana", "acme"), a_scope("ben", "acme")}
+        assert await store.whose("acme2", "s") == [a_scope("ana", "acme2")]
+        assert await store.whose("acme", "missing") == []
+
+    async def test_who_has_a_memory_of_a_session_is_found_too_and_once(self, store: Store) -> None:
+        for user_id in ("ana", "ben"):
+            memories = tuple(a_memory(f"m{n}", kind="memory", session_id="s") for n in range(2))
+            await store.commit(Commit(scope=a_scope(user_id), memories=memories))
+        await begin(store, a_key("s"))
+        await store.commit(Commit(scope=a_scope("cai"), memories=(a_memory("m", kind="memory", session_id="t"),)))
+        assert sorted(scope.user_id for scope in await store.whose("default", "s")) == ["ana", "ben"]
+
+    # What a model is still to write
+
+    async def test_a_rough_memory_is_due_and_comes_back_as_it_was(self, store: Store) -> None:
+        memory = await rough(store, "m")
+        await store.commit(Commit(scope=a_scope(), memories=(a_memory("done", kind="memory"),)))
+        (item,) = await store.due_memories(10)
+        assert (item.scope, item.memory) == (a_scope(), memory)
+        assert await store.find_memory(a_scope(), "m") == memory
+
+    async def test_the_longest_written_is_due_first_of_all_users_up_to_a_limit(self, store: Store) -> None:
+        await rough(store, "a")
+        await rough(store, "b", a_scope("ben"))
+        await rough(store, "c")
+        assert await due(store) == ["a", "b", "c"]
+        assert await due(store, 2) == ["a", "b"]
+        await rough(store, "a")
+        assert await due(store) == ["b", "c", "a"]
+
+    async def test_what_is_put_in_place_is_all_there_is_and_is_due_no_more(self, store: Store) -> None:
+        memory = await rough(store, "m")
+        (item,) = await store.due_memories(10)
+        refined = replace(memory, text="Likes tea", rough=None, updated_at=minutes(5))
+        assert await store.put_in_place(item, refined)
+        assert await store.memories(a_scope(), ["memory"]) == [refined]
+        assert await due(store) == []
+        (unembedded,) = await store.due_vectors("space", 10)
+        assert unembedded.memory == refined
+
+    async def test_what_got_its_vector_meanwhile_is_still_as_it_was(self, store: Store) -> None:
+        memory = await rough(store, "m")
+        (item,) = await store.due_memories(10)
+        await embed_all(store)
+        assert await store.put_in_place(item, replace(memory, text="Likes tea", rough=None))
+        page = await store.items(a_scope(), ["m"], "space")
+        assert ([one.text for one in page.memories], page.vectors) == (["Likes tea"], [])
+
+    async def test_what_was_changed_or_deleted_meanwhile_stays_so(self, store: Store) -> None:
+        changed, deleted = await rough(store, "changed"), await rough(store, "deleted")
+        items = await store.due_memories(10)
+        then = (replace(changed, text="by hand", rough=None), deleted.deleted(minutes(9)))
+        await store.commit(Commit(scope=a_scope(), memories=then))
+        for item in items:
+            assert not await store.put_in_place(item, replace(item.memory, text="by a model", rough=None))
+        assert await store.find_memory(a_scope(), "changed") == then[0]
+        assert await store.find_memory(a_scope(), "deleted") == then[1]
+
+    async def test_nothing_is_put_in_place_of_another_user_s_memory(self, store: Store) -> None:
+        await rough(store, "m")
+        (item,) = await store.due_memories(10)
+        stolen = replace(item, scope=a_scope("ben"))
+        assert not await store.put_in_place(stolen, replace(item.memory, text="stolen", rough=None))
+        assert await due(store) == ["m"]
+        assert await store.memories(a_scope("ben"), ["memory"]) == []
+
+    async def test_of_two_who_put_in_place_at_once_one_does(self, store: Store) -> None:
+        memory = await rough(store, "m")
+        (item,) = await store.due_memories(10)
+        texts = ("one", "other")
+        made = await asyncio.gather(*(store.put_in_place(item, replace(memory, text=t, rough=None)) for t in texts))
+        assert sorted(made) == [False, True]
+        held = await store.find_memory(a_scope(), "m")
+        assert held is not None
+        assert held.text == texts[made.index(True)]
