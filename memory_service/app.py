@@ -33,7 +33,9 @@ from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
+from memory_service.refining import Refiner
 from memory_service.reflection import Reflector, Retry
+from memory_service.revisions import Revisions
 from memory_service.scheduler import Scheduler
 from memory_service.service import MemoryService, Parts, load_long_term
 from memory_service.sessions import Sessions
@@ -128,15 +130,13 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     engines = make_engines(settings, store, embedding, around)
     recall = make_recall(settings, store, embedding, engines, tier, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, around)
+    breaker = make_breaker(settings, around)  # of the one model that both ask
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, breaker, around)
+    refiner = Refiner(store, reader, breaker, now=around.now, point=make_point(settings))
+    revisions = Revisions(store, pool, sessions, now=around.now, new_id=around.new_id)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(
-        store,
-        sessions,
-        embedding,
-        reflector,
-        engines,
-        scheduler,
+        *(store, sessions, embedding, reflector, refiner, engines, scheduler),
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
@@ -148,10 +148,13 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         pool=pool,
         long_term=long_term,
         sessions=sessions,
+        revisions=revisions,
+        embedding=embedding,
         recall=recall,
         engines=engines,
         background=background,
         reflector=reflector,
+        refiner=refiner,
         scheduler=scheduler,
         reader=reader,
         embedder=embedder,
@@ -237,6 +240,7 @@ def make_reflector(
     long_term: LongTermCache,
     recall: Recall,
     reader: Reader,
+    breaker: Breaker,
     around: Surroundings,
 ) -> Reflector:
     return Reflector(
@@ -251,7 +255,7 @@ def make_reflector(
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
         now=around.now,
         chance=around.chance,
-        breaker=make_breaker(settings, around),
+        breaker=breaker,
         point=make_point(settings),
     )
 

@@ -104,7 +104,7 @@ class Memories:
             for place, draft in enumerate(drafts)
         ]
         for start in range(0, len(memories), KEPT_TOGETHER):
-            await self._put(scope, *memories[start : start + KEPT_TOGETHER])
+            await self.put(scope, *memories[start : start + KEPT_TOGETHER])
         return memories
 
     async def put_document(self, tenant_id: str, document: Document) -> Kept:
@@ -117,7 +117,7 @@ class Memories:
         if held is not None and replace(memory, created_at=held.created_at) == held:
             memory, change = held, "unchanged"
         else:
-            await self._put(scope, memory)
+            await self.put(scope, memory)
         durability = self._store.capabilities.durability
         return Kept(doc_id=document.doc_id, memory=memory, change=change, durability=durability)
 
@@ -130,9 +130,10 @@ class Memories:
         held = await self._store.find_memory(scope, memory_id)
         if held is None or not held.text:
             return False
-        await self._put(scope, held.deleted(self._now()))
+        await self.put(scope, held.deleted(self._now()))
         return True
 
-    async def _put(self, scope: Scope, *memories: Memory) -> None:
+    async def put(self, scope: Scope, *memories: Memory) -> None:
+        """Keep memories as they are, in place of those of their ids."""
         await self._store.commit(Commit(scope=scope, memories=memories))
         self._changed(scope)

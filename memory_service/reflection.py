@@ -102,7 +102,7 @@ class Reflector:
             if self._breaker.wait_s():
                 return
             count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
-            oldest = _parts(read.turns[:count])[0]
+            oldest = parts_of(read.turns[:count])[0]
             try:
                 with self._breaker.watched():
                     summary = await self._reader.compact(read.session.cumulative_summary, oldest)
@@ -199,7 +199,7 @@ class Reflector:
         """Ask the reader, in as many calls as the length needs."""
         insights: list[Finding] = []
         topics: list[str] = []
-        for part in _parts(turns):
+        for part in parts_of(turns):
             excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
             with self._breaker.watched():
                 findings = await self._reader.reflect(excerpt)
@@ -264,7 +264,7 @@ class Reflector:
         }
 
 
-def _parts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+def parts_of(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
     """Cut a stretch into parts of whole turns that one call can read."""
     parts: list[list[Turn]] = []
     room = 0

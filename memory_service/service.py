@@ -14,14 +14,18 @@ from memory_service.background import Background
 from memory_service.comparing import Compared, compare
 from memory_service.context import assemble
 from memory_service.corpus import Item
+from memory_service.embedding import Embedding
 from memory_service.engines import Engines
 from memory_service.errors import Draining
+from memory_service.gateway.verbs import Gateway
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, MemoryDraft, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
+from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
+from memory_service.revisions import Revisions
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
@@ -68,10 +72,13 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     pool: SessionPool
     long_term: LongTermCache
     sessions: Sessions
+    revisions: Revisions
+    embedding: Embedding
     recall: Recall
     engines: Engines
     background: Background
     reflector: Reflector
+    refiner: Refiner
     scheduler: Scheduler
     reader: Reader
     embedder: Embedder
@@ -88,6 +95,17 @@ class MemoryService:
         self._sessions = parts.sessions
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
+        self.gateway = Gateway(
+            parts.store,
+            parts.revisions,
+            self._memories,
+            parts.recall,
+            parts.embedding,
+            parts.background,
+            refines=parts.refiner.wanted,
+            now=now,
+            new_id=new_id,
+        )
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
 
@@ -352,6 +370,7 @@ class MemoryService:
             "store": parts.store.usage(),
             "queues": parts.scheduler.stats(),
             "reflection": parts.reflector.stats(),
+            "refining": parts.refiner.stats(),
             "recall": parts.recall.stats(),
             "drivers": parts.engines.stats(),
             "event_loop": parts.watchdog.stats(),

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
+from pydantic import BaseModel
 
 from memory_service.access import Permission
 from memory_service.api.accept import check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
-from memory_service.api.bodies import JsonBody, NoBody, UrlBody
+from memory_service.api.bodies import JsonBody, ModelBody, NoBody, UrlBody
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
@@ -45,8 +46,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     handle: Handler
-    takes: type[msgspec.Struct] | None = None
-    gives: type[msgspec.Struct] | None = None
+    takes: type[msgspec.Struct] | type[BaseModel] | None = None
+    gives: type[msgspec.Struct] | type[BaseModel] | None = None
     needs: Permission = "read"
     of_service: bool = False
     """Concerns all tenants, so it is for the operators' credentials."""
@@ -57,10 +58,14 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """Takes an `Idempotency-Key`; its answer says `replayed`."""
     rest: bool = False
     """The field at the end of its path takes all that follows, slashes too."""
+    operation: str = ""
+    """Its name in the document, where that is not its handler's."""
 
     def body(self) -> NoBody | UrlBody | JsonBody:
         if self.takes is None:
             return NoBody()
+        if issubclass(self.takes, BaseModel):
+            return ModelBody(self.takes)
         if self.method == "POST":
             return JsonBody(self.takes)
         return UrlBody(self.takes, self.path if self.rest else "")

@@ -14,6 +14,7 @@ from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
+from memory_service.api.gateway import GATEWAY
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.corpus import Hit
@@ -217,6 +218,7 @@ VERBS = (
     *MEMORIES,
     *KNOWLEDGE,
     *DRIVERS,
+    *GATEWAY,
     Verb(
         method="GET",
         path="/health",

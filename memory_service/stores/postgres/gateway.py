@@ -15,10 +15,10 @@ from memory_service.values import Memory, Scope, Session
 
 SESSIONS = "SELECT head FROM sessions JOIN owners ON owners.id = owner WHERE tenant_id = %s AND user_id = %s"
 WHOSE = """
-SELECT tenant_id, user_id FROM owners WHERE tenant_id = %s AND id IN (
+SELECT tenant_id, user_id FROM (
     SELECT owner FROM sessions WHERE session_id = %s
     UNION SELECT owner FROM memories WHERE kind = 'memory' AND (body::json ->> 'session_id') = %s
-)
+) AS who JOIN owners ON owners.id = owner WHERE tenant_id = %s
 """
 ROUGH = """
 SELECT memories.id, tenant_id, user_id, body FROM memories JOIN owners ON owners.id = owner
@@ -40,7 +40,7 @@ class OfGateway:
         return [session_of(head) for (head,) in rows]
 
     async def whose(self, tenant_id: str, session_id: str) -> list[Scope]:
-        rows = await self._client.rows("whose", WHOSE, (tenant_id, session_id, session_id))
+        rows = await self._client.rows("whose", WHOSE, (session_id, session_id, tenant_id))
         return [Scope(tenant_id=tenant, user_id=user) for tenant, user in rows]
 
     async def due_memories(self, limit: int) -> list[Unrefined]:

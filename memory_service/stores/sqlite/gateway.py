@@ -12,10 +12,10 @@ from memory_service.values import Memory, Scope, Session
 
 SESSIONS = "SELECT head FROM sessions JOIN owners ON owners.id = owner WHERE tenant_id = ? AND user_id = ?"
 WHOSE = """
-SELECT tenant_id, user_id FROM owners WHERE tenant_id = ? AND id IN (
+SELECT tenant_id, user_id FROM (
     SELECT owner FROM sessions WHERE session_id = ?
     UNION SELECT owner FROM memories WHERE kind = 'memory' AND body ->> '$.session_id' = ?
-)
+) AS who CROSS JOIN owners ON owners.id = owner WHERE tenant_id = ?
 """
 ROUGH = """
 SELECT memories.id, tenant_id, user_id, body FROM memories JOIN owners ON owners.id = owner
@@ -31,7 +31,7 @@ def sessions(db: apsw.Connection, scope: Scope) -> list[Session]:
 
 
 def whose(db: apsw.Connection, tenant_id: str, session_id: str) -> list[Scope]:
-    rows = db.execute(WHOSE, (tenant_id, session_id, session_id))
+    rows = db.execute(WHOSE, (session_id, session_id, tenant_id))
     return [Scope(tenant_id=tenant, user_id=user) for tenant, user in rows]
 
 
