@@ -132,7 +132,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     breaker = make_breaker(settings, around)  # of the one model that both ask
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, breaker, around)
-    refiner = Refiner(store, reader, breaker, now=around.now, point=make_point(settings))
+    refiner = Refiner(store, reader, breaker, now=around.now)
     revisions = Revisions(store, pool, sessions, now=around.now, new_id=around.new_id)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
     background = Background(

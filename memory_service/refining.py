@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from memory_service.breaker import Breaker
 from memory_service.errors import ModelError, ModelUnavailable
 from memory_service.llm.base import Reader
-from memory_service.points import Point, nowhere
 from memory_service.reflection import parts_of
 from memory_service.stores.base import Store
 from memory_service.stores.gateway import Unrefined
@@ -31,23 +30,18 @@ MOST_ATTEMPTS = 3
 
 
 class Refiner:
-    """`changed` is told whose memories are other ones now. Nothing is refined where there is no model."""
+    """Nothing is refined where there is no model: then the extract is all there is."""
 
-    def __init__(
-        self,
-        store: Store,
-        reader: Reader,
-        breaker: Breaker,
-        *,
-        now: Callable[[], datetime],
-        point: Point = nowhere,
-    ) -> None:
-        self._store, self._reader, self._breaker, self._now, self._point = store, reader, breaker, now, point
+    def __init__(self, store: Store, reader: Reader, breaker: Breaker, *, now: Callable[[], datetime]) -> None:
+        self._store, self._reader, self._breaker, self._now = store, reader, breaker, now
         self.wanted = reader.name != EXTRACTIVE
         self.refined = self.failed = self.given_up = 0
 
     async def refine_due(self, changed: Callable[[Scope], None]) -> float | None:
-        """Write what is due; returns the seconds for which a failing model is to be left alone, or None."""
+        """Write what is due; returns the seconds for which a failing model is to be left alone, or None.
+
+        `changed` is told whose memories are other ones now.
+        """
         more = self.wanted
         while more:
             due = await self._store.due_memories(REFINED_AT_ONCE)
@@ -68,7 +62,6 @@ class Refiner:
         except ModelError as exc:
             self._failed(exc)
             return await self._put(item, self._tried(item.memory), changed)
-        self._point("after_refining")
         self.refined += 1
         return await self._put(item, self._done(item.memory, text), changed)
 
