@@ -112,15 +112,9 @@ class Background:
         self._scheduler.soon(f"mirror {name}", job, slotted=False)
 
     def refine_soon(self) -> None:
-        """Let a model write the memories that are still to be; one that fails is asked again when its rest is over."""
-
-        async def job() -> None:
-            again_s = await self._refiner.refine_due(self.embed_soon)
-            if again_s is not None:
-                self._scheduler.at(self._now() + timedelta(seconds=again_s), "refine", job)
-
+        """Let a model write the memories that are still to be; what it does not, the next sweep asks for again."""
         if self._refiner.wanted:
-            self._scheduler.soon("refine", job)
+            self._scheduler.soon("refine", lambda: self._refiner.refine_due(self.embed_soon))
 
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""

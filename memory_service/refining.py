@@ -37,21 +37,17 @@ class Refiner:
         self.wanted = reader.name != EXTRACTIVE
         self.refined = self.failed = self.given_up = 0
 
-    async def refine_due(self, changed: Callable[[Scope], None]) -> float | None:
-        """Write what is due; returns the seconds for which a failing model is to be left alone, or None.
-
-        `changed` is told whose memories are other ones now.
-        """
+    async def refine_due(self, changed: Callable[[Scope], None]) -> None:
+        """Write what is due, unless the model is to be left alone; `changed` is told whose memories are other ones."""
         more = self.wanted
         while more:
             due = await self._store.due_memories(REFINED_AT_ONCE)
             refined = 0
             for item in due:
-                if rest_s := self._breaker.wait_s():
-                    return rest_s
+                if self._breaker.wait_s():
+                    return
                 refined += await self._refine(item, changed)
             more = refined > 0 and len(due) == REFINED_AT_ONCE
-        return None
 
     async def _refine(self, item: Unrefined, changed: Callable[[Scope], None]) -> bool:
         """Write one; returns whether it is done with."""

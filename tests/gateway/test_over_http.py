@@ -175,4 +175,4 @@ async def test_a_repeated_upsert_stores_nothing_twice(http: httpx2.AsyncClient) 
     for count in (1, 3, 5, 5):
         await told(http, UPSERT, **a_context(*said[:count]))
     context = await told(http, "/memory/context", user_id="ana", session_id="s")
-    assert [turn["content"] for turn in context["recent_turns"]] == ["0", "1", "2", "3", "4"]
+    assert [turn["content"] for turn in context["active_context"]] == ["0", "1", "2", "3", "4"]
