@@ -22,10 +22,11 @@ REPEATING = {
 def read(kind: type[Model], raw: bytes) -> Model:
     """Raises ValidationFailed, MalformedJson."""
     try:
-        given = msgspec.json.decode(raw)  # which refuses what is in no other JSON: NaN, 1e999, half a character
+        msgspec.json.decode(raw)  # which refuses what is in no other JSON: NaN, 1e999, half a character
+        model = kind.model_validate_json(raw, strict=True)
         if b"\\u0000" in raw:
-            check_no_nul(given, "$")
-        return kind.model_validate_json(raw, strict=True)
+            check_no_nul(model.model_dump(), "$")
+        return model
     except ValidationError as exc:
         raise _failed(exc) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -36,6 +36,9 @@ BEYOND_SCHEMA = re.compile(
     r"\$\.created_at: not between \d+ and \d+"
     r"|\$\.(memories\[\d+\]\.)?metadata(\.[^ ]*)?: (more than \d+ bytes|nested deeper|an integer beyond|holds a NUL)"
     r"|\$\.memories: holds a NUL"  # in the metadata of one
+    r"|\$\.session_context: holds a NUL"  # in what has no form of its own: arguments, metadata
+    r"|\$\.(embedding: must have \d+ dimensions|query: either a query or an embedding)"
+    r"|\$\.session_context\.messages: a memory is made of"
     r"|\$\.drivers: known are"
     r"|\$\.cursor: is not one that was answered"
     r"|\$\.(limit|top_k|include_knowledge): Expected `int`, got `float`"  # 5.0 is an integer to JSON Schema
@@ -43,7 +46,9 @@ BEYOND_SCHEMA = re.compile(
 )
 """Refusals of what JSON Schema allows and cannot forbid; the document says these in words."""
 
-SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(openapi(VERBS))))
+SCHEMA = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(openapi(VERBS)))).exclude(
+    path_regex="/memory-gateway/"  # the same verbs once more
+)
 load_all_checks()
 ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
 PIECE = {"content": "Everybody has thirty days of leave", "category": "policies"}
@@ -56,9 +61,18 @@ def map_body(context: Any, body: Any) -> Any:
     """Let every second request be about what is there, or nearly all would be answered with 404 or 422."""
     if isinstance(body, dict) and _names_drivers(body.get("drivers")) and len(body["drivers"]) % 2:
         return {**body, "drivers": ["builtin"]}
+    if isinstance(body, dict) and "agent_id" in body and isinstance(body.get("session_context"), dict):
+        body = {**body, "session_context": _with_a_text(body["session_context"])}
     if isinstance(body, dict) and all(_is_id(body.get(name)) for name in ANA) and len(body["session_id"]) % 2:
         return {**body, **ANA}
     return body
+
+
+def _with_a_text(context: dict[str, Any]) -> dict[str, Any]:
+    messages = context.get("messages", [])
+    return (
+        {**context, "messages": [*messages, {"role": "user", "text": "hi"}]} if isinstance(messages, list) else context
+    )
 
 
 def _names_drivers(value: object) -> bool:
