@@ -36,7 +36,9 @@ from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
 from memory_service.redaction import FORMS, IBAN, Redactor
+from memory_service.refining import Refiner
 from memory_service.reflection import Reflector, Retry
+from memory_service.revisions import Revisions
 from memory_service.scheduler import Scheduler
 from memory_service.service import MemoryService, Parts, load_long_term
 from memory_service.sessions import Sessions
@@ -146,19 +148,24 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     engines = make_engines(settings, store, embedding, redactor, around)
     recall = make_recall(settings, store, embedding, engines, tier, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
-    reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, around)
+    breaker = make_breaker(settings, around)  # of the one model that both ask
+    reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, breaker, around)
+    refiner = Refiner(store, reader, breaker, redactor, now=around.now)
     scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
-    background = make_background(settings, store, sessions, embedding, reflector, engines, scheduler, around)
+    background = make_background(settings, store, sessions, embedding, reflector, refiner, engines, scheduler, around)
     return Parts(
         store=store,
         pool=pool,
         long_term=long_term,
         sessions=sessions,
+        revisions=Revisions(store, pool, sessions, now=around.now, new_id=around.new_id),
+        embedding=embedding,
         keys=Keys(store, now=around.now, monotonic=around.monotonic),
         recall=recall,
         engines=engines,
         background=background,
         reflector=reflector,
+        refiner=refiner,
         scheduler=scheduler,
         transfers=make_transfers(settings, store, pool, long_term, recall, background),
         reader=reader,
@@ -176,17 +183,13 @@ def make_background(
     sessions: Sessions,
     embedding: Embedding,
     reflector: Reflector,
+    refiner: Refiner,
     engines: Engines,
     scheduler: Scheduler,
     around: Surroundings,
 ) -> Background:
     return Background(
-        store,
-        sessions,
-        embedding,
-        reflector,
-        engines,
-        scheduler,
+        *(store, sessions, embedding, reflector, refiner, engines, scheduler),
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
@@ -304,6 +307,7 @@ def make_reflector(
     recall: Recall,
     reader: Reader,
     redactor: Redactor,
+    breaker: Breaker,
     around: Surroundings,
 ) -> Reflector:
     return Reflector(
@@ -318,7 +322,7 @@ def make_reflector(
         retry=Retry(first_s=settings.reflection_retry_seconds, max_attempts=settings.reflection_max_attempts),
         now=around.now,
         chance=around.chance,
-        breaker=make_breaker(settings, around),
+        breaker=breaker,
         point=make_point(settings),
         redactor=redactor,
     )

@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Sessions
 from memory_service.stores.base import Store
-from memory_service.values import Scope, Session, SessionKey
+from memory_service.values import NOBODY, Scope, Session, SessionKey
 
 GROWTH = 4
 """A conversation that goes on is reflected on when this many times the threshold is unreflected."""
@@ -55,6 +56,7 @@ class Background:
         sessions: Sessions,
         embedding: Embedding,
         reflector: Reflector,
+        refiner: Refiner,
         engines: Engines,
         scheduler: Scheduler,
         *,
@@ -66,13 +68,15 @@ class Background:
     ) -> None:
         self._patience = Patience(now, monotonic, max(idle_after, abandoned_after))
         self._store, self._sessions, self._embedding = store, sessions, embedding
-        self._reflector, self._engines, self._scheduler = reflector, engines, scheduler
+        self._reflector, self._refiner, self._engines, self._scheduler = reflector, refiner, engines, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
         self._now = now
 
     def after_turn(self, key: SessionKey, session: Session) -> None:
         """Ring for the work a new turn may have made."""
         self.embed_soon(key.scope)
+        if key.scope.user_id == NOBODY:
+            return  # nobody is told its context
         if self._reflector.needs_compaction(session):
             self._scheduler.soon(f"compact {_name(key.scope)}/{key.session_id}", lambda: self._reflector.compact(key))
         if session.unreflected_turns >= GROWTH * self._threshold_turns:
@@ -107,6 +111,11 @@ class Background:
         # no slot either: an engine that hangs is given up on soon
         self._scheduler.soon(f"mirror {name}", job, slotted=False)
 
+    def refine_soon(self) -> None:
+        """Let a model write the memories that are still to be; what it does not, the next sweep asks for again."""
+        if self._refiner.wanted:
+            self._scheduler.soon("refine", lambda: self._refiner.refine_due(self.embed_soon))
+
     def reflect_soon(self, scope: Scope) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""
         name = f"reflect {_name(scope)}"
@@ -131,6 +140,7 @@ class Background:
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
             self.reflect_soon(scope)
+        self.refine_soon()
         self._scheduler.soon("embed everybody's", self._embed_everybody, slotted=False)
         self.mirror_soon()
 

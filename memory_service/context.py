@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from memory_service.tags import bracket_before, names_spelt
-from memory_service.values import Context, Hot, Known, LongTerm, Memory, Message, derived_id
+from memory_service.telling import Context, Known, LongTerm
+from memory_service.values import Hot, Memory, Message, derived_id
 
 T = TypeVar("T")
 

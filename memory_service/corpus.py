@@ -30,7 +30,7 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import EXTRACTIVE, KINDS, Kind, Memory, Only, Role, Source, Turn, Vector, turn_item_id
+from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Turn, Vector, turn_item_id
 
 Entry = TypeVar("Entry", bound=np.generic)
 
@@ -55,6 +55,7 @@ class Item(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
     pinned: bool = False
+    agent_id: str | None = None
 
     @property
     def words(self) -> str:
@@ -66,6 +67,7 @@ class Item(msgspec.Struct, frozen=True):
         return (
             (only.session_id is None or self.session_id == only.session_id)
             and (only.category is None or self.category == only.category)
+            and (only.agent_id is None or self.agent_id == only.agent_id)
             and only.without_tags.isdisjoint(self.tags)
         )
 
@@ -84,6 +86,7 @@ def item_of(memory: Memory) -> Item:
         tags=memory.tags,
         metadata=memory.metadata,
         pinned=memory.pinned,
+        agent_id=memory.agent_id,
     )
 
 
@@ -172,7 +175,7 @@ class Corpus:
         if memory.valid_to is not None:
             return
         place = self._append(item_of(memory), tokenize(memory.text))
-        self._extracts.data[place] = memory.model == EXTRACTIVE
+        self._extracts.data[place] = memory.is_extract
         self._places[memory.memory_id] = [place]
 
     def add_vector(self, vector: Vector) -> None:

@@ -76,6 +76,15 @@ class Embedding:
         vector: NDArray[np.float32] = rows[0]
         return vector
 
+    async def at_once(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vectors of texts; None if the embedder is not a local one, or fails."""
+        if not self._embedder.local:
+            return None
+        try:
+            return await self._embedder.embed(texts)
+        except ModelError:
+            return None
+
     def ring(self, scope: Scope) -> None:
         """Note that a user has something new, for the next `embed_rung`."""
         self._rung.add(scope)

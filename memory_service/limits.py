@@ -122,6 +122,19 @@ def _check_number(place: str, value: Any) -> None:
         raise ValidationFailed(place, "may hold what JSON has alone: no dates, no sets, no NaN")
 
 
+def check_no_nul(value: Any, place: str) -> None:
+    """NUL cannot be stored everywhere, so it is stored nowhere."""
+    if isinstance(value, str) and "\x00" in value:
+        raise ValidationFailed(place, "holds a NUL character", "invalid_character")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_no_nul(key, place)
+            check_no_nul(inner, f"{place}.{key}" if place == "$" else place)
+    if isinstance(value, list | tuple):
+        for inner in value:
+            check_no_nul(inner, place)
+
+
 def _check_characters(place: str, value: str) -> None:
     """NUL cannot be stored everywhere, so it is stored nowhere; half a character is in no UTF-8."""
     if "\x00" in value:

@@ -10,7 +10,8 @@ from msgspec.structs import asdict, replace
 
 from memory_service.corpus import Hit, Item
 from memory_service.stores.base import Commit, Store
-from memory_service.values import Document, Durability, Known, Memory, Scope, Value, derived_id, knowledge_of
+from memory_service.telling import Known
+from memory_service.values import Document, Durability, Memory, Scope, Value, derived_id, knowledge_of
 
 Change = Literal["created", "replaced", "unchanged"]
 
@@ -103,7 +104,7 @@ class Memories:
             for place, draft in enumerate(drafts)
         ]
         for start in range(0, len(memories), KEPT_TOGETHER):
-            await self._put(scope, *memories[start : start + KEPT_TOGETHER])
+            await self.put(scope, *memories[start : start + KEPT_TOGETHER])
         return memories
 
     async def put_document(self, tenant_id: str, document: Document) -> Kept:
@@ -116,10 +117,11 @@ class Memories:
         if held is not None and replace(memory, created_at=held.created_at) == held:
             memory, change = held, "unchanged"
         else:
-            await self._put(scope, memory)
+            await self.put(scope, memory)
         durability = self._store.capabilities.durability
         return Kept(doc_id=document.doc_id, memory=memory, change=change, durability=durability)
 
-    async def _put(self, scope: Scope, *memories: Memory) -> None:
+    async def put(self, scope: Scope, *memories: Memory) -> None:
+        """Keep memories as they are, in place of those of their ids."""
         await self._store.commit(Commit(scope=scope, memories=memories))
         self._changed(scope)

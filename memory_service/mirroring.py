@@ -20,7 +20,7 @@ from memory_service.projections.base import Copy, Floats, NotTaken, Projection
 from memory_service.redaction import Redactor
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
-from memory_service.values import EXTRACTIVE, Scope, Vector, turn_item_id
+from memory_service.values import Scope, Vector, turn_item_id
 
 PAGE = 500
 USERS_AT_ONCE = 8
@@ -167,7 +167,7 @@ def copies_of(entries: Entries, redactor: Redactor) -> Iterator[Copy]:
         yield from (Copy(item=item) for item in items_of(redactor.turn(turn)))
     for memory in {memory.memory_id: memory for memory in entries.memories}.values():
         if memory.valid_to is None:
-            yield Copy(item=item_of(redactor.memory(memory)), is_extract=memory.model == EXTRACTIVE)
+            yield Copy(item=item_of(redactor.memory(memory)), is_extract=memory.is_extract)
 
 
 def rows_of(vectors: Iterable[Vector], lengths: Mapping[str, int]) -> Iterator[tuple[str, Floats]]:

@@ -19,7 +19,8 @@ from cachetools import Cache, TLRUCache, TTLCache
 
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
-from memory_service.values import Context, Hot, LongTerm, Scope, Session, SessionKey
+from memory_service.telling import Context, LongTerm
+from memory_service.values import Hot, Scope, Session, SessionKey
 
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
 Look = Callable[[SessionKey], Awaitable[Session | None]]

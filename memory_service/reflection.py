@@ -107,7 +107,7 @@ class Reflector:
             if read is None or not self.needs_compaction(read.session) or self._breaker.wait_s():
                 return
             count = (len(read.turns) // self._buffer_turns - 1) * self._buffer_turns
-            oldest = _parts(read.turns[:count])[0]
+            oldest = parts_of(read.turns[:count])[0]
             clean, earlier = await self._cleaned(oldest, read.session.cumulative_summary)
             try:
                 with self._breaker.watched():
@@ -213,7 +213,7 @@ class Reflector:
         self.insights_dropped += insights.dropped
 
     async def _write(self, commit: Commit, claimed: Sitting) -> None:
-        """Commit the effects. If a memory was changed by hand, or something erased, the claim is given back, to read anew."""
+        """Commit the effects. If a memory was changed, or something erased, the claim is given back, to read anew."""
         try:
             await self._store.commit(commit)
         except StaleVersion:
@@ -245,7 +245,7 @@ class Reflector:
         """Ask the reader, in as many calls as the length needs."""
         insights: list[Finding] = []
         topics: list[str] = []
-        for part in _parts(turns):
+        for part in parts_of(turns):
             excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
             with self._breaker.watched():
                 findings = await self._reader.reflect(excerpt)
@@ -301,7 +301,7 @@ class Reflector:
         }
 
 
-def _parts(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+def parts_of(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
     """Cut a stretch into parts of whole turns that one call can read."""
     parts: list[list[Turn]] = []
     room = 0

@@ -15,9 +15,11 @@ from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.corpus import Item
 from memory_service.drivers_in_use import DriversInUse
+from memory_service.embedding import Embedding
 from memory_service.engines import Engines
 from memory_service.erasing import Erasing
 from memory_service.errors import Draining
+from memory_service.gateway.verbs import Gateway
 from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
@@ -25,21 +27,21 @@ from memory_service.memories import Kept, Memories, MemoryDraft, document_memory
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.recall import Recall, Retrieved
 from memory_service.redaction import Redactor
+from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
+from memory_service.revisions import Revisions
 from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
+from memory_service.telling import Context, Known, LongTerm
 from memory_service.tombstones import Tombstones
 from memory_service.transfers import Transfers
 from memory_service.values import (
-    Context,
     Document,
     Durability,
     Hot,
     Kind,
-    Known,
-    LongTerm,
     Memory,
     Only,
     ReflectionState,
@@ -78,10 +80,13 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     long_term: LongTermCache
     sessions: Sessions
     keys: Keys
+    revisions: Revisions
+    embedding: Embedding
     recall: Recall
     engines: Engines
     background: Background
     reflector: Reflector
+    refiner: Refiner
     scheduler: Scheduler
     transfers: Transfers
     reader: Reader
@@ -106,6 +111,18 @@ class MemoryService:
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
         erased = self._something_erased
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
+        self.gateway = Gateway(
+            parts.store,
+            parts.revisions,
+            self._memories,
+            parts.recall,
+            parts.embedding,
+            parts.background,
+            refines=parts.refiner.wanted,
+            clean=parts.redactor.text,
+            now=now,
+            new_id=new_id,
+        )
         self._context_budget_tokens, self._now, self._new_id = context_budget_tokens, now, new_id
         self._draining = False
 
@@ -359,6 +376,7 @@ class MemoryService:
             "store": parts.store.usage(),
             "queues": parts.scheduler.stats(),
             "reflection": parts.reflector.stats(),
+            "refining": parts.refiner.stats(),
             "recall": parts.recall.stats(),
             "drivers": parts.engines.stats(),
             "redaction": parts.redactor.stats(),

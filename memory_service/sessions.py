@@ -16,6 +16,7 @@ from memory_service.errors import RequestKeyReused, SessionEnded, SessionNotFoun
 from memory_service.pool import HotSession, SessionPool
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.values import (
+    NOBODY,
     Hot,
     Message,
     ReflectionState,
@@ -104,7 +105,7 @@ class Sessions:
                 await self._begin_afresh(key, entry)
             return restore
 
-        return await self._changed(key, change)
+        return await self.changed(key, change)
 
     async def _create(self, key: SessionKey, entry: HotSession, agent_id: str | None) -> None:
         now = self._now()
@@ -129,7 +130,7 @@ class Sessions:
 
     async def _begin_afresh(self, key: SessionKey, entry: HotSession) -> None:
         session = found(entry).session
-        then = session.reopened(self._now())
+        then = session.begun_afresh(self._now())
         commit = Commit(scope=key.scope, session=then, sittings=await self._handed_over(key, session, ended=True))
         await self._pool.commit(key, entry, commit, Hot(session=then))
 
@@ -139,7 +140,7 @@ class Sessions:
         Raises SessionNotFound, SessionEnded, TurnIdReused, RequestKeyReused.
         """
         try:
-            return await self._changed(key, partial(self._append, key, draft), checked=False)
+            return await self.changed(key, partial(self._append, key, draft), checked=False)
         except (DuplicateTurn, DuplicateRequest, SessionEnded):
             turn = await self._stored_before(key, draft)
             if turn is None:
@@ -184,7 +185,7 @@ class Sessions:
 
         One that was touched after `untouched_since` is left alone. Raises SessionNotFound.
         """
-        await self._changed(key, partial(self._end, key, by_client, untouched_since))
+        await self.changed(key, partial(self._end, key, by_client, untouched_since))
 
     async def _end(self, key: SessionKey, by_client: bool, untouched_since: datetime | None, entry: HotSession) -> None:
         hot = found(entry)
@@ -199,7 +200,7 @@ class Sessions:
 
     async def hand_over(self, key: SessionKey) -> None:
         """Ask for reflection on a conversation that goes on, without ending it. Raises SessionNotFound."""
-        await self._changed(key, partial(self._hand_over, key))
+        await self.changed(key, partial(self._hand_over, key))
 
     async def _hand_over(self, key: SessionKey, entry: HotSession) -> None:
         hot = found(entry)
@@ -211,7 +212,7 @@ class Sessions:
 
     async def _handed_over(self, key: SessionKey, session: Session, *, ended: bool) -> tuple[Sitting, ...]:
         """Make the to-do of the present sitting, to be committed with the head; none if there is nothing to read."""
-        if session.status == "ended" or not session.sitting_turns:
+        if session.status == "ended" or not session.sitting_turns or key.scope.user_id == NOBODY:
             return ()
         first, through, now = session.opened_at_seq, session.turn_count, self._now()
         held = await self._present_sitting(key, session)
@@ -229,7 +230,7 @@ class Sessions:
         sittings = await self._store.sittings(key)
         return next((sitting for sitting in sittings if sitting.first_seq == session.opened_at_seq), None)
 
-    async def _changed(
+    async def changed(
         self, key: SessionKey, change: Callable[[HotSession], Awaitable[T]], *, checked: bool = True
     ) -> T:
         """Make a change of what is stored, again if it moved meanwhile.

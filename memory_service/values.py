@@ -44,15 +44,30 @@ def knowledge_of(tenant_id: str) -> Scope:
     return Scope(tenant_id=tenant_id, user_id=KNOWLEDGE_OWNER)
 
 
+NOBODY = "~nobody"
+"""Whose a tenant's sessions are that name no user. Nobody is told what is learnt of them, so nothing is."""
+
+
+def nobody_of(tenant_id: str) -> Scope:
+    """The scope of a tenant's sessions without a user."""
+    return Scope(tenant_id=tenant_id, user_id=NOBODY)
+
+
 class SessionKey(Value, frozen=True, kw_only=True):
     scope: Scope
     session_id: str
 
 
 class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """`content` is what can be read of it. `parts`: the whole of what was said where that is more than a text, and
+    `said_at` its time in seconds since 1970, both as they came through the gateway.
+    """
+
     role: Role
     content: str
     name: str | None = None
+    said_at: float | None = None
+    parts: dict[str, Any] | None = None
 
     @property
     def speaker(self) -> str:
@@ -76,7 +91,8 @@ class Session(Value, frozen=True, kw_only=True):
 
     *Live turns* are those after `live_after`; the cumulative summary covers the turns of the present
     sitting before them: no gap, no overlap. `version` counts commits of the head; `incarnation` tells
-    this session from an erased one that had the same id.
+    this session from an erased one that had the same id. Turns up to `replaced_through` are of lists of messages that
+    another one took the place of: on record, and not shown by the gateway.
     """
 
     session_id: str
@@ -91,6 +107,9 @@ class Session(Value, frozen=True, kw_only=True):
     opened_at_seq: int = 1
     compacted_through: int = 0
     handed_over_through: int = 0
+    replaced_through: int = 0
+    system_prompt: str | None = None
+    metadata: dict[str, Any] | None = None
     version: int = 1
 
     @property
@@ -142,6 +161,10 @@ class Session(Value, frozen=True, kw_only=True):
             touched_at=now,
             version=self.version + 1,
         )
+
+    def begun_afresh(self, now: datetime) -> Session:
+        """Begin a new sitting that has nothing to do with the turns before it."""
+        return replace(self.reopened(now), replaced_through=self.turn_count)
 
 
 class Sitting(Value, frozen=True, kw_only=True):
@@ -210,6 +233,11 @@ class Sitting(Value, frozen=True, kw_only=True):
         """Ask for reflection again on what was given up."""
         return replace(self, reflection="pending", attempts=0, due_at=now, lease_until=None, version=self.version + 1)
 
+    def withdrawn(self) -> Sitting:
+        """Ask no more for reflection on what has not been reflected on."""
+        through, state = (self.reflected_through, "done") if self.reflected_through else (self.through_seq, "none")
+        return replace(self, reflection=state, through_seq=through, lease_until=None, version=self.version + 1)
+
     def released(self) -> Sitting:
         """Give a claim back as if it had not been made."""
         return replace(self, attempts=self.attempts - 1, lease_until=None, version=self.version + 1)
@@ -233,11 +261,19 @@ class Source(Value, frozen=True, kw_only=True):
     seq: int
 
 
+class Rough(Value, frozen=True, kw_only=True):
+    """What a memory is still to be written from by a model, and how often it could not: the to-do column."""
+
+    messages: tuple[Message, ...]
+    attempts: int = 0
+
+
 class Memory(Value, frozen=True, kw_only=True):
     """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
 
     `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
-    its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when somebody last changed it by hand.
+    its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
+    they are to.
     """
 
     memory_id: str
@@ -258,6 +294,8 @@ class Memory(Value, frozen=True, kw_only=True):
     pinned: bool = False
     edited: bool = False
     updated_at: datetime | None = None
+    agent_id: str | None = None
+    rough: Rough | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -267,6 +305,11 @@ class Memory(Value, frozen=True, kw_only=True):
     @property
     def is_deleted(self) -> bool:
         return not self.text and self.valid_to is not None
+
+    @property
+    def is_extract(self) -> bool:
+        """Whether it only repeats, word for word, what turns on record say."""
+        return self.model == EXTRACTIVE and self.kind != "memory"
 
     def superseded(self, by: Memory) -> Memory:
         return replace(self, valid_to=by.created_at, superseded_by=by.memory_id)
@@ -284,16 +327,6 @@ class Document(Value, frozen=True, kw_only=True):
     category: str
     title: str | None = None
     metadata: dict[str, Any] = {}
-
-
-class Known(Value, frozen=True, kw_only=True):
-    """A piece of knowledge that a question found. `score` is the sum of `parts`; higher is nearer."""
-
-    memory_id: str
-    document: Document
-    created_at: datetime
-    score: float
-    parts: dict[str, float]
 
 
 class Vector(Value, frozen=True, kw_only=True):
@@ -315,6 +348,7 @@ class Only(Value, frozen=True, kw_only=True):
 
     session_id: str | None = None
     category: str | None = None
+    agent_id: str | None = None
     without_tags: frozenset[str] = frozenset()
 
 
@@ -358,35 +392,6 @@ class Hot(Value, frozen=True, kw_only=True):
         """The last words of a speaker in the live turns; empty if there are none."""
         messages = (message for turn in reversed(self.turns) for message in reversed(turn.messages))
         return next((message.content for message in messages if message.role == role), "")
-
-
-class LongTerm(Value, frozen=True, kw_only=True):
-    """What is known of a user beyond the present session.
-
-    `insights`: pinned, then most important first; `summaries`: of reflected sittings, newest first. Of these at most
-    `most_summaries` are told; there is one more, for that of the present sitting may be among them.
-    """
-
-    insights: tuple[Memory, ...] = ()
-    summaries: tuple[Memory, ...] = ()
-    most_summaries: int = 5
-
-
-class Context(Value, frozen=True, kw_only=True):
-    """What an agent is told before its next answer; `text` is ready to be put into a prompt, empty if nothing is known.
-
-    `insights` and `summaries` are those of the user's long-term memory that fit the budget, `knowledge` is what does
-    of the tenant's (None: nobody asked for any).
-    """
-
-    session: Session
-    turns: tuple[Turn, ...]
-    insights: tuple[Memory, ...]
-    summaries: tuple[Memory, ...]
-    text: str
-    knowledge: tuple[Known, ...] | None = None
-    answers: dict[Any, Any] = {}
-    """What a door has made of it to send, kept as long as it holds."""
 
 
 def turn_item_id(session_id: str, seq: int) -> str:

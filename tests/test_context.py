@@ -22,7 +22,8 @@ from memory_service.context import (
     unfence,
 )
 from memory_service.tags import BRACKETS
-from memory_service.values import Hot, LongTerm, Memory, Message, Session, Turn
+from memory_service.telling import LongTerm
+from memory_service.values import Hot, Memory, Message, Session, Turn
 
 AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 HEADINGS = ["### Long-term Context", "### Recent Sessions", "### Current Session Summary", "### Recent Conversation"]

@@ -168,6 +168,7 @@ class Unsettled:
     """An embedder whose vectors have as many dimensions as it is told, under one name as a model's endpoint has."""
 
     keyword_weight = 0.6
+    local = False
 
     def __init__(self, width: int) -> None:
         self.width, self.space = width, None

@@ -8,7 +8,8 @@ import pytest
 
 from memory_service.errors import StoreUnavailable
 from memory_service.pool import LongTermCache
-from memory_service.values import LongTerm, Scope
+from memory_service.telling import LongTerm
+from memory_service.values import Scope
 from tests.support.background import Clock
 from tests.support.values import a_memory, a_scope
 

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from memory_service.api.gateway import GATEWAY
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import STATUS_CODES
 from memory_service.api.routes import VERBS
@@ -82,8 +83,9 @@ def test_what_is_taken_from_the_path_is_in_the_path() -> None:
 
 
 def test_bodies_admit_no_field_that_is_not_described() -> None:
+    gateway = {verb.path for verb in GATEWAY}  # which ignores them, as the original does
     for method, path, operation in OPERATIONS:
-        if method == "POST" and path != "/users/import":
+        if method == "POST" and path not in gateway and path != "/users/import":
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             name = schema["$ref"].rpartition("/")[2]
             assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False, path

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from memory_service.errors import StaleVersion, StoreUnavailable
 from memory_service.pool import HotSession, SessionPool
 from memory_service.stores.base import Commit
-from memory_service.values import Context, Hot, LongTerm, SessionKey
+from memory_service.telling import Context, LongTerm
+from memory_service.values import Hot, SessionKey
 from tests.support.stores import FaultyStore, Hang
 from tests.support.values import NOON, a_key, begin, next_turn
 

@@ -55,7 +55,7 @@ async def make_recall(store: Store) -> AsyncIterator[MakeRecall]:
 class Failing:
     """An embedder that is down."""
 
-    space, keyword_weight = "failing", 0.6
+    space, keyword_weight, local = "failing", 0.6, False
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
         raise ModelUnavailable("down")

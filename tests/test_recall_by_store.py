@@ -52,7 +52,7 @@ SMALL_TURNS = len(TALK)
 class Failing:
     """An embedder that is down."""
 
-    space, keyword_weight = None, 0.6
+    space, keyword_weight, local = None, 0.6, False
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
         raise ModelUnavailable("down")

@@ -21,7 +21,8 @@ from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
 from memory_service.stores.base import Commit
-from memory_service.values import Context, Kind, Memory, Message, Scope, SessionKey
+from memory_service.telling import Context
+from memory_service.values import Kind, Memory, Message, Scope, SessionKey
 from tests.support.background import Clock, record, settled, until
 from tests.support.stores import store_of
 

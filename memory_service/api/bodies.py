@@ -7,11 +7,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+from pydantic import BaseModel
 
 from memory_service.api.accept import JSON, NDJSON
 from memory_service.api.moving import GoOn, go_on_of
 from memory_service.api.problems import validation_failed
 from memory_service.errors import ContentTooLarge, MalformedJson, UnsupportedMediaType, ValidationFailed
+from memory_service.gateway.reading import read
+from memory_service.limits import check_no_nul
 
 MAX_BODY_BYTES = 1_000_000
 
@@ -59,11 +62,13 @@ class JsonBody:
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > MAX_BODY_BYTES:
                 raise ContentTooLarge(MAX_BODY_BYTES)  # not read at all
-        raw = await _read(receive)
+        return self._value(await _read(receive), scope)
+
+    def _value(self, raw: bytes, scope: Any) -> Any:
         try:
             body = self._decoded(raw, scope) if self._of_path else self._decode_all(raw)
             if b"\\u0000" in raw:
-                _check_no_nul(msgspec.to_builtins(body), "$")
+                check_no_nul(msgspec.to_builtins(body), "$")
         except msgspec.ValidationError as exc:
             raise validation_failed(exc) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -113,6 +118,16 @@ def _check_media_type(scope: Any, wanted: str) -> None:
             raise UnsupportedMediaType(wanted)
 
 
+class ModelBody(JsonBody):
+    """Takes a model of the gateway from a JSON body: unknown fields are ignored."""
+
+    def __init__(self, takes: type[BaseModel]) -> None:
+        self._model = takes
+
+    def _value(self, raw: bytes, scope: Any) -> BaseModel:
+        return read(self._model, raw)
+
+
 async def _read(receive: Any) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
@@ -134,16 +149,3 @@ def _within_limit(body: bytes) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise ContentTooLarge(MAX_BODY_BYTES)
     return body
-
-
-def _check_no_nul(value: Any, place: str) -> None:
-    """NUL cannot be stored everywhere, so it is stored nowhere."""
-    if isinstance(value, str) and "\x00" in value:
-        raise ValidationFailed(place, "holds a NUL character", "invalid_character")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_no_nul(key, place)
-            _check_no_nul(inner, f"{place}.{key}" if place == "$" else place)
-    if isinstance(value, list | tuple):
-        for inner in value:
-            _check_no_nul(inner, place)

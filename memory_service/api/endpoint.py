@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
+from pydantic import BaseModel
 
 from memory_service.access import Permission
 from memory_service.api.accept import JSON, NDJSON, check_accept
 from memory_service.api.auth import ANYONE, Caller, Gate
-from memory_service.api.bodies import FileBody, JsonBody, NoBody, UrlBody
+from memory_service.api.bodies import FileBody, JsonBody, ModelBody, NoBody, UrlBody
 from memory_service.api.moving import send_lines
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-Take = NoBody | UrlBody | JsonBody | FileBody
+Take = NoBody | UrlBody | JsonBody | ModelBody | FileBody
 Spend = Callable[[Caller, int], None]
 """Counts a request of some cost; raises RateLimited if it is one too many."""
 
@@ -52,8 +53,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     handle: Handler
-    takes: type[msgspec.Struct] | None = None
-    gives: type[msgspec.Struct] | None = None
+    takes: type[msgspec.Struct] | type[BaseModel] | None = None
+    gives: type[msgspec.Struct] | type[BaseModel] | None = None
     needs: Permission = "read"
     cost: int = 1
     """How many requests it counts as, where these are limited."""
@@ -66,6 +67,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """Takes an `Idempotency-Key`; its answer says `replayed`."""
     rest: bool = False
     """The field at the end of its path takes all that follows, slashes too."""
+    operation: str = ""
+    """Its name in the document, where that is not its handler's."""
 
     of_file: bool = False
     """Takes a file (`Sent`): `takes` is then its query."""
@@ -79,6 +82,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     def body(self) -> Take:
         if self.takes is None:
             return NoBody()
+        if issubclass(self.takes, BaseModel):
+            return ModelBody(self.takes)
         if self.of_file:
             return FileBody(self.takes)
         if self.method in WITH_BODY:

@@ -12,7 +12,7 @@ from memory_service.api.endpoint import Verb
 from memory_service.api.schemas import Body
 from memory_service.service import MemoryService
 from memory_service.stores.exports import Erased
-from memory_service.values import Durability, SessionKey
+from memory_service.values import Durability, SessionKey, nobody_of
 
 
 class EraseUser(Body):
@@ -20,8 +20,10 @@ class EraseUser(Body):
 
 
 class EraseSession(Body):
+    """Without a `user_id` it is one that is nobody's in particular: for credentials that are not bound to a user."""
+
     session_id: schemas.Id
-    user_id: schemas.Id
+    user_id: schemas.Id | None = None
 
 
 class EraseTurn(EraseSession):
@@ -42,7 +44,7 @@ class ErasedAnswer(Struct, kw_only=True):
     """`drivers`: engines that are being told to forget it too; what they still hold is not shown."""
 
     status: Literal["erased"] = "erased"
-    user_id: str
+    user_id: str | None
     erased: ErasedCounts
     durability: Durability
     drivers: list[str]
@@ -95,10 +97,11 @@ ERASING = (
 
 
 def _key(caller: Caller, body: EraseSession) -> SessionKey:
-    return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
+    scope = caller.scope(body.user_id) if body.user_id else nobody_of(caller.of_all_users())
+    return SessionKey(scope=scope, session_id=body.session_id)
 
 
-def _receipt(service: MemoryService, user_id: str, erased: Erased) -> ErasedAnswer:
+def _receipt(service: MemoryService, user_id: str | None, erased: Erased) -> ErasedAnswer:
     return ErasedAnswer(
         user_id=user_id,
         erased=ErasedCounts(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from memory_service import __version__
 from memory_service.api.accept import NDJSON
@@ -32,12 +34,14 @@ _REQUEST_NAME = {
 
 
 def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
-    types = {struct for verb in verbs for struct in (verb.takes, verb.gives) if struct} | {Problem}
-    ordered = sorted(types, key=lambda struct: struct.__name__)
+    types = {kind for verb in verbs for kind in (verb.takes, verb.gives) if kind} | {Problem}
+    ordered = sorted((kind for kind in types if not issubclass(kind, BaseModel)), key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     if StoreTurn in ordered:
         components[StoreTurn.__name__] |= SOMEBODY_SPEAKS
-    refs = dict(zip(ordered, schemas, strict=True))
+    refs: dict[type, Any] = dict(zip(ordered, schemas, strict=True))
+    of_models, described = _described(types)
+    refs, components = refs | of_models, components | described
     paths: dict[str, Any] = {}
     for verb in verbs:
         paths.setdefault(verb.path, {})[verb.method.lower()] = _operation(verb, refs)
@@ -47,6 +51,16 @@ def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components},
     }
+
+
+def _described(kinds: Iterable[type]) -> tuple[dict[type, Any], dict[str, Any]]:
+    """Where each of the gateway's models among them is described, and the descriptions."""
+    models: list[type[BaseModel]] = [kind for kind in kinds if issubclass(kind, BaseModel)]
+    ordered = sorted(models, key=lambda kind: kind.__name__)
+    refs, described = models_json_schema(
+        [(kind, "validation") for kind in ordered], ref_template="#/components/schemas/{model}"
+    )
+    return {kind: schema for (kind, _), schema in refs.items()}, described.get("$defs", {})
 
 
 def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
@@ -61,7 +75,7 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     for status, description in sorted(refused.items()):
         responses[str(status)] = {"description": description, "content": problem}
     operation: dict[str, Any] = {
-        "operationId": verb.handle.__name__,
+        "operationId": verb.operation or verb.handle.__name__,
         "summary": verb.summary,
         "responses": responses,
     }

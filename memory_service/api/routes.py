@@ -15,6 +15,7 @@ from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
 from memory_service.api.erasing import ERASING
+from memory_service.api.gateway import GATEWAY
 from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
@@ -25,7 +26,8 @@ from memory_service.errors import ValidationFailed
 from memory_service.limits import check_metadata, check_moment
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, Ended, RequestName
-from memory_service.values import Context, Memory, Message, Scope, SessionKey, Sitting, Source
+from memory_service.telling import Context
+from memory_service.values import Memory, Message, Scope, SessionKey, Sitting, Source
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -223,6 +225,7 @@ VERBS = (
     *TRANSFERS,
     *DRIVERS,
     *KEYS,
+    *GATEWAY,
     Verb(
         method="GET",
         path="/health",

@@ -63,6 +63,11 @@ class BuiltinDriver:
         async with open_service(settings or Settings()) as service:
             yield cls(service)
 
+    @property
+    def service(self) -> MemoryService:
+        """The service itself, with all of its verbs."""
+        return self._service
+
     async def through(self, engines: Sequence[str]) -> Self:
         """The same record, asked through engines that follow it from now on, if they have not before.
 

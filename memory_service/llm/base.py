@@ -70,6 +70,8 @@ class Embedder(Protocol):
         """Name of the vector space of the last answer, None before the first; vectors of two are never compared."""
         ...
 
+    local: bool
+    """It answers here and at once: a request may wait for it."""
     keyword_weight: float
     """Share of the keyword arm when ranking beside these vectors, in [0, 1]."""
 

@@ -83,6 +83,7 @@ class LocalEmbedder:
     """Mean of word-piece vectors: 30,000 short texts a second on one core. The weights are read at first use."""
 
     space = "local:wordllama-l2-256"
+    local = True
     keyword_weight = 0.7
 
     def __init__(self) -> None:

@@ -34,6 +34,7 @@ class _Rows(Answered):
 class OpenAIEmbedder:
     """Implements Embedder. `timeout_s` is for one request of up to 128 texts; longer lists take several in turn."""
 
+    local = False
     keyword_weight = 0.6
 
     def __init__(

@@ -20,6 +20,7 @@ from memory_service.settings import Settings
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.erasures import ErasureVerbs
 from memory_service.stores.exports import Exported, Exports, Users
+from memory_service.stores.gateway import GatewayVerbs
 from memory_service.stores.keys import KeyVerbs
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.stores.settling import settled
@@ -95,6 +96,9 @@ class Capabilities(Value, frozen=True, kw_only=True):
     durability: Durability
     exclusive: bool
     """One process owns the record: what this process holds in memory cannot be stale."""
+    most_turns: int = ALL
+    """How many turns one commit may hold, and how many bytes (`most_bytes`) of what they say."""
+    most_bytes: int = ALL
 
 
 class Entries(Value, frozen=True, kw_only=True):
@@ -126,8 +130,8 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, ABC):
-    """A system of record. Every verb acts inside one scope, but `users`, `due_*`, and those of drivers and keys.
+class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, ABC):
+    """A system of record. All verbs act inside one scope but `users`, `whose`, `due_*`, and those of drivers and keys.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from memory_service.errors import UnsafeStart
 from memory_service.settings import SearchedBy
 from memory_service.text import Tokenizer
-from memory_service.values import EXTRACTIVE, Memory, Turn, Vector, turn_item_id
+from memory_service.values import Memory, Turn, Vector, turn_item_id
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _words_of_turn(turn: Turn, tokenize: Tokenizer) -> str:
 
 
 def _columns_of_memory(memory: Memory, tokenize: Tokenizer) -> Columns:
-    return {"words": words_of(tokenize(memory.text)), "extract": memory.model == EXTRACTIVE}
+    return {"words": words_of(tokenize(memory.text)), "extract": memory.is_extract}
 
 
 def _columns(turns: Sequence[Turn], memories: Sequence[Memory], tokenize: Tokenizer) -> dict[str, Columns]:

@@ -27,10 +27,20 @@ from memory_service.stores.base import (
 from memory_service.stores.bodies import EVER, Kinds, Place, micros
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient_mirrors import Lags
-from memory_service.stores.transient_record import Item, Record, by_token, check, drop, forget_requests, things_of
+from memory_service.stores.transient_record import (
+    Item,
+    Record,
+    by_token,
+    check,
+    drop,
+    forget_requests,
+    memories_of,
+    things_of,
+)
 from memory_service.values import (
     Effect,
     Hot,
@@ -197,6 +207,31 @@ class TransientStore(Store):
     async def _lagging(self, driver: str) -> int:
         return self._lags.lagging(driver)
 
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return list(self._of(scope).sessions.values())
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return [
+            scope
+            for scope, record in self._records.items()
+            if scope.tenant_id == tenant_id
+            and (
+                session_id in record.sessions
+                or any(memory.kind == "memory" and memory.session_id == session_id for memory in memories_of(record))
+            )
+        ]
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        due = [
+            (item.token, Unrefined(scope=scope, memory=item.value))
+            for scope, record in self._records.items()
+            for item in record.items.values()
+            if isinstance(item.value, Memory) and item.value.rough is not None
+        ]
+        return [item for _, item in sorted(due, key=lambda found: found[0])[:limit]]
+
     # To-do columns
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
@@ -301,7 +336,7 @@ class TransientStore(Store):
         if session is None or (what.seq is not None and not turns):
             return Erased()
         sittings = await self._sittings(SessionKey(scope=scope, session_id=what.session_id))
-        memories = [item.value for item in record.items.values() if isinstance(item.value, Memory)]
+        memories = list(memories_of(record))
         turn = turns[0] if what.seq is not None else None
         with_it = forgotten(what, Held(session=session, sittings=sittings, turn=turn, memories=memories))
         erased = drop(record, what, turns, with_it.memories)

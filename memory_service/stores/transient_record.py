@@ -110,3 +110,7 @@ def forget_requests(record: Record, made_before: datetime) -> None:
 
 def by_token(items: Iterable[Item]) -> list[Item]:
     return sorted(items, key=lambda item: item.token)
+
+
+def memories_of(record: Record) -> Iterator[Memory]:
+    return (item.value for item in record.items.values() if isinstance(item.value, Memory))

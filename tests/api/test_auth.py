@@ -13,6 +13,7 @@ import pytest
 from memory_service.admission import make_gate
 from memory_service.api.auth import Gate, admit_anyone, admit_loopback, is_local_name, is_loopback
 from memory_service.api.credentials import CredentialGate
+from memory_service.api.gateway import PREFIXES
 from memory_service.api.routes import VERBS
 from memory_service.errors import Unauthenticated, UnsafeStart
 from memory_service.settings import Settings
@@ -116,7 +117,8 @@ async def test_who_is_refused_is_refused_everywhere_before_anything_is_read(http
         else:
             refused(response)
             assert "not json" not in response.text
-    assert [verb.path for verb in VERBS if verb.open] == ["/health", "/livez", "/readyz"]
+    of_gateway = [f"{prefix}/health" for prefix in PREFIXES]
+    assert [verb.path for verb in VERBS if verb.open] == [*of_gateway, "/health", "/livez", "/readyz"]
 
 
 async def test_health_probes_are_served_to_everybody(http: httpx2.AsyncClient) -> None:

@@ -99,6 +99,7 @@ class TaggedEmbedder:
     """Each space has a half of the row for itself, so a vector tells which one it is of."""
 
     keyword_weight = 0.7
+    local = True
 
     def __init__(self, mood: Mood, number: int) -> None:
         self._mood, self._number = mood, number

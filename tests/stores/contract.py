@@ -19,6 +19,7 @@ from memory_service.stores.base import Commit, DuplicateTurn, Store
 from tests.stores.contract_commits import CommitContract
 from tests.stores.contract_due import DueContract
 from tests.stores.contract_erasing import ErasingContract
+from tests.stores.contract_gateway import GatewayContract
 from tests.stores.contract_keys import DurableKeyContract, KeyContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
@@ -33,6 +34,7 @@ class StoreContract(
     ReadContract,
     RecallContract,
     DueContract,
+    GatewayContract,
     KeyContract,
     MirrorContract,
     MovingContract,

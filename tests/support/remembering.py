@@ -18,6 +18,7 @@ class Counting:
     """An embedder of 3 numbers that remembers what it was asked."""
 
     keyword_weight = 0.6
+    local = False
 
     def __init__(self, space: str = "counting") -> None:
         self.space, self.batches = space, []

@@ -19,6 +19,7 @@ from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.transient import TransientStore
@@ -129,6 +130,15 @@ class YieldingStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._around("lagging", lambda: self.inner.lagging(driver))
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._around("sessions", lambda: self.inner._sessions(scope))
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._around("whose", lambda: self.inner.whose(tenant_id, session_id))
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._around("due_memories", lambda: self.inner.due_memories(limit))
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))

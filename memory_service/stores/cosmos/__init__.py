@@ -41,12 +41,14 @@ from memory_service.stores.cosmos.documents import (
 )
 from memory_service.stores.cosmos.erasing import Erasing
 from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.gateway import OfGateway
 from memory_service.stores.cosmos.keys import Keys
 from memory_service.stores.cosmos.mirrors import Mirrors
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
@@ -68,7 +70,7 @@ USERS_AT_ONCE = 8
 
 
 class CosmosStore(Store):
-    capabilities = Capabilities(durability="quorum", exclusive=False)
+    capabilities = Capabilities(durability="quorum", exclusive=False, most_turns=50, most_bytes=600_000)
     native_errors = (OSError, AzureError, Refused)
     damage_errors = (msgspec.DecodeError,)
 
@@ -83,6 +85,7 @@ class CosmosStore(Store):
         self._erasing = Erasing(client, names, self._moving)
         self._mirrors = Mirrors(client, names)
         self._api_keys = Keys(client, names)
+        self._gateway = OfGateway(client, names)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -220,6 +223,17 @@ class CosmosStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._mirrors.lagging(driver)
+
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._gateway.sessions(scope)
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._gateway.whose(tenant_id, session_id)
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._gateway.due_memories(limit)
 
     # All users
 

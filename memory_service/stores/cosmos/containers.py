@@ -101,8 +101,11 @@ INTERACTIONS = _indexing(
     orders=[DUE_VECTORS],
 )
 MEMORIES = _indexing(
-    *("type", "kind", "created", "name", "current", "space", "written"), orders=[DUE_VECTORS, NEWEST_FIRST]
+    *("type", "kind", "created", "name", "current", "space", "written", "session", "rough"),
+    orders=[DUE_VECTORS, NEWEST_FIRST],
 )
+SCANNED = ("/session/?", "/rough/?")
+"""Paths in containers of memories that one may lack: the gateway's questions are then dearer, and no others."""
 
 
 # What the account searches by. Numbers of other models are made to fit, so this never has to change.
@@ -224,6 +227,7 @@ def _unfit(held: dict[str, Any], policy: Document) -> str:
     indexing = held.get("indexingPolicy") or {}
     included = {path["path"] for path in indexing.get("includedPaths") or []}
     missing = [path["path"] for path in policy["includedPaths"] if path["path"] not in included]
+    missing = [path for path in missing if policy is INTERACTIONS or path not in SCANNED]
     if missing and "/*" not in included:
         return f"has no index of {', '.join(missing)}"
     orders = indexing.get("compositeIndexes") or []

@@ -219,7 +219,10 @@ def request_of(document: Document) -> Request:
 
 
 def memory_document(memory: Memory, stamp: int) -> Document:
+    # what few memories have, and only the gateway asks for
+    seldom = {"session": memory.session_id if memory.kind == "memory" else None, "rough": memory.rough is not None}
     return {
+        **{name: value for name, value in seldom.items() if value},
         "id": memory_id(memory.memory_id),
         "type": "memory",
         "name": memory.memory_id,

@@ -33,12 +33,14 @@ from memory_service.stores.bodies import (
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
 from memory_service.stores.postgres.erasing import Erasing
+from memory_service.stores.postgres.gateway import OfGateway
 from memory_service.stores.postgres.keys import Keys
 from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
@@ -117,6 +119,7 @@ class PostgresStore(Store):
         self._erasing = Erasing(self._client, self._moving)
         self._mirrors = Mirrors(self._client)
         self._api_keys = Keys(self._client)
+        self._gateway = OfGateway(self._client)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -243,6 +246,17 @@ class PostgresStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._mirrors.lagging(driver)
+
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._gateway.sessions(scope)
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._gateway.whose(tenant_id, session_id)
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._gateway.due_memories(limit)
 
     # All users
 

@@ -35,12 +35,8 @@ class Commits:
         self.count = 0
 
     async def write(self, commit: Commit) -> None:
-        change = change_of(commit, self._index)
-        if entries := await entries_of(self._index, commit.turns, commit.memories):
-            change["search"] = list(entries.values())
-        function = "commit_with_entries" if self._index.kept else "commit_change"
-        given = (commit.scope.tenant_id, commit.scope.user_id, _encode(change).decode())
-        sql, states = f"SELECT {function}(%s, %s, %s, %s)", states_of(commit)
+        given = (commit.scope.tenant_id, commit.scope.user_id, await self.change_of(commit))
+        sql, states = self.sql, states_of(commit)
         if states:
             sql = f"{sql} FROM require_unchanged(%s, %s, %s, %s)"
 
@@ -58,8 +54,20 @@ class Commits:
         self._point("after_commit")
         self.count += 1
 
+    @property
+    def sql(self) -> str:
+        """What makes a commit: it takes the tenant, the user, the change, and whether it may be made already."""
+        return f"SELECT {'commit_with_entries' if self._index.kept else 'commit_change'}(%s, %s, %s, %s)"
 
-def change_of(commit: Commit, index: Index) -> dict[str, Any]:
+    async def change_of(self, commit: Commit) -> str:
+        """A commit as the function of the database takes it."""
+        change = _parts_of(commit, self._index)
+        if entries := await entries_of(self._index, commit.turns, commit.memories):
+            change["search"] = list(entries.values())
+        return _encode(change).decode()
+
+
+def _parts_of(commit: Commit, index: Index) -> dict[str, Any]:
     """The parts of a commit that are there, as columns."""
     change: dict[str, Any] = {"epoch": commit.epoch} if commit.epoch else {}
     if commit.request is not None:

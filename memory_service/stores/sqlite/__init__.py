@@ -35,9 +35,10 @@ from memory_service.stores.bodies import (
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import erasing, keys, mirrors, moving
+from memory_service.stores.sqlite import erasing, gateway, keys, mirrors, moving
 from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
@@ -225,6 +226,17 @@ class SQLiteStore(Store):
 
     async def _lagging(self, driver: str) -> int:
         return await self._read(lambda db: mirrors.lagging(db, driver))
+
+    # What the gateway asks
+
+    async def _sessions(self, scope: Scope) -> list[Session]:
+        return await self._read(lambda db: gateway.sessions(db, scope))
+
+    async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]:
+        return await self._read(lambda db: gateway.whose(db, tenant_id, session_id))
+
+    async def _due_memories(self, limit: int) -> list[Unrefined]:
+        return await self._read(lambda db: gateway.due_memories(db, limit))
 
     # All users
 

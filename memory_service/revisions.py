@@ -1,0 +1,191 @@
+"""A session as a list of messages that its caller sends whole each time: what is new of it is appended.
+
+Each message is a turn. A list that begins with all that is there goes on with it; any other one takes its place: the
+session begins afresh, earlier turns stay on record and are not shown, and what of them was to be reflected on is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from memory_service.pool import HotSession, SessionPool
+from memory_service.sessions import Sessions
+from memory_service.stores.base import Commit, Store
+from memory_service.values import Hot, Message, Session, SessionKey, Sitting, Turn, Value
+
+Said = tuple[Message, ...]
+"""One message of a list, as the messages of a turn; the first has its time."""
+
+DATED_FROM_S, DATED_UNTIL_S = -2_208_988_800, 7_258_118_400
+"""The years 1900 to 2199. A time that is none of theirs is kept, but the turn is dated as it comes."""
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Wanted(Value, frozen=True, kw_only=True):
+    """How a session shall be. A message without a time is the same as one of any time; a new one is said now."""
+
+    said: tuple[Said, ...] = ()
+    agent_id: str | None = None
+    system_prompt: str | None = None
+    metadata: dict[str, object] | None = None
+
+    def of(self, session: Session) -> Session:
+        told = {"agent_id": self.agent_id, "system_prompt": self.system_prompt, "metadata": self.metadata}
+        return replace(session, **told)
+
+
+class Revised(Value, frozen=True, kw_only=True):
+    """How a session is now, and whether that is news."""
+
+    session: Session
+    said: tuple[Said, ...]
+    changed: bool
+
+
+class Revisions:
+    def __init__(
+        self,
+        store: Store,
+        pool: SessionPool,
+        sessions: Sessions,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._store, self._pool, self._sessions, self._now, self._new_id = store, pool, sessions, now, new_id
+
+    async def shown(self, key: SessionKey, session: Session) -> tuple[Said, ...]:
+        """Return the messages of the present list, in order."""
+        return _messages(await self._store.turns(key, session.replaced_through))
+
+    async def revise(self, key: SessionKey, wanted: Wanted) -> Revised:
+        """Make a session be as wanted; it is durable when this returns. Twice is once.
+
+        Of several callers at once each has its whole list shown, one after the other. A session that was ended goes on
+        if there is anything new. A store that takes only so many turns in one commit is given the beginning first: a
+        reader may see that for a moment, and whoever is cut off there and asks again completes it.
+        """
+        return await self._sessions.changed(key, partial(self._revise, key, wanted))
+
+    async def _revise(self, key: SessionKey, wanted: Wanted, entry: HotSession) -> Revised:
+        now, hot = self._now(), entry.hot
+        session = hot.session if hot is not None else self._new(key, now)
+        kept = await self._beginning(key, hot, wanted.said)
+        new = [_dated(said, now) for said in wanted.said[len(kept or ()) :]]
+        said = (*(kept or ()), *new)
+        head, live = wanted.of(session), hot.turns if hot is not None else ()
+        sittings: tuple[Sitting, ...] = ()
+        if hot is not None and kept is not None and not new and head == session:
+            return Revised(session=session, said=said, changed=False)
+        if kept is None:
+            head, live, sittings = head.begun_afresh(now), (), await self._withdrawn(key, session)
+        elif head.status == "ended":
+            head, live = head.reopened(now), ()
+        head = replace(head, touched_at=now, version=session.version)
+        for part in self._parts(_turns(head, said, len(new), now)):
+            head = replace(head, turn_count=head.turn_count + len(part), version=head.version + 1)
+            live = (*live, *part)
+            commit = Commit(scope=key.scope, session=head, turns=part, sittings=sittings)
+            await self._pool.commit(key, entry, commit, Hot(session=head, turns=live))
+            sittings = ()
+        return Revised(session=head, said=said, changed=True)
+
+    def _new(self, key: SessionKey, now: datetime) -> Session:
+        return Session(session_id=key.session_id, incarnation=self._new_id(), created_at=now, touched_at=now, version=0)
+
+    async def _beginning(self, key: SessionKey, hot: Hot | None, said: Sequence[Said]) -> Sequence[Said] | None:
+        """Return what is shown of a session, with its times, if the list begins with it; otherwise None.
+
+        The last turn that came in this way bears the digest of all before it: then nothing need be read.
+        """
+        if hot is None or hot.session.turn_count == hot.session.replaced_through:
+            return ()
+        names = _names(hot.session, said)
+        if hot.turns and hot.turns[-1].turn_id in names:
+            return said[: names.index(hot.turns[-1].turn_id) + 1]
+        held = await self.shown(key, hot.session)
+        begins = len(held) <= len(said) and all(map(_is, said, held))
+        return held if begins else None
+
+    async def _withdrawn(self, key: SessionKey, session: Session) -> tuple[Sitting, ...]:
+        """What is to be reflected on of a list that another takes the place of: its words may come again there."""
+        if session.handed_over_through <= session.replaced_through:
+            return ()
+        return tuple(
+            sitting.withdrawn()
+            for sitting in await self._store.sittings(key)
+            if sitting.first_seq > session.replaced_through and sitting.reflection == "pending"
+        )
+
+    def _parts(self, turns: Sequence[Turn]) -> Iterator[tuple[Turn, ...]]:
+        """Cut turns into what one commit may hold; a commit that writes none is one, too."""
+        most = self._store.capabilities
+        first = size = 0
+        for place, turn in enumerate(turns):
+            size += len(_encode(turn.messages))
+            if place > first and (place - first == most.most_turns or size > most.most_bytes):
+                yield tuple(turns[first:place])
+                first, size = place, len(_encode(turn.messages))
+        yield tuple(turns[first:])
+
+
+def _messages(turns: Sequence[Turn]) -> tuple[Said, ...]:
+    """Of a turn that did not come as one message, each message is one, said when the turn was."""
+    shown: list[Said] = []
+    for turn in turns:
+        if turn.messages[0].said_at is not None:
+            shown.append(turn.messages)
+        else:
+            shown += [(_plain(message, turn.created_at.timestamp()),) for message in turn.messages]
+    return tuple(shown)
+
+
+def _plain(message: Message, said_at: float) -> Message:
+    return Message(role="user" if message.role == "user" else "assistant", content=message.content, said_at=said_at)
+
+
+def _is(given: Said, held: Said) -> bool:
+    if given[0].said_at is None:
+        held = (replace(held[0], said_at=None), *held[1:])
+    return given == held
+
+
+def _dated(said: Said, now: datetime) -> Said:
+    return said if said[0].said_at is not None else (replace(said[0], said_at=now.timestamp()), *said[1:])
+
+
+def _names(session: Session, said: Sequence[Said]) -> list[str]:
+    """Name each message by all that came before it in its list: the same list gives the same names."""
+    digest, names = hashlib.blake2b(str(session.replaced_through).encode(), digest_size=16), []
+    for messages in said:
+        digest.update(_encode(messages) + b"\n")
+        names.append(f"said_{digest.hexdigest()}")
+    return names
+
+
+def _turns(head: Session, said: Sequence[Said], count: int, now: datetime) -> list[Turn]:
+    """The last so many of a list as turns that follow those there are."""
+    names = _names(head, said)
+    return [
+        Turn(
+            session_id=head.session_id,
+            seq=head.turn_count + number,
+            turn_id=names[place],
+            messages=said[place],
+            created_at=_moment(said[place][0].said_at, now),
+            received_at=now,
+        )
+        for number, place in enumerate(range(len(said) - count, len(said)), 1)
+    ]
+
+
+def _moment(said_at: float | None, now: datetime) -> datetime:
+    if said_at is None or not DATED_FROM_S <= said_at < DATED_UNTIL_S:
+        return now
+    return datetime.fromtimestamp(said_at, UTC)

@@ -1,0 +1,68 @@
+"""Gateways over a record of their own, and callers of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx2
+import pytest
+
+from memory_service.api.auth import Caller
+from memory_service.app import open_service
+from memory_service.gateway.models import Message, SessionContext, UpsertSessionContextRequest
+from memory_service.service import MemoryService
+from memory_service.settings import Settings
+from tests.support.background import Clock, settled
+
+Open = Callable[..., Awaitable[MemoryService]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncIterator[Open]:
+    """Open a service that knows only the clock's time; the offline reader unless told otherwise."""
+    async with AsyncExitStack() as stack:
+
+        async def enter(**changes: Any) -> MemoryService:
+            given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
+            service = await stack.enter_async_context(open_service(make_settings(**given), clock.around))
+            await settled(service)
+            return service
+
+        yield enter
+
+
+@pytest.fixture
+async def service(opened: Open) -> MemoryService:
+    return await opened()
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """Raw HTTP to a live service with default settings."""
+    async with httpx2.AsyncClient(base_url=url) as client:
+        yield client
+
+
+ANYBODY = Caller()
+"""A caller who is bound to no user."""
+
+
+def said(*texts: str) -> list[Message]:
+    """A conversation: the user and the assistant in turn, one message a second."""
+    roles = ("user", "assistant")
+    return [
+        Message.model_validate({"role": roles[n % 2], "text": text, "timestamp": 1_795_168_558.25 + n})
+        for n, text in enumerate(texts)
+    ]
+
+
+def an_upsert(messages: list[Message], session_id: str = "s", **given: Any) -> UpsertSessionContextRequest:
+    context = SessionContext(session_id=session_id, messages=messages, **{"user_id": "ana", **given})
+    return UpsertSessionContextRequest(session_context=context)
