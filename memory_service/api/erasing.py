@@ -19,14 +19,14 @@ class EraseUser(Body):
     user_id: schemas.Id
 
 
-class EraseSession(Body):
+class EraseSession(Body, kw_only=True):
     """Without a `user_id` it is one that is nobody's in particular: for credentials that are not bound to a user."""
 
     session_id: schemas.Id
     user_id: schemas.Id | None = None
 
 
-class EraseTurn(EraseSession):
+class EraseTurn(EraseSession, kw_only=True):
     turn_number: Annotated[int, Meta(ge=1, le=2**53)]
 
 

@@ -110,8 +110,11 @@ def _body(verb: Verb) -> dict[str, Any]:
 
 
 def _parameters(verb: Verb) -> list[dict[str, Any]]:
+    """What is in the path, or in the query where there is no JSON body."""
+    with_body = verb.method in WITH_BODY and not verb.of_file
+    if with_body and "{" not in verb.path:
+        return []
     schema = _schema(verb)
-    with_body = verb.method in WITH_BODY
     return [
         {
             "name": name,
