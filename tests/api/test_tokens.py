@@ -102,6 +102,7 @@ async def test_a_token_that_the_provider_did_not_sign_is_refused_however_it_is_m
             assert not await is_right(admitted, f"{part({'alg': name, 'kid': 'rsa'})}.{part(claims)}.{end}")
     for name in ("HS256", "HS384", "HS512"):
         assert not await is_right(admitted, by_secret(name, claims, pem))
+    assert provider.fetches == 0  # no key is looked for that could make such a signature right
     assert not await is_right(admitted, jwt.encode(claims, RSA_KEYS[1], "RS256", {"kid": "rsa"}))
     assert not await is_right(admitted, jwt.encode(claims, RSA_KEYS[0], "RS256", {"kid": "ec"}))
     assert not await is_right(admitted, jwt.encode(claims, RSA_KEYS[0], "RS256"))  # and no name of a key
