@@ -94,6 +94,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # whoever calls could write there what they like
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=round(settings.shutdown_grace_seconds) + LATE_S,
             )

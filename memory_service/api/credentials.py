@@ -60,12 +60,13 @@ class CredentialGate:
 
 
 def presented(headers: Headers) -> str:
-    """The credential of a request; empty if there is none, or more than one."""
+    """The credential of a request; empty if there is none, or more than one. What other schemes say is for a proxy."""
     found = set()
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credential = value.partition(b" ")
-            found.add(credential.strip() if scheme.lower() == b"bearer" else b"")
+            if scheme.lower() == b"bearer":
+                found.add(credential.strip())
         elif name == b"x-api-key":
             found.add(value.strip())
     return found.pop().decode("latin-1") if len(found) == 1 else ""

@@ -63,7 +63,7 @@ class Tokens:
                 options={"require": ["exp"], "verify_aud": bool(rules.audiences)},
             )
             return caller_of(claims, rules)
-        except (PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+        except (PyJWTError, ValueError, TypeError, OverflowError):
             return None
 
 

@@ -18,7 +18,18 @@ from memory_service.server import listening
 START_S = 60
 STOP_S = 30
 SERVE = (sys.executable, "-m", "memory_service", "serve")
-_HIDDEN = ("_PROXY", "OPENAI_", "AZURE_", "COSMOS_", "STORE_URL", "REDIS_", "MEMORY_DRIVER", "KILL_AT")
+_HIDDEN = (
+    "_PROXY",
+    "OPENAI_",
+    "AZURE_",
+    "COSMOS_",
+    "STORE_URL",
+    "REDIS_",
+    "MEMORY_DRIVER",
+    "KILL_AT",
+    "AUTH_MODE",
+    "RATE_LIMIT_",
+)
 
 
 class ServiceProcess:

@@ -198,6 +198,7 @@ async def test_a_key_is_taken_from_either_header_and_the_scheme_is_written_as_on
         {"authorization": f"bearer  {key} "},
         {"X-API-Key": key},
         {"Authorization": f"BEARER {key}", "X-API-Key": key},
+        {"Authorization": "Basic Zm9yOnByb3h5", "X-API-Key": key},
     ):
         async with admitted.http(**given) as http:
             assert (await http.get("/stats")).status_code == 200, given

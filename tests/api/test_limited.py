@@ -9,6 +9,7 @@ import pytest
 
 from memory_service.keys import _check_of
 from memory_service.settings import Settings
+from tests.api.conftest import Serve
 from tests.api.talking import RETRIEVE, START, problem
 from tests.support.admitted import Admitted, admitting, key_id_of
 
@@ -131,6 +132,22 @@ async def test_revoked_keys_count_as_guesses_and_neighbours_share_an_address_of_
     for elsewhere in ("2001:db8:1:3::1", "::ffff:192.0.2.9", "192.0.2.8", "fe80::1%eth0"):
         async with admitted.http(revoked, elsewhere) as http:
             assert (await http.get("/stats")).status_code == 401
+
+
+async def test_who_guesses_gets_no_further_by_saying_it_is_for_others(serve: Serve) -> None:
+    """S28: over a real server, which would know from whom a request was forwarded if it believed it."""
+    url = await serve(auth_mode="keys", store_url="transient://")
+    async with httpx2.AsyncClient(base_url=url) as http:
+        told = []
+        for number in range(30):
+            headers = {
+                "X-API-Key": guess(number),
+                "X-Forwarded-For": f"192.0.2.{number}",
+                "Forwarded": f"for=_{number}",
+            }
+            told.append((await http.get("/stats", headers=headers)).status_code)
+    assert told[:20] == [401] * 20
+    assert 429 in told
 
 
 async def test_without_limits_nobody_waits(make_settings: Callable[..., Settings]) -> None:

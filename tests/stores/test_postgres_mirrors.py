@@ -140,7 +140,7 @@ async def test_a_database_of_the_former_schema_is_followed_from_the_start(
         await remember(store, scope=a_scope("cleo"))
         assert users(await claim(store)) == ["cleo"]
     applied = rows(postgres_url, "SELECT number FROM memory_migrations ORDER BY number")
-    assert applied == ([(1,), (3,)] if searched == "process" else [(1,), (2,), (3,)])
+    assert applied == [(number,) for number in sorted(ours) if number != 2 or searched != "process"]
     async with opened(postgres_url) as store:  # what it is searched by may come after
         await remember(store, scope=a_scope("dan"))
         assert users(await claim(store)) == ["dan"]

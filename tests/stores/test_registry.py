@@ -77,6 +77,7 @@ def test_a_store_nobody_chose_costs_no_import() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
     ours = [
-        f"memory_service.stores.{name}" for name in ("base", "exports", "mirrors", "transient", "transient_mirrors")
+        f"memory_service.stores.{name}"
+        for name in ("base", "exports", "keys", "mirrors", "transient", "transient_mirrors")
     ]
     assert ran.stdout.strip() == str(ours)
