@@ -31,7 +31,7 @@ from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
-from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.pool import LongTermCache, SessionPool, Tier, load_long_term
 from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
@@ -40,7 +40,7 @@ from memory_service.refining import Refiner
 from memory_service.reflection import Reflector, Retry
 from memory_service.revisions import Revisions
 from memory_service.scheduler import Scheduler
-from memory_service.service import MemoryService, Parts, load_long_term
+from memory_service.service import MemoryService, Parts
 from memory_service.sessions import Sessions
 from memory_service.settings import Settings
 from memory_service.stores import make_store

@@ -10,7 +10,7 @@ from pathlib import Path
 from client import SyncMemoryServiceClient
 from client.errors import InvalidRequest, KnowledgeNotFound
 from memory_service.limits import MAX_TITLE
-from memory_service.values import Document
+from memory_service.telling import Document
 
 SUFFIXES = (".md", ".txt")
 PIECE_CHARACTERS = 2_000

@@ -10,8 +10,8 @@ from msgspec.structs import asdict, replace
 
 from memory_service.corpus import Hit, Item
 from memory_service.stores.base import Commit, Store
-from memory_service.telling import Known
-from memory_service.values import Document, Durability, Memory, Scope, Value, derived_id, knowledge_of
+from memory_service.telling import Document, Known
+from memory_service.values import Durability, Memory, Scope, Value, derived_id, knowledge_of
 
 Change = Literal["created", "replaced", "unchanged"]
 

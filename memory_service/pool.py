@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from cachetools import Cache, TLRUCache, TTLCache
 
 from memory_service.points import Point, nowhere
-from memory_service.stores.base import Commit
+from memory_service.stores.base import Commit, Store
 from memory_service.telling import Context, LongTerm
 from memory_service.values import Hot, Scope, Session, SessionKey
 
@@ -27,6 +27,9 @@ Look = Callable[[SessionKey], Awaitable[Session | None]]
 Write = Callable[[Commit], Awaitable[None]]
 Tell = Callable[[SessionKey, Hot], None]
 Clock = Callable[[], float]
+
+
+INSIGHTS_WEIGHED = 1000
 
 
 class HotSession:
@@ -293,3 +296,15 @@ class LongTermCache:
     def forget(self, scope: Scope) -> None:
         """Ask again at the next `get`; a load that is under way may have read too early and is not kept."""
         self._loading.pop(scope, None)
+
+
+async def load_long_term(store: Store, summaries: int, insights: int, scope: Scope) -> LongTerm:
+    """Ask the store for what a context tells of a user: so many of each, the rest left out."""
+    known, recent = await asyncio.gather(
+        store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED),
+        # one more than is told: the summary of the present sitting may be among them, and is left out
+        store.memories(scope, ["summary"], limit=summaries + 1),
+    )
+    # stable: the newest first among equals
+    known.sort(key=lambda memory: (memory.pinned, memory.importance), reverse=True)
+    return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

@@ -68,7 +68,7 @@ class Rights:
 
     def _edited(self, held: Memory, changes: Mapping[str, Any]) -> Memory:
         now = max(self._now(), (held.updated_at or min(held.created_at, self._now())) + MOMENT)
-        memory = replace(held, **changes, updated_at=now)
+        memory = replace(held, **changes, updated_at=now, rough=None)
         if "text" in changes:  # its user's own words now
             memory = replace(memory, confidence=1.0, model=None, prompt_version=None)
         return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -34,11 +33,10 @@ from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
-from memory_service.telling import Context, Known, LongTerm
+from memory_service.telling import Context, Document, Known
 from memory_service.tombstones import Tombstones
 from memory_service.transfers import Transfers
 from memory_service.values import (
-    Document,
     Durability,
     Hot,
     Kind,
@@ -55,7 +53,6 @@ from memory_service.values import (
 from memory_service.watchdog import Watchdog
 
 RECENT = timedelta(days=30)
-INSIGHTS_WEIGHED = 1000
 REPLAYED_AT_ONCE = 50
 
 
@@ -387,15 +384,3 @@ class MemoryService:
                 "embedding": parts.embedder.usage(),
             },
         }
-
-
-async def load_long_term(store: Store, summaries: int, insights: int, scope: Scope) -> LongTerm:
-    """Ask the store for what a context tells of a user: so many of each, the rest left out."""
-    known, recent = await asyncio.gather(
-        store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED),
-        # one more than is told: the summary of the present sitting may be among them, and is left out
-        store.memories(scope, ["summary"], limit=summaries + 1),
-    )
-    # stable: the newest first among equals
-    known.sort(key=lambda memory: (memory.pinned, memory.importance), reverse=True)
-    return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from memory_service.values import Document, Memory, Session, Turn, Value
+from memory_service.values import Memory, Session, Turn, Value
+
+
+class Document(Value, frozen=True, kw_only=True):
+    """A piece of knowledge. One that comes again under its `doc_id` takes the place of the former."""
+
+    doc_id: str
+    content: str
+    category: str
+    title: str | None = None
+    metadata: dict[str, Any] = {}
 
 
 class Known(Value, frozen=True, kw_only=True):

@@ -319,16 +319,6 @@ class Memory(Value, frozen=True, kw_only=True):
         return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now, updated_at=now)
 
 
-class Document(Value, frozen=True, kw_only=True):
-    """A piece of knowledge. One that comes again under its `doc_id` takes the place of the former."""
-
-    doc_id: str
-    content: str
-    category: str
-    title: str | None = None
-    metadata: dict[str, Any] = {}
-
-
 class Vector(Value, frozen=True, kw_only=True):
     """The vectors of one item (a turn: one per message, in order; a memory: one), float32, unit length, row by row.
 

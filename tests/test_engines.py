@@ -18,7 +18,8 @@ from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
 from memory_service.stores.base import Commit, Sought
-from memory_service.values import Document, Message, Only, Scope, SessionKey, knowledge_of
+from memory_service.telling import Document
+from memory_service.values import Message, Only, Scope, SessionKey, knowledge_of
 from tests.support.background import until
 from tests.support.engines import ShelfEngine
 from tests.support.stores import FaultyStore

@@ -19,7 +19,8 @@ from memory_service.projections.base import Copy
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.stores.sqlite import SQLiteStore
-from memory_service.values import Document, Scope
+from memory_service.telling import Document
+from memory_service.values import Scope
 from tests.automem.launcher import AutoMemServer
 from tests.support.background import until
 from tests.support.engines import ShelfEngine

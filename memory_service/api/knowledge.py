@@ -9,8 +9,7 @@ from memory_service.errors import KnowledgeNotFound
 from memory_service.limits import check_metadata
 from memory_service.memories import known_of
 from memory_service.service import Asked, MemoryService
-from memory_service.telling import Known
-from memory_service.values import Document
+from memory_service.telling import Document, Known
 
 
 async def store_knowledge(

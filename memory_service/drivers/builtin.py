@@ -32,7 +32,8 @@ from memory_service.projections import BUILTIN
 from memory_service.recall import Retrieved
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
-from memory_service.values import Document, Only, Scope, derived_id, knowledge_of
+from memory_service.telling import Document
+from memory_service.values import Only, Scope, derived_id, knowledge_of
 
 MEMORY_FIELDS = {"user_id", "content", "conversation_id", "tags", "metadata"}
 

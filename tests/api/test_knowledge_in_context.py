@@ -16,7 +16,8 @@ from memory_service.llm.offline import LocalEmbedder, OfflineReader
 from memory_service.service import Asked
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.values import Document, Message, Scope, SessionKey
+from memory_service.telling import Document
+from memory_service.values import Message, Scope, SessionKey
 from tests.api import talking
 from tests.api.conftest import ClientAt, Connect
 from tests.api.talking import AT, CONTEXT, KNOWLEDGE, PATIENCE_S, RECALL, START, STORE, held_to_form, told

@@ -118,11 +118,12 @@ async def test_what_the_model_will_not_write_stays_an_extract(opened: Open, mode
 
 
 @pytest.mark.parametrize("then", ["changed", "deleted"])
-async def test_what_somebody_did_meanwhile_stays(opened: Open, model: ModelServer, then: str) -> None:
+async def test_what_somebody_did_meanwhile_stays(opened: Open, model: ModelServer, then: str, clock: Clock) -> None:
     service = await opened(**using(model))
     model.hanging = True
     made = await create(service)
     await until(lambda: model.chats)
+    clock.advance(seconds=1)
     if then == "deleted":
         await service.delete_memory(ANA, made.memory_id)
     else:
