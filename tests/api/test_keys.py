@@ -162,7 +162,7 @@ class TestWhoMay:
             assert ids_of(await http.get(KEYS)) == own
 
     async def test_no_key_is_in_the_log(self, admitted: Admitted, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level("DEBUG")
+        caplog.set_level("DEBUG", "memory_service")
         async with admitted.http(await admitted.key()) as http:
             made = await told(http, KEYS, name="k", permissions=["read"])
             await http.delete(f"{KEYS}/{made['key_id']}")
