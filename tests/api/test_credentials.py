@@ -14,12 +14,15 @@ import httpx2
 import pytest
 
 from memory_service.access import PERMISSIONS, Permission
-from memory_service.api.endpoint import Verb
+from memory_service.api.endpoint import WITH_BODY, Verb
 from memory_service.api.routes import VERBS
 from memory_service.settings import Settings
+from memory_service.stores.exports import Exported
+from memory_service.user_files import Foot, Head, line_of
 from tests.api.talking import SAME, problem
 from tests.support.admitted import Admitted, admitting, key_id_of
 from tests.support.background import settled
+from tests.support.values import a_session
 
 KEYS = {"store_url": "transient://", "auth_mode": "keys", "rate_limit_wrong_credentials": 0}
 ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
@@ -31,6 +34,7 @@ class Names(NamedTuple):
     user: str = "ana"
     session: str = "s"
     doc: str = "leave/policy"
+    memory: str = "m1"
     key: str = "nokey000"
     tenant: str = "acme"
 
@@ -55,6 +59,14 @@ def of_nobody(**more: Any) -> Callable[[Names], dict[str, Any]]:
     return lambda names: more
 
 
+def of_context(**more: Any) -> Callable[[Names], dict[str, Any]]:
+    messages = [{"role": "user", "text": "Hm."}]
+    return lambda names: {
+        "session_context": {"user_id": names.user, "session_id": names.session, "messages": messages},
+        **{name: getattr(names, of) for name, of in more.items()},
+    }
+
+
 QUESTION = {"query": "Where is the boat, what are the rules of leave?", "top_k": 100}
 TURN = {"user_message": "Hm.", "agent_message": "Hm."}
 PIECE = {"content": "There is no leave.", "category": "policies"}
@@ -71,6 +83,20 @@ ROUTES = {
     "insights": Route("read", "user", of_user()),
     "summaries": Route("read", "user", of_user(limit=1000)),
     "store_memories": Route("write", "user", lambda names: {"memories": [{"user_id": names.user, "content": "Hm."}]}),
+    "list_memories": Route("read", "user", of_user()),
+    "get_memory": Route("read", "user", of_user()),
+    "edit_memory": Route("write", "user", of_user(importance=0.9)),
+    "forget": Route("erase", "user", of_user(**QUESTION)),
+    "delete_memory": Route("erase", "user", of_user()),
+    "erase_user": Route("erase", "user", of_nobody()),
+    "erase_session": Route("erase", "user", of_user()),
+    "erase_turn": Route("erase", "user", of_user()),
+    "export_user": Route("read", "user", of_nobody()),
+    "import_user": Route("admin", "user", of_user()),
+    "get_session_context": Route("read", "user", of_session()),
+    "upsert_session_context": Route("write", "user", of_context()),
+    "get_memories": Route("read", "user", of_user(query="boat")),
+    "create_memory": Route("write", "user", of_context(user_id="user", session_id="session", agent_id="session")),
     "store_knowledge": Route("write", "all users", lambda names: {"doc_id": names.doc, **PIECE}),
     "recall_knowledge": Route("read", "knowledge", of_nobody(**QUESTION)),
     "delete_knowledge": Route("erase", "all users", of_nobody()),
@@ -87,10 +113,19 @@ ROUTES = {
 }
 """By the name of what serves it: the permission it demands, and `user` (one), `tenant` (all its users, and who may
 ask), `all users` (what all of them may know), `knowledge` (the same, to read it) or `service` (all tenants)."""
-OPEN = {"health", "live", "ready"}
-LAST = ("end_session", "delete_knowledge", "revoke_key")
-"""After these others would find less."""
-CLOSED = sorted((verb for verb in VERBS if not verb.open), key=lambda verb: verb.handle.__name__ in LAST)
+OPEN = {"health", "live", "ready", "gateway_health"}
+LAST = [
+    "end_session",
+    "delete_memory",
+    "erase_turn",
+    "erase_session",
+    "erase_user",
+    "import_user",
+    "delete_knowledge",
+    "revoke_key",
+]
+"""After these others would find less, or more."""
+A_FILE = b"".join(map(line_of, [Head(user_id="imported"), Exported(session=a_session()), Foot(things=1)]))
 
 pytestmark = pytest.mark.only_on("sqlite", "no store has a say in who may what")
 
@@ -99,13 +134,32 @@ def name_of(verb: Verb) -> str:
     return verb.handle.__name__
 
 
+CLOSED = sorted(
+    (verb for verb in VERBS if not verb.open),
+    key=lambda verb: LAST.index(name_of(verb)) if name_of(verb) in LAST else -1,
+)
+
+
+def path_of(verb: Verb, names: Names) -> str:
+    return verb.path.format(
+        session_id=names.session,
+        user_id=names.user,
+        memory_id=names.memory,
+        turn_number=1,
+        doc_id=quote(names.doc),
+        key_id=names.key,
+    )
+
+
 async def ask(http: httpx2.AsyncClient, verb: Verb, names: Names | None = None) -> httpx2.Response:
     """Send a request that is in order. `X-Request-Id` is always the same, so that answers can be compared."""
     names = names or Names()
-    path = verb.path.format(session_id=names.session, doc_id=quote(names.doc), key_id=names.key)
     sends = ROUTES[name_of(verb)].sends(names) if not verb.open else {}
-    given = {"json": sends} if verb.json else {"params": sends}
-    return await http.request(verb.method, path, headers=SAME, **given)
+    if verb.of_file:
+        headers = {**SAME, "Content-Type": "application/x-ndjson"}
+        return await http.request(verb.method, path_of(verb, names), headers=headers, params=sends, content=A_FILE)
+    given: dict[str, Any] = {"json": sends} if verb.method in WITH_BODY else {"params": sends}
+    return await http.request(verb.method, path_of(verb, names), headers=SAME, **given)
 
 
 def canary(*whose: str) -> str:
@@ -115,6 +169,7 @@ def canary(*whose: str) -> str:
 
 async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
     word, who = canary(tenant_id, user_id), {"user_id": user_id, "session_id": "s"}
+    of_m1 = {"user_id": user_id, "memory_id": "m1"}
     texts = (f"My boat is called {word}.", f"I live in {word}.")
     for path, body in (
         ("/sessions/start", {**who, "agent_id": word}),
@@ -122,7 +177,7 @@ async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
         ("/sessions/end", {**who, "wait_s": 20}),
         ("/sessions/start", {**who, "restore": False}),
         ("/memory/store", {**who, "user_message": f"Again {word}, the boat.", "agent_message": ""}),
-        ("/memories", {"memories": [{"user_id": user_id, "content": f"The boat is {word}.", "tags": [word]}]}),
+        ("/memories", {"memories": [{**of_m1, "content": f"The boat is {word}.", "tags": [word]}]}),
         (
             "/knowledge",
             {"content": f"The rules of leave: {canary(tenant_id)}.", "category": "p", "doc_id": "leave/policy"},
@@ -180,7 +235,7 @@ async def test_no_credential_that_is_not_right_gets_further_than_the_door_and_al
         async with admitted.http(address=f"192.0.2.{number}") as http:
             raw = {name: value.encode("latin-1") for name, value in {**given, **SAME}.items()}
             for verb in CLOSED if number < 2 else CLOSED[:2]:
-                path = verb.path.format(session_id="s", doc_id="d", key_id="k")
+                path = path_of(verb, Names(doc="d", key="k"))
                 answer = await http.request(verb.method, path, content=b"{not json", headers=raw)
                 problem(answer, 401, "unauthenticated")
                 assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -240,7 +295,7 @@ async def test_a_credential_of_one_user_names_no_other_and_hears_of_none(inhabit
                     problem(answer, 403, "scope_mismatch")
             if of == "user":
                 answer = await ask(http, verb, Names(user="ana"))
-                assert answer.status_code == 200, answer.text
+                assert answer.status_code == 200, f"{name_of(verb)}: {answer.text}"
                 hears_nothing(answer, canary("acme", "bob"), canary("rival"), canary("rival", "ana"))
 
 
@@ -248,11 +303,14 @@ async def test_what_is_anothers_and_what_is_not_there_look_the_same(inhabited: A
     """S24, S30: a whole tenant's credential with the names of another's things, and with names of nothing."""
     theirs = (await inhabited.service.keys.of_tenant("acme"))[-1].key_id
     words = [canary("acme"), canary("acme", "ana"), canary("acme", "bob"), canary("default"), canary("default", "ana")]
+    nothing = Names(user="anx", session="z", doc="leave/nolicy", memory="m2", key="nokey111")
     before = await everything_of(inhabited, "acme")
     async with inhabited.http(await inhabited.key("other")) as http:
         for verb in CLOSED:
             foreign = await ask(http, verb, Names(key=theirs))
-            missing = await ask(http, verb, Names(user="anx", session="z", doc="leave/nolicy", key="nokey111"))
+            missing = await ask(
+                http, verb, Names(user="anx", session="z", doc="leave/nolicy", memory="m2", key="nokey111")
+            )
             hears_nothing(foreign, *words)
             assert foreign.status_code == missing.status_code
             if foreign.status_code != 200:
