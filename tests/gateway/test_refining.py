@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from memory_service.chaos.model_modes import answer, refusal, status
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
-from memory_service.gateway.models import CreateMemoryRequest, GetMemoriesRequest, Memory, SessionContext
+from memory_service.gateway.models import CreateMemoryRequest, GetMemoriesRequest, Memory, Message, SessionContext
 from memory_service.service import MemoryService
 from memory_service.values import Scope
 from tests.gateway.conftest import ANYBODY, Open, said
@@ -19,6 +20,7 @@ from tests.support.background import Clock, record, settled, until
 from tests.support.process import service_process
 
 ANA = Scope(user_id="ana")
+PATIENCE_S = 10
 TEXT = "I like green tea."
 EXTRACT = f"user: {TEXT}"
 
@@ -140,14 +142,30 @@ async def test_what_somebody_did_meanwhile_stays(opened: Open, model: ModelServe
     assert len(model.chats) == 1
 
 
+async def test_the_data_of_an_image_is_neither_kept_with_a_memory_nor_sent(opened: Open, model: ModelServer) -> None:
+    service = await opened(**using(model))
+    model.hanging = True
+    image = {"type": "image", "data": "aW1hZ2U=" * 9, "mimeType": "image/png"}
+    message = Message.model_validate({"role": "user", "content": [{"type": "text", "text": TEXT}, image]})
+    context = SessionContext(messages=[message])
+    request = CreateMemoryRequest(session_id="s", user_id="ana", agent_id="a", session_context=context)
+    await service.gateway.create_memory(ANYBODY, request)
+    await until(lambda: model.chats)
+    (kept,) = await record(service).memories(ANA, ["memory"])
+    assert kept.rough is not None
+    assert "[image]" in model.chats[0].prompt
+    assert "aW1hZ2U" not in f"{kept}{model.chats[0].prompt}"
+
+
 async def test_an_embedding_of_another_server_is_not_waited_for(opened: Open, model: ModelServer, clock: Clock) -> None:
-    service = await opened(**using(model, openai_embedding_model="embedding-model"))
+    service = await opened(**using(model, openai_embedding_model="embedding-model", embedding_timeout_seconds=60))
     await create(service)
     await settled(service)
     await until(lambda: model.embeddings)
     model.hanging = True
     clock.advance(minutes=1)
-    made = await create(service, "And Ida, my boat.")
+    async with asyncio.timeout(PATIENCE_S):
+        made = await create(service, "And Ida, my boat.")
     assert made.embedding is None
     request = GetMemoriesRequest(user_id="ana")
     newest, before = (await service.gateway.get_memories(ANYBODY, request)).memories
@@ -185,8 +203,6 @@ def test_after_a_kill_it_is_still_written(tmp_path: Path, model: ModelServer) ->
 
 
 def _refined(url: str) -> dict[str, Any]:
-    import asyncio
-
     async def look() -> dict[str, Any] | None:
         response = httpx2.post(f"{url}/get-memories", json={"user_id": "ana"})
         (memory,) = response.json()["memories"]
