@@ -308,9 +308,7 @@ async def test_what_is_anothers_and_what_is_not_there_look_the_same(inhabited: A
     async with inhabited.http(await inhabited.key("other")) as http:
         for verb in CLOSED:
             foreign = await ask(http, verb, Names(key=theirs))
-            missing = await ask(
-                http, verb, Names(user="anx", session="z", doc="leave/nolicy", memory="m2", key="nokey111")
-            )
+            missing = await ask(http, verb, nothing)
             hears_nothing(foreign, *words)
             assert foreign.status_code == missing.status_code
             if foreign.status_code != 200:
