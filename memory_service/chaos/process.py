@@ -28,6 +28,7 @@ _HIDDEN = (
     "MEMORY_DRIVER",
     "KILL_AT",
     "AUTH_MODE",
+    "ERASURES_FILE",
     "RATE_LIMIT_",
 )
 
