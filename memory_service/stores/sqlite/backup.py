@@ -82,29 +82,21 @@ def _put_in_place(backup: Path, path: Path, now: datetime) -> Path | None:
     with _in_words(backup), closing(_unchanging(backup)) as source:
         _copy(source, half, lambda _left, _of: None, rests=False)
     _require_whole(half)
-    _make_good(half, path)
+    _make_good(half)
     kept = _set_aside(path, now)
     half.replace(path)
     _sync(path.parent)
     return kept
 
 
-def _make_good(half: Path, before: Path) -> None:
-    """Make of a state of some time ago one that can be served now. `before`: the record that it takes the place of."""
+def _make_good(half: Path) -> None:
+    """Make of a state of some time ago one that can be served now. Of what was erased since, the next start rids it."""
     with _in_words(half), closing(apsw.Connection(str(half))) as db:
         migrate(db, nowhere)
         for (driver,) in db.execute("SELECT name FROM drivers").fetchall():
             mirrors.follow(db, str(driver), anew=True)  # engines have seen what the record no longer knows of
-    erase_again(half, before)
     with half.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def erase_again(half: Path, before: Path) -> None:
-    """Erase from a record that is about to be served all who were erased since it was backed up.
-
-    The place for it: `half` is open nowhere, and nobody is served from it until this returns.
-    """
 
 
 def _set_aside(path: Path, now: datetime) -> Path | None:
