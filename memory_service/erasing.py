@@ -15,13 +15,17 @@ from datetime import datetime
 from memory_service.errors import SessionNotFound, TurnNotFound, UserNotFound
 from memory_service.pool import SessionPool
 from memory_service.rights import Rights
-from memory_service.stores.base import Store
+from memory_service.stores.base import ALL, Store
 from memory_service.stores.exports import Erased, Exported
 from memory_service.stores.forgetting import Forgetting
 from memory_service.tombstones import Tombstone, Tombstones, What, name_of
 from memory_service.values import Scope, SessionKey
 
 logger = logging.getLogger(__name__)
+
+
+Named = tuple[What, tuple[str | int, ...], datetime]
+"""What a thing is called where it was erased, and since when it has been there."""
 
 
 class Erasing:
@@ -140,16 +144,23 @@ class Erasing:
         return done
 
     async def _erase_again(self, scope: Scope, key: str, lacking: dict[tuple[What, str], Tombstone]) -> int:
-        if tombstone := lacking.get(("user", name_of(key, scope, ()))):
+        tombstone = lacking.get(("user", name_of(key, scope, ())))
+        if tombstone and await self._was_there(scope, tombstone.erased_at):
             await self._erase(scope, tombstone.erasure_id)
             return 1
         done = 0
         if any(what != "user" for what, _ in lacking):
-            for what, names in [found async for found in self._things(scope)]:
-                if tombstone := lacking.get((what, name_of(key, scope, names))):
-                    await self._erase_thing(scope, what, names, tombstone)
+            for what, names, since in [found async for found in self._things(scope)]:
+                of_it = lacking.get((what, name_of(key, scope, names)))
+                if of_it and since <= of_it.erased_at:
+                    await self._erase_thing(scope, what, names, of_it)
                     done += 1
         return done
+
+    async def _was_there(self, scope: Scope, then: datetime) -> bool:
+        """Whether anything of a user may be from before: not of who has come back to a record that was begun anew."""
+        heads = await self._store.sessions(scope, ALL)
+        return not heads or min(head.created_at for head in heads) <= then
 
     async def _erase_thing(self, scope: Scope, what: What, names: Sequence[str | int], tombstone: Tombstone) -> None:
         name = str(names[0])
@@ -168,7 +179,7 @@ class Erasing:
                 yield scope
             cursor, more = page.cursor, page.more
 
-    async def _things(self, scope: Scope) -> AsyncIterator[tuple[What, tuple[str | int, ...]]]:
+    async def _things(self, scope: Scope) -> AsyncIterator[Named]:
         cursor, more = None, True
         while more:
             page = await self._store.export(scope, cursor)
@@ -178,12 +189,11 @@ class Erasing:
             cursor, more = page.cursor, page.more
 
 
-def _named(thing: Exported) -> tuple[What, tuple[str | int, ...]] | None:
-    """What a thing is called where it was erased."""
+def _named(thing: Exported) -> Named | None:
     if thing.session is not None:
-        return "session", (thing.session.session_id,)
+        return "session", (thing.session.session_id,), thing.session.created_at
     if thing.turn is not None and thing.turn.messages:
-        return "turn", (thing.turn.session_id, thing.turn.seq)
+        return "turn", (thing.turn.session_id, thing.turn.seq), thing.turn.received_at
     if thing.memory is not None and not thing.memory.is_deleted:
-        return "memory", (thing.memory.memory_id,)
+        return "memory", (thing.memory.memory_id,), thing.memory.created_at
     return None

@@ -82,6 +82,8 @@ class Migration:
                 raise failed.exceptions[0] from None
             cursor, more = page.cursor, page.more
         await self._copy_keys()
+        if not self._check:  # else it would be taken for a copy from before them, and rid of who has come back since
+            await patiently(partial(self._target.note_erasures, await patiently(self._source.erasures)))
         return self.report
 
     async def _copy_keys(self) -> None:

@@ -238,6 +238,15 @@ async def test_a_session_begun_anew_in_the_target_is_a_conflict_too(two_lives: F
     assert [conflict.scope for conflict in report.conflicts] == [ANA]
 
 
+async def test_what_was_erased_is_known_to_the_target_too(two_lives: FaultyStore) -> None:
+    target = YieldingStore()
+    await two_lives.erase(a_scope("nobody"), "an erasure")
+    await copied(two_lives, target, check=True)
+    assert await target.erasures() == set()
+    await copied(two_lives, target)
+    assert await target.erasures() == {"an erasure"}
+
+
 async def test_vectors_that_only_the_target_has_stay(two_lives: FaultyStore) -> None:
     target = FaultyStore()
     await copied(two_lives, target)

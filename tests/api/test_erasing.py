@@ -251,6 +251,20 @@ async def test_a_copy_from_before_is_rid_of_it_when_it_is_served(visit: Visit, t
 
 
 @only_sqlite
+async def test_who_has_come_back_is_not_taken_for_who_was_erased_before(visit: Visit, tmp_path: Path) -> None:
+    """A record that was begun anew beside the old file of erasures knows none of them."""
+    settings = {"store_url": f"sqlite:///{tmp_path}/memory.db", "erasures_file": str(tmp_path / "erasures")}
+    async with visit(**settings) as http:
+        await ana_and_ben(http)
+        await erased(http, "/users/ana")
+    another = {**settings, "store_url": f"sqlite:///{tmp_path}/another.db", "erasures_file": str(tmp_path / "none")}
+    async with visit(**another) as http:
+        await talk(http, "ana", "s", "I am back.")
+    async with visit(**{**another, "erasures_file": settings["erasures_file"]}) as http:
+        assert "I am back." in str(await everything(http, [("ana", "s")], "back"))
+
+
+@only_sqlite
 async def test_an_erasure_that_failed_is_carried_out_when_it_can_be(connect: Connect, tmp_path: Path) -> None:
     folder = tmp_path / "no" / "folder"
     folder.parent.mkdir()

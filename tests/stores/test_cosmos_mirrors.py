@@ -76,7 +76,7 @@ async def test_an_erasure_costs_the_same_where_no_driver_is_followed(store: Stor
     await begin(store, a_key(), turns=2)
     cosmos_server.calls()
     await store.erase(ANA)
-    assert sorted(ops(cosmos_server)) == ["batch"] + ["query"] * 4
+    assert sorted(ops(cosmos_server)) == ["batch"] * 2 + ["query"] * 5
     await store.erase(ANA)
     assert ops(cosmos_server) == ["query"] * 3
 

@@ -47,9 +47,9 @@ class Erasing:
         if any(row["type"] not in STAYS for row in found) or await self._has_memories(owner):
             await self._begin_epoch(owner)
             found = await self._erase_page(self._names.interactions, owner, gone)
-        for container in self._names.of_memories:
-            while await self._erase_page(container, owner, gone):
-                pass
+            for container in self._names.of_memories:
+                while await self._erase_page(container, owner, gone):
+                    pass
         while found or gone:
             found = await self._erase_page(self._names.interactions, owner, gone)
             if all(row["type"] in STAYS for row in found):
