@@ -19,11 +19,7 @@ OptionalId = Annotated[
     str | None,
     WithJsonSchema(
         {
-            "anyOf": [
-                {"type": "string", "pattern": ID_PATTERN},
-                {"type": "string", "maxLength": 0},
-                {"type": "null"},
-            ],
+            "anyOf": [{"type": "string", "pattern": f"^$|{ID_PATTERN}"}, {"type": "null"}],
             "description": f"{ID_MEANS}; an empty one is none",
         }
     ),

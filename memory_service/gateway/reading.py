@@ -22,14 +22,15 @@ REPEATING = {
 def read(kind: type[Model], raw: bytes) -> Model:
     """Raises ValidationFailed, MalformedJson."""
     try:
-        given = msgspec.json.decode(raw)  # which refuses what is in no other JSON: NaN, 1e999, half a character
-        if b"\\u0000" in raw:
-            check_no_nul(given, "$")
-        return kind.model_validate_json(raw, strict=True)
+        msgspec.json.decode(raw)  # which refuses what is in no other JSON: NaN, 1e999, half a character
+        model = kind.model_validate_json(raw, strict=True)
     except ValidationError as exc:
         raise _failed(exc) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedJson(f"not valid JSON ({type(exc).__name__})") from None
+    if b"\\u0000" in raw:
+        check_no_nul(model.model_dump(), "$")
+    return model
 
 
 def as_sent(request: Model) -> Model:

@@ -116,9 +116,9 @@ class Gateway:
         """Make a session be as given, and answer with what is shown of it now. Raises also what a commit raises."""
         given = request.session_context
         place = "$.session_context"
-        session_id = check_id(f"{place}.session_id", given.session_id)
-        user_id = given.user_id or asker.user_id
-        scope = asker.scope(check_id(f"{place}.user_id", user_id)) if user_id else nobody_of(asker.of_all_users())
+        _check_ids(given)
+        session_id, user_id = given.session_id, given.user_id or asker.user_id
+        scope = asker.scope(user_id) if user_id else nobody_of(asker.of_all_users())
         wanted = Wanted(
             said=tuple(kept_of(one, f"{place}.messages[{n}]") for n, one in enumerate(given.messages)),
             agent_id=given.agent_id,
@@ -149,6 +149,7 @@ class Gateway:
         """Keep what was said as a memory, at once as an extract of it; a model, if there is one, writes it later."""
         scope = asker.scope(check_id("$.user_id", request.user_id))
         session_id, place = check_id("$.session_id", request.session_id), "$.session_context.messages"
+        _check_ids(request.session_context)
         said = [kept_of(one, f"{place}[{n}]") for n, one in enumerate(request.session_context.messages)]
         if not any((message.text or "").strip() for message in request.session_context.messages):
             raise ValidationFailed(place, "a memory is made of at least one message with a text")
@@ -247,3 +248,9 @@ class Gateway:
             )
             for memory in memories
         ]
+
+
+def _check_ids(context: models.SessionContext) -> None:
+    check_id("$.session_context.session_id", context.session_id)
+    if context.user_id:
+        check_id("$.session_context.user_id", context.user_id)
