@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 
-from memory_service.limits import ID_MEANS, ID_PATTERN, MAX_HITS, MAX_QUESTION
+from memory_service.limits import ID_MEANS, ID_PATTERN, MAX_HITS, MAX_NAME, MAX_QUESTION, MAX_TEXT
 
 Id = Annotated[str, WithJsonSchema({"type": "string", "pattern": ID_PATTERN, "description": ID_MEANS})]
 OptionalId = Annotated[
@@ -27,6 +27,7 @@ OptionalId = Annotated[
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
 Text = Annotated[str, Field(json_schema_extra=NO_NUL)]
+Agent = Annotated[str, Field(max_length=MAX_NAME, json_schema_extra=NO_NUL)]
 DEFAULT_LIMIT = 2
 
 
@@ -103,9 +104,9 @@ class SessionContext(BaseModel):
 
     session_id: Id = Field(default_factory=lambda: str(uuid4()))
     user_id: OptionalId = None
-    agent_id: Text | None = None
+    agent_id: Agent | None = None
     messages: list[Message] = []
-    system_prompt: Text | None = None
+    system_prompt: Annotated[str, Field(max_length=MAX_TEXT, json_schema_extra=NO_NUL)] | None = None
     session_metadata: dict[str, Any] | None = None
 
     def add_message(self, message: Message) -> None:
@@ -164,7 +165,7 @@ class UpsertSessionContextResponse(BaseModel):
 class GetMemoriesRequest(_Filter):
     """`embedding` and `query` ask for the nearest, best first; without either, the newest come first."""
 
-    agent_id: Text | None = None
+    agent_id: Agent | None = None
     embedding: list[Number] | None = None
     query: Annotated[str, Field(max_length=MAX_QUESTION, json_schema_extra=NO_NUL)] | None = None
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_HITS)
@@ -177,7 +178,7 @@ class GetMemoriesResponse(BaseModel):
 class CreateMemoryRequest(BaseModel):
     session_id: Id
     user_id: Id
-    agent_id: Text
+    agent_id: Agent
     session_context: SessionContext
 
 

@@ -91,6 +91,8 @@ async def test_what_is_not_valid_is_refused_with_its_place_and_not_repeated(http
     await refused(http, UPSERT, a_context(session_id=f"{CANARY} x"), "$.session_context.session_id")
     await refused(http, UPSERT, a_context(user_id=f"{CANARY} x"), "$.session_context.user_id")
     await refused(http, UPSERT, a_context(system_prompt=f"{CANARY}\0"), "$.session_context")
+    await refused(http, UPSERT, a_context(agent_id="x" * 201), "$.session_context.agent_id")
+    await refused(http, UPSERT, a_context(system_prompt="x" * 100_001), "$.session_context.system_prompt")
     await refused(http, UPSERT, a_context(session_metadata=[CANARY]), "$.session_context.session_metadata")
     for missing in ("session_id", "user_id", "agent_id", "session_context"):
         body = {name: value for name, value in a_memory(HI).items() if name != missing}
