@@ -11,7 +11,7 @@ import pytest
 
 from memory_service.chaos.model_modes import answer, refusal, status
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
-from memory_service.gateway.models import CreateMemoryRequest, GetMemoriesRequest, Memory, SessionContext
+from memory_service.gateway.models import CreateMemoryRequest, GetMemoriesRequest, Memory, Message, SessionContext
 from memory_service.service import MemoryService
 from memory_service.values import Scope
 from tests.gateway.conftest import ANYBODY, Open, said
@@ -137,6 +137,21 @@ async def test_what_somebody_did_meanwhile_stays(opened: Open, model: ModelServe
     await service.sweep()
     await settled(service)
     assert len(model.chats) == 1
+
+
+async def test_the_data_of_an_image_is_neither_kept_with_a_memory_nor_sent(opened: Open, model: ModelServer) -> None:
+    service = await opened(**using(model))
+    model.hanging = True
+    image = {"type": "image", "data": "aW1hZ2U=" * 9, "mimeType": "image/png"}
+    message = Message.model_validate({"role": "user", "content": [{"type": "text", "text": TEXT}, image]})
+    context = SessionContext(messages=[message])
+    request = CreateMemoryRequest(session_id="s", user_id="ana", agent_id="a", session_context=context)
+    await service.gateway.create_memory(ANYBODY, request)
+    await until(lambda: model.chats)
+    (kept,) = await record(service).memories(ANA, ["memory"])
+    assert kept.rough is not None
+    assert "[image]" in model.chats[0].prompt
+    assert "aW1hZ2U" not in f"{kept}{model.chats[0].prompt}"
 
 
 async def test_an_embedding_of_another_server_is_not_waited_for(opened: Open, model: ModelServer, clock: Clock) -> None:
