@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.background import Clock, record, settled, until
 from tests.support.process import service_process
 
 ANA = Scope(user_id="ana")
+PATIENCE_S = 10
 TEXT = "I like green tea."
 EXTRACT = f"user: {TEXT}"
 
@@ -155,13 +157,14 @@ async def test_the_data_of_an_image_is_neither_kept_with_a_memory_nor_sent(opene
 
 
 async def test_an_embedding_of_another_server_is_not_waited_for(opened: Open, model: ModelServer, clock: Clock) -> None:
-    service = await opened(**using(model, openai_embedding_model="embedding-model"))
+    service = await opened(**using(model, openai_embedding_model="embedding-model", embedding_timeout_seconds=60))
     await create(service)
     await settled(service)
     await until(lambda: model.embeddings)
     model.hanging = True
     clock.advance(minutes=1)
-    made = await create(service, "And Ida, my boat.")
+    async with asyncio.timeout(PATIENCE_S):
+        made = await create(service, "And Ida, my boat.")
     assert made.embedding is None
     request = GetMemoriesRequest(user_id="ana")
     newest, before = (await service.gateway.get_memories(ANYBODY, request)).memories
@@ -199,8 +202,6 @@ def test_after_a_kill_it_is_still_written(tmp_path: Path, model: ModelServer) ->
 
 
 def _refined(url: str) -> dict[str, Any]:
-    import asyncio
-
     async def look() -> dict[str, Any] | None:
         response = httpx2.post(f"{url}/get-memories", json={"user_id": "ana"})
         (memory,) = response.json()["memories"]
