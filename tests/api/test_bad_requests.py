@@ -43,7 +43,6 @@ async def test_there_is_nothing_at_other_paths(http: httpx2.AsyncClient, unharme
         f"/{CANARY}",
         "/memory",
         "/sessions",
-        "/sessions/s",
         "/sessions//reflection",
         "/sessions/s/reflection/more?user_id=ana",
         "/sessions/a%2Fb/reflection?user_id=ana",

@@ -41,12 +41,13 @@ class GatewayContract:
         assert await store.whose("acme", "missing") == []
 
     async def test_who_has_a_memory_of_a_session_is_found_too_and_once(self, store: Store) -> None:
-        for user_id in ("ana", "ben"):
+        for scope in (a_scope("ana"), a_scope("ben"), a_scope("ana", "other")):
             memories = tuple(a_memory(f"m{n}", kind="memory", session_id="s") for n in range(2))
-            await store.commit(Commit(scope=a_scope(user_id), memories=memories))
+            await store.commit(Commit(scope=scope, memories=memories))
         await begin(store, a_key("s"))
         await store.commit(Commit(scope=a_scope("cai"), memories=(a_memory("m", kind="memory", session_id="t"),)))
         assert sorted(scope.user_id for scope in await store.whose("default", "s")) == ["ana", "ben"]
+        assert await store.whose("other", "s") == [a_scope("ana", "other")]
 
     # What a model is still to write
 
