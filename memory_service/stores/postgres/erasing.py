@@ -42,7 +42,7 @@ ENTRIES = (
     f"DELETE FROM search_entries WHERE owner = {OWNER} AND (item_id = ANY(%(memories)s) OR item_id = %(item)s"
     f" OR (%(item)s = '' AND {ITEMS_OF_SESSION}))"
 )
-NOTE = "INSERT INTO erasures SELECT unnest(%s) ON CONFLICT DO NOTHING"
+NOTE = "INSERT INTO erasures SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 NEW_EPOCH = f"UPDATE owners SET epoch = DEFAULT WHERE id = {OWNER}"
 
 Rows = list[tuple[Any, ...]]
