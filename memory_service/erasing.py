@@ -23,7 +23,6 @@ from memory_service.values import Scope, SessionKey
 
 logger = logging.getLogger(__name__)
 
-
 Named = tuple[What, tuple[str | int, ...], datetime]
 """What a thing is called where it was erased, and since when it has been there."""
 
@@ -95,9 +94,13 @@ class Erasing:
         """Delete memories of any kind, but for their ids: they are not learnt again. Returns those there were."""
         held = (await self._store.items(scope, list(memory_ids), "")).memories
         ids = [memory.memory_id for memory in held if not memory.is_deleted]
-        if ids:
-            await self._note("memory", scope, *((memory_id,) for memory_id in ids))
-        return await self._rights.delete(scope, ids)
+        if not ids:
+            return []
+        erasure_ids = await self._note("memory", scope, *((memory_id,) for memory_id in ids))
+        with self._carried_out():
+            gone = await self._rights.delete(scope, ids)
+            await self._store.note_erasures(erasure_ids)
+        return gone
 
     async def _noted(self, what: What, scope: Scope, *names: str | int) -> str:
         return (await self._note(what, scope, names) or [""])[0]

@@ -62,7 +62,7 @@ class Tombstones:
                 ]
                 noted = [Tombstone(erasure_id=one, what=what, of=of, erased_at=erased_at) for one, of in named]
                 self._append([_line(tombstone) for tombstone in noted])
-            except OSError as exc:
+            except (OSError, msgspec.DecodeError) as exc:
                 raise StoreUnavailable(f"ERASURES_FILE cannot be written ({type(exc).__name__})") from exc
         return ids
 

@@ -1,14 +1,15 @@
 """Taking what is kept of a user away from the containers: all of it, a session, or a turn.
 
 It takes many batches, and any of them may be the last. So a new epoch comes first, by which work that has read what is
-to go is refused; whoever asks again goes on; and what drivers have to forget is said when it can be read no more.
+to go is refused; a session's head goes last, so that whoever asks again goes on; and what drivers have to forget is
+said when it can be read no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,7 @@ ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "
 STAYS = (MIRROR, "epoch")
 ERASURES = "~erasures"
 """The partition of what was erased: those of users have a bar in their names."""
-OF_SESSION = "SELECT TOP 1000 c.id, c.type, c.body FROM c WHERE c.session = @session"
+OF_SESSION = "SELECT TOP 1000 c.id, c.type, c.body, c._etag FROM c WHERE c.session = @session"
 
 
 class Erasing:
@@ -69,7 +70,9 @@ class Erasing:
         await self._write_memories(scope, with_it)
         if what.seq is None:
             while found := await self._of_session(owner, what):
-                await self._delete(found, owner, gone)
+                rest = [row for row in found if row["type"] != "head"]
+                await self._delete(rest or found, owner, gone)
+            gone["sessions"] = 1
         else:
             names = [row for row in found if row["type"] == "request"]
             await self._delete(names, owner, gone)
@@ -139,12 +142,13 @@ class Erasing:
             await batches.send_each(self._client, container, deletions, doc.owner_of(scope))
         await self._moving.restore(scope, [thing for thing in with_it.left if thing.memory])
 
-    async def _delete(self, found: Iterable[Document], owner: str, gone: Counter[str]) -> None:
-        """The head first: whoever adds to the session is refused from then on."""
-        ordered = sorted(found, key=lambda row: row["type"] != "head")
-        deletions: list[Operation] = [("delete", (row["id"],)) for row in ordered]
+    async def _delete(self, found: Sequence[Document], owner: str, gone: Counter[str]) -> None:
+        """A head only if nobody added to its session since it was read: otherwise there is more to delete before it."""
+        deletions: list[Operation] = [
+            batches.delete(row) if row["type"] == "head" else ("delete", (row["id"],)) for row in found
+        ]
         await batches.send_each(self._client, self._names.interactions, deletions, owner)
-        gone.update(ERASED_AS[row["type"]] for row in ordered if row["type"] in ERASED_AS)
+        gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
 
     async def _begin_mirrors_anew(self, found: Iterable[Document], owner: str) -> None:
         operations = [erased(row["id"]) for row in found if row["type"] == MIRROR]
