@@ -10,11 +10,11 @@ import pytest
 
 from memory_service.erasing import Erasing
 from memory_service.errors import StoreUnavailable
-from memory_service.pool import HotSession, SessionPool
+from memory_service.pool import SessionPool
 from memory_service.rights import Rights
 from memory_service.stores.exports import Erased
 from memory_service.tombstones import Tombstones
-from memory_service.values import Scope
+from memory_service.values import Hot, Scope
 from tests.support.stores import FaultyStore
 from tests.support.values import NOON, a_key, begin
 
@@ -31,12 +31,15 @@ class World:
         rights = Rights(self.store, self.changed.append, now=lambda: NOON)
         self.erasing = Erasing(self.store, self.pool, rights, tombstones, self.changed.append, now=lambda: NOON)
 
-    async def meanwhile(self, verb: str, erasing: Awaitable[Erased]) -> HotSession:
+    async def read(self) -> Hot | None:
+        return (await self.pool.read(KEY)).hot
+
+    async def meanwhile(self, verb: str, erasing: Awaitable[Erased]) -> Hot | None:
         """Read the session while the store is at it, and then let it go on; returns what was read."""
         hang = self.store.hang_at(verb)
         task = asyncio.ensure_future(erasing)
         await hang.reached.wait()
-        reading = asyncio.ensure_future(self.pool.read(KEY))
+        reading = asyncio.ensure_future(self.read())
         await asyncio.sleep(0)
         hang.release()
         await task
@@ -47,7 +50,7 @@ async def test_a_session_that_was_read_while_its_user_was_erased_is_not_held() -
     world = World()
     await begin(world.store, KEY, turns=2)
     await world.meanwhile("erase", world.erasing.user(KEY.scope))
-    assert (await world.pool.read(KEY)).hot is None
+    assert await world.read() is None
     assert world.changed == [KEY.scope]
 
 
@@ -55,16 +58,16 @@ async def test_a_session_that_was_read_while_it_was_erased_is_not_held() -> None
     world = World()
     await begin(world.store, KEY, turns=2)
     await world.meanwhile("forget", world.erasing.session(KEY))
-    assert (await world.pool.read(KEY)).hot is None
+    assert await world.read() is None
 
 
 async def test_of_a_session_that_was_read_while_a_turn_was_erased_the_turn_is_not_held() -> None:
     world = World()
     await begin(world.store, KEY, turns=2)
-    await world.pool.read(KEY)
-    for entry in (await world.meanwhile("forget", world.erasing.turn(KEY, 1)), await world.pool.read(KEY)):
-        assert entry.hot is not None  # who asks meanwhile waits: a summary may be made of what is read
-        assert [bool(turn.messages) for turn in entry.hot.turns] == [False, True]
+    await world.read()
+    for hot in (await world.meanwhile("forget", world.erasing.turn(KEY, 1)), await world.read()):
+        assert hot is not None  # who asks meanwhile waits: a summary may be made of what is read
+        assert [bool(turn.messages) for turn in hot.turns] == [False, True]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not done", "done and not told"])

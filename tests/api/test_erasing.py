@@ -224,6 +224,28 @@ async def test_a_model_that_is_reading_it_brings_nothing_back(
 
 
 @only_sqlite
+async def test_a_model_that_was_told_of_it_is_asked_again_without(connect: Connect, model: ModelServer) -> None:
+    """What it makes of another conversation may hold what it was told of this one."""
+    endpoint = {"openai_base_url": model.openai_url, "openai_api_key": API_KEY, "openai_model": CHAT_MODEL}
+    http = await connect(**endpoint)
+    await talk(http, "ana", "s", f"I prefer my {CANARY} to all other birds.")
+    await settled(http)
+    assert CANARY in str(await told(http, INSIGHTS, user_id="ana"))
+    model.hanging = True
+    await talk(http, "ana", "s2", "I prefer green tea to black coffee.", end=False)
+    await told(http, END, user_id="ana", session_id="s2")
+    await until(lambda: model.waiting)
+    assert CANARY in model.chats[-1].prompt
+    asked = len(model.chats)
+    await erased(http, "/sessions/s", user_id="ana")
+    model.hanging = False
+    await settled(http)
+    assert len(model.chats) == asked + 1
+    assert CANARY not in model.chats[-1].prompt
+    assert "green tea" in str(await told(http, INSIGHTS, user_id="ana"))
+
+
+@only_sqlite
 @pytest.mark.parametrize("path", ["/users/ana", "/sessions/s", "/sessions/s/turns/1"])
 async def test_a_copy_from_before_is_rid_of_it_when_it_is_served(visit: Visit, tmp_path: Path, path: str) -> None:
     record = tmp_path / "record" / "memory.db"
