@@ -237,6 +237,7 @@ class MovingContract:
         await store.erase(ANA)
         await store.commit(Commit(scope=ANA, vectors=(a_vector(late),)))
         assert [thing.name for thing in await all_of(store)] == []
+        assert (await store.users()).scopes == [], "not even the name"
 
     @pytest.mark.parametrize("limit", [1, 2, 1000])
     async def test_every_user_is_named_once(self, store: Store, limit: int) -> None:
