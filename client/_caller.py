@@ -73,7 +73,7 @@ class Caller:
             "url": self.service_url + call.path,
             "params": call.query or None,
             "json": _sendable(call.body) or None,
-            "headers": self._headers,
+            "headers": {**self._headers, **({"Content-Type": call.media_type} if call.media_type else {})},
             "timeout": self._timeout_s + call.wait_s,
         }
 

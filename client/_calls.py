@@ -17,7 +17,10 @@ LONGEST_IMPORT_S = 600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """`repeatable`: sent twice, it does the same as sent once. `wait_s`: how long the service may hold its answer."""
+    """`repeatable`: sent twice, it does the same as sent once. `wait_s`: how long the service may hold its answer.
+
+    `media_type`: of a body that is not JSON.
+    """
 
     method: str
     path: str
@@ -25,6 +28,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     wait_s: float = 0
+    media_type: str = ""
 
 
 def start(
@@ -189,7 +193,13 @@ def export_user(user_id: str) -> Call:
 
 def import_user(user_id: str | None) -> Call:
     """What is there already is left as it is: a repeat changes nothing."""
-    return Call(method="POST", path="/users/import", query=_present(user_id=user_id), wait_s=LONGEST_IMPORT_S)
+    return Call(
+        method="POST",
+        path="/users/import",
+        query=_present(user_id=user_id),
+        wait_s=LONGEST_IMPORT_S,
+        media_type="application/x-ndjson",
+    )
 
 
 def health() -> Call:

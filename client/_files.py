@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 PART = 65_536
 CUT_OFF = "the export was cut off; what was written is not whole"
-MEDIA_TYPE = "application/x-ndjson"
 
 
 class Written:
@@ -86,8 +85,7 @@ class AwaitedFiles(Caller):
 
         async def send() -> dict[str, Any]:
             file.seek(began)
-            request = {**self._request(call), "content": aparts_of(file), "headers": {"Content-Type": MEDIA_TYPE}}
-            return read(await self._http.request(**request))
+            return read(await self._http.request(**self._request(call), content=aparts_of(file)))
 
         return await self._retried(call, send)
 
@@ -119,8 +117,7 @@ class BlockingFiles(Caller):
 
         def send() -> dict[str, Any]:
             file.seek(began)
-            request = {**self._request(call), "content": parts_of(file), "headers": {"Content-Type": MEDIA_TYPE}}
-            return read(self._http.request(**request))
+            return read(self._http.request(**self._request(call), content=parts_of(file)))
 
         return self._retried(call, send)
 

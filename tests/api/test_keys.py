@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from io import BytesIO
 from typing import Any
 
 import httpx2
 import pytest
 
+from client import MemoryServiceClient, SyncMemoryServiceClient
 from memory_service.access import PERMISSIONS
 from memory_service.settings import Settings
 from tests.api.conftest import Connect, Visit
@@ -61,6 +64,32 @@ async def test_from_the_first_key_to_the_last(visit: Visit) -> None:
         assert (await http.delete(f"{KEYS}/{then['key_id']}")).json() == gone.json()
         problem(await http.post(START, json={"user_id": "ana"}, headers=bearer(then["key"])), 401, "unauthenticated")
         problem(await http.post(f"{KEYS}/{then['key_id']}/rotate", json={}), 409, "key_not_in_use")
+
+
+@pytest.mark.only_on("sqlite", "no store has a say in it")
+async def test_every_call_of_a_client_sends_its_key(visit: Visit) -> None:
+    """Also those that send and take files."""
+    async with visit() as http:
+        key = (await told(http, KEYS, name="app", permissions=sorted(PERMISSIONS)))["key"]
+    async with visit(auth_mode="keys") as http:
+        url = str(http.base_url)
+        async with MemoryServiceClient(url, "ana", api_key=key) as client:
+            await client.start_session("s")
+            await client.store_turn("Hello.", "Hello.")
+            file = BytesIO()
+            await client.export_user(file)
+            await client.erase_user()
+            file.seek(0)
+            assert (await client.import_user(file))["turns"] == 1
+
+        def blocking() -> dict[str, Any]:
+            with SyncMemoryServiceClient(url, "ana", api_key=key) as client:
+                file = BytesIO()
+                client.export_user(file)
+                file.seek(0)
+                return client.import_user(file)
+
+        assert (await asyncio.to_thread(blocking))["change"] == "unchanged"
 
 
 @pytest.mark.only_on("postgres", "two services share a record, and one such store is enough")
