@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from ast import literal_eval
 from importlib import import_module
 from pathlib import Path
 
@@ -76,8 +77,6 @@ def test_a_store_nobody_chose_costs_no_import() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
-    ours = [
-        f"memory_service.stores.{name}"
-        for name in ("base", "exports", "keys", "mirrors", "transient", "transient_mirrors")
-    ]
-    assert ran.stdout.strip() == str(ours)
+    loaded = {name.removeprefix("memory_service.stores.") for name in literal_eval(ran.stdout)}
+    assert "transient" in loaded
+    assert not loaded & {"apsw", "azure", "aiohttp", "sqlite", "cosmos", "postgres"}

@@ -15,7 +15,6 @@ from typing import Any, Self
 import msgspec
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import DatabaseProxy
-from msgspec.structs import replace
 
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
@@ -40,7 +39,7 @@ from memory_service.stores.cosmos.documents import (
     turn_of,
 )
 from memory_service.stores.cosmos.erasing import Erasing
-from memory_service.stores.cosmos.feed import Cursor, page_of, sorted_changes
+from memory_service.stores.cosmos.feed import Cursor, epoch_in, page_of, sorted_changes
 from memory_service.stores.cosmos.gateway import OfGateway
 from memory_service.stores.cosmos.keys import Keys
 from memory_service.stores.cosmos.mirrors import Mirrors
@@ -185,13 +184,13 @@ class CosmosStore(Store):
 
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
         here: Cursor = cursor or Cursor()
-        epoch = await self._epoch(scope)  # before what is read: in doubt all is read once more
         if not here.waiting:
             owner = owner_of(scope)
             feeds = zip(self._names.all, here.feeds, strict=True)
             read = await asyncio.gather(*(self._client.changes("entries", name, owner, after) for name, after in feeds))
-            here = here.with_changes(sorted_changes(found for found, _ in read), tuple(after for _, after in read))
-        return replace(page_of(here, space, limit), epoch=epoch)
+            changes, then = [found for found, _ in read], tuple(after for _, after in read)
+            here = here.with_changes(sorted_changes(changes), then, epoch_in(changes))
+        return page_of(here, space, limit)
 
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
         return await self._search.items(scope, item_ids, space)

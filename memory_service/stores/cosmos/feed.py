@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from memory_service.stores.base import Entries
-from memory_service.stores.cosmos.documents import Document, item_id_of, memory_of, turn_of, vector_of
+from memory_service.stores.cosmos.documents import FIRST_EPOCH, Document, item_id_of, memory_of, turn_of, vector_of
 from memory_service.values import Value
 
 NOWHERE = (None, None, None)
@@ -21,6 +23,7 @@ class Cursor(Value, frozen=True, kw_only=True):
     """`feeds`: the continuation of each. `waiting`: what was read from them and not given yet.
     `bare`: items given without a vector, with the revision given.
     While some are waiting, `former`: where those were read from, and `given`: items given since, with their etag.
+    `epoch`: the last that the feed has told of; what was deleted is in no feed.
     """
 
     feeds: tuple[str | None, ...] = NOWHERE
@@ -28,10 +31,12 @@ class Cursor(Value, frozen=True, kw_only=True):
     bare: dict[str, int] = {}
     former: tuple[str | None, ...] = NOWHERE
     given: dict[str, str] = {}
+    epoch: str = FIRST_EPOCH
 
-    def with_changes(self, changes: tuple[Document, ...], feeds: tuple[str, ...]) -> Cursor:
+    def with_changes(self, changes: tuple[Document, ...], feeds: tuple[str, ...], epoch: str | None) -> Cursor:
         waiting = tuple(document for document in changes if self.given.get(item_id_of(document)) != document["_etag"])
-        return Cursor(feeds=feeds, waiting=waiting, bare=self.bare, former=self.feeds, given=self.given)
+        epoch = epoch or self.epoch
+        return replace(self, feeds=feeds, waiting=waiting, former=self.feeds, epoch=epoch)
 
     @property
     def to_keep(self) -> Cursor:
@@ -40,7 +45,7 @@ class Cursor(Value, frozen=True, kw_only=True):
         Of what it knows of single items some goes where that is much: those may be given again.
         """
         bare, given = dict([*self.bare.items()][-MOST_KEPT:]), dict([*self.given.items()][-MOST_KEPT:])
-        return Cursor(feeds=self.former if self.waiting else self.feeds, bare=bare, given=given)
+        return Cursor(feeds=self.former if self.waiting else self.feeds, bare=bare, given=given, epoch=self.epoch)
 
 
 def sorted_changes(feeds: Iterable[list[Document]]) -> tuple[Document, ...]:
@@ -50,6 +55,11 @@ def sorted_changes(feeds: Iterable[list[Document]]) -> tuple[Document, ...]:
     """
     latest = {(doc["type"], doc["id"]): doc for feed in feeds for doc in feed if doc["type"] in ("turn", "memory")}
     return tuple(sorted(latest.values(), key=lambda doc: doc["written"]))
+
+
+def epoch_in(feeds: Iterable[list[Document]]) -> str | None:
+    """The epoch that began meanwhile, if one did."""
+    return next((str(doc["epoch"]) for feed in feeds for doc in feed if doc["type"] == "epoch"), None)
 
 
 def page_of(cursor: Cursor, space: str, limit: int) -> Entries:
@@ -77,6 +87,8 @@ def page_of(cursor: Cursor, space: str, limit: int) -> Entries:
             bare=bare,
             former=cursor.former,
             given={**cursor.given, **given} if waiting else {},
+            epoch=cursor.epoch,
         ),
         more=bool(waiting),
+        epoch=cursor.epoch,
     )
