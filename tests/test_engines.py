@@ -269,7 +269,7 @@ async def test_answers_of_an_engine_that_was_amiss_are_forgotten_with_it(make_wo
     world: World = await make_world(SHELF, query_cache_seconds=60)
     await world.service.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
-    for amend in (world.service.rebuild_driver, world.service.drop_driver):
+    for amend in (world.service.drivers.rebuild, world.service.drivers.drop):
         world.engine().shelf[ANA].clear()
         await world.service.remember(ANA, "another note")
         await world.caught_up()
@@ -277,7 +277,7 @@ async def test_answers_of_an_engine_that_was_amiss_are_forgotten_with_it(make_wo
         assert await world.found("walnuts") == ([], ())
         await amend(SHELF)
         assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
-        if amend == world.service.rebuild_driver:
+        if amend == world.service.drivers.rebuild:
             await world.caught_up()
 
 
@@ -308,7 +308,7 @@ async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(wor
     await world.service.remember(ANA, "walnuts again")
     assert len((await world.found("walnuts"))[0]) == 2
     assert engine.shelf == {}
-    for verb in (world.service.drop_driver, world.service.rebuild_driver):
+    for verb in (world.service.drivers.drop, world.service.drivers.rebuild):
         with pytest.raises(DriverNotFound):
             await verb(SHELF)
     await world.service.drivers.switch([SHELF])

@@ -63,6 +63,7 @@ FEWER = 10
 """Of the gateway: its bodies are deep, and to make one takes as long as to make ten others."""
 load_all_checks()
 ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
+SAID = {"user_message": "Ana likes tea", "agent_message": ""}
 PIECE = {"content": "Everybody has thirty days of leave", "category": "policies"}
 NO_DRIVER_THERE = {f"POST /drivers/{word}" for word in ("rebuild", "compare", "drop")}
 """Of this service, whose record is all it has: it answers 404. What they do is in tests/test_cli_drivers.py."""
@@ -161,8 +162,14 @@ def test_every_answer_is_as_described(
         http.post("/memories", content=json.dumps({"memories": [memory]}, default=str))
     if case.path == "/knowledge/recall" and case.method != "POST":
         return  # DELETE, which the document knows by another path: a piece may be called so
-    if case.operation.path == "/users/{user_id}/export":  # and somebody of whom something is kept
+    if case.operation.path.startswith("/users/{user_id}"):  # and somebody of whom something is kept
         http.post("/sessions/start", json={"user_id": case.path_parameters.get("user_id")})
+    if case.method == "DELETE" and case.operation.path.startswith("/sessions/"):  # and something to erase
+        who = {"user_id": (case.query or {}).get("user_id"), "session_id": case.path_parameters.get("session_id")}
+        http.post("/sessions/start", content=json.dumps({**who, "restore": False}, default=str))
+        http.post("/memory/store", content=json.dumps({**who, **SAID}, default=str))
+        if "turn_number" in case.path_parameters and case.path_parameters["turn_number"] in range(1, 100):
+            case.path_parameters["turn_number"] = 1
     as_described(case, service, answered)
 
 
