@@ -89,6 +89,7 @@ FOLDERS = (
     "chaos",
     "demo",
     "drivers",
+    "values",
 )
 ALONE_KNOWS = {
     "apscheduler": ["scheduler"],

@@ -143,33 +143,42 @@ def examples(count: int) -> settings:
     )
 
 
-@SCHEMA.exclude(path=BARE).parametrize()
-@examples(EXAMPLES)
-def test_every_answer_is_as_described(
-    case: schemathesis.Case, service: ServiceProcess, http: httpx2.Client, answered: Counter[tuple[str, int]]
-) -> None:
+def prepare(case: schemathesis.Case, http: httpx2.Client) -> None:
+    """Make what a request is about, so that it finds something."""
     if case.operation.path == "/memory/store":
         http.post("/sessions/start", json={**ANA, "restore": False})
-    if case.operation.path == "/knowledge/{doc_id}":  # so that there is something to delete
+    if case.operation.path == "/knowledge/{doc_id}":
         http.post("/knowledge", json={**PIECE, "doc_id": case.path_parameters.get("doc_id")})
     given = case.path_parameters.get("key_id")
-    if _is_id(given) and len(given) % 2:  # so that there is one to rotate or revoke
+    if _is_id(given) and len(given) % 2:
         made = http.post("/keys", json={"name": "made before", "permissions": ["read"]})
         case.path_parameters["key_id"] = made.json()["key_id"]
     if case.operation.path == "/memories/{memory_id}":
         user_id = {**(case.query or {}), **(case.body if isinstance(case.body, dict) else {})}.get("user_id")
         memory = {"user_id": user_id, "memory_id": case.path_parameters.get("memory_id"), "content": "Ana likes tea"}
         http.post("/memories", content=json.dumps({"memories": [memory]}, default=str))
+    if case.operation.path.startswith("/users/{user_id}"):
+        http.post("/sessions/start", json={"user_id": case.path_parameters.get("user_id")})
+    if case.method == "DELETE" and case.operation.path.startswith("/sessions/"):
+        prepare_session(case, http)
+
+
+def prepare_session(case: schemathesis.Case, http: httpx2.Client) -> None:
+    who = {"user_id": (case.query or {}).get("user_id"), "session_id": case.path_parameters.get("session_id")}
+    http.post("/sessions/start", content=json.dumps({**who, "restore": False}, default=str))
+    http.post("/memory/store", content=json.dumps({**who, **SAID}, default=str))
+    if "turn_number" in case.path_parameters and case.path_parameters["turn_number"] in range(1, 100):
+        case.path_parameters["turn_number"] = 1
+
+
+@SCHEMA.exclude(path=BARE).parametrize()
+@examples(EXAMPLES)
+def test_every_answer_is_as_described(
+    case: schemathesis.Case, service: ServiceProcess, http: httpx2.Client, answered: Counter[tuple[str, int]]
+) -> None:
     if case.path == "/knowledge/recall" and case.method != "POST":
         return  # DELETE, which the document knows by another path: a piece may be called so
-    if case.operation.path.startswith("/users/{user_id}"):  # and somebody of whom something is kept
-        http.post("/sessions/start", json={"user_id": case.path_parameters.get("user_id")})
-    if case.method == "DELETE" and case.operation.path.startswith("/sessions/"):  # and something to erase
-        who = {"user_id": (case.query or {}).get("user_id"), "session_id": case.path_parameters.get("session_id")}
-        http.post("/sessions/start", content=json.dumps({**who, "restore": False}, default=str))
-        http.post("/memory/store", content=json.dumps({**who, **SAID}, default=str))
-        if "turn_number" in case.path_parameters and case.path_parameters["turn_number"] in range(1, 100):
-            case.path_parameters["turn_number"] = 1
+    prepare(case, http)
     as_described(case, service, answered)
 
 

@@ -1,61 +1,17 @@
-"""The nouns: frozen values, and the rules about them that need no I/O.
-
-Times are aware UTC. `created_at` is when a thing was said or became known, as the caller tells it;
-`received_at` and `touched_at` are this service's own clock. Order is by sequence, never by time.
-"""
+"""Conversations: sessions, their turns, and the sittings they are reflected on by."""
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import msgspec
 from msgspec.structs import replace
 
 from memory_service.errors import SessionEnded
+from memory_service.values.root import Value
 
 Role = Literal["user", "assistant", "system", "tool"]
-Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-EXTRACTIVE = "extractive"
-"""Named as the model of what was picked and quoted, not written."""
-Durability = Literal["fsync", "quorum", "relaxed", "none"]
 ReflectionState = Literal["none", "pending", "done", "dead"]
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all values: immutable, compared and hashed by content."""
-
-
-class Scope(Value, frozen=True, kw_only=True):
-    """Whose memory. Every verb of a store takes one: reading across users is a type error."""
-
-    user_id: str
-    tenant_id: str = "default"
-
-
-KNOWLEDGE_OWNER = "~knowledge"
-"""Whose a tenant's global knowledge is: no caller can be called so, for `~` is in no id."""
-
-
-def knowledge_of(tenant_id: str) -> Scope:
-    """The scope of what all users of a tenant may know."""
-    return Scope(tenant_id=tenant_id, user_id=KNOWLEDGE_OWNER)
-
-
-NOBODY = "~nobody"
-"""Whose a tenant's sessions are that name no user. Nobody is told what is learnt of them, so nothing is."""
-
-
-def nobody_of(tenant_id: str) -> Scope:
-    """The scope of a tenant's sessions without a user."""
-    return Scope(tenant_id=tenant_id, user_id=NOBODY)
-
-
-class SessionKey(Value, frozen=True, kw_only=True):
-    scope: Scope
-    session_id: str
 
 
 class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,124 +210,6 @@ class Sitting(Value, frozen=True, kw_only=True):
         )
 
 
-class Source(Value, frozen=True, kw_only=True):
-    """One turn a memory rests on."""
-
-    session_id: str
-    seq: int
-
-
-class Rough(Value, frozen=True, kw_only=True):
-    """What a memory is still to be written from by a model, and how often it could not: the to-do column."""
-
-    messages: tuple[Message, ...]
-    attempts: int = 0
-
-
-class Memory(Value, frozen=True, kw_only=True):
-    """One piece of long-term memory. Ids are unique per scope; derived ones come from their origin.
-
-    `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
-    its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
-    they are to.
-    """
-
-    memory_id: str
-    kind: Kind
-    text: str
-    created_at: datetime
-    session_id: str | None = None
-    category: str | None = None
-    confidence: float = 1.0
-    importance: float = 0.5
-    sources: tuple[Source, ...] = ()
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = {}
-    model: str | None = None
-    prompt_version: str | None = None
-    valid_to: datetime | None = None
-    superseded_by: str | None = None
-    pinned: bool = False
-    edited: bool = False
-    updated_at: datetime | None = None
-    agent_id: str | None = None
-    rough: Rough | None = None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether somebody has had the last word on it: what is learnt later changes nothing about it."""
-        return self.pinned or self.edited or self.is_deleted
-
-    @property
-    def is_deleted(self) -> bool:
-        return not self.text and self.valid_to is not None
-
-    @property
-    def is_extract(self) -> bool:
-        """Whether it only repeats, word for word, what turns on record say."""
-        return self.model == EXTRACTIVE and self.kind != "memory"
-
-    def superseded(self, by: Memory) -> Memory:
-        return replace(self, valid_to=by.created_at, superseded_by=by.memory_id)
-
-    def deleted(self, now: datetime) -> Memory:
-        """What is left in its place, so that everybody who holds a copy learns that it is gone."""
-        return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now, updated_at=now)
-
-
-class Vector(Value, frozen=True, kw_only=True):
-    """The vectors of one item (a turn: one per message, in order; a memory: one), float32, unit length, row by row.
-
-    `token` is the store's mark of the item's revision; a vector of an overtaken revision is dropped. `texts`: how many
-    there are, when they are written.
-    """
-
-    item_id: str
-    token: int
-    space: str
-    data: bytes
-    texts: int = 1
-
-
-class Only(Value, frozen=True, kw_only=True):
-    """What a search is restricted to, beside kinds. Where nothing is so, nothing is found."""
-
-    session_id: str | None = None
-    category: str | None = None
-    agent_id: str | None = None
-    without_tags: frozenset[str] = frozenset()
-
-
-class Request(Value, frozen=True, kw_only=True):
-    """A caller's own name for one request, unique per scope; `digest` tells its body from another."""
-
-    key: str
-    digest: str
-    made_at: datetime
-
-
-class Effect(Value, frozen=True, kw_only=True):
-    """What a request of that name did."""
-
-    digest: str
-    session_id: str
-    turn_id: str
-
-
-def effect_of(request: Request, turn: Turn) -> Effect:
-    """What a request does that stores this turn."""
-    return Effect(digest=request.digest, session_id=turn.session_id, turn_id=turn.turn_id)
-
-
-class Unembedded(Value, frozen=True, kw_only=True):
-    """An item that has no vector in the asked-for space yet; exactly one of `turn` and `memory` is set."""
-
-    scope: Scope
-    token: int
-    turn: Turn | None = None
-    memory: Memory | None = None
-
-
 class Hot(Value, frozen=True, kw_only=True):
     """What the pool keeps of a session: its head and its live turns, oldest first."""
 
@@ -382,14 +220,3 @@ class Hot(Value, frozen=True, kw_only=True):
         """The last words of a speaker in the live turns; empty if there are none."""
         messages = (message for turn in reversed(self.turns) for message in reversed(turn.messages))
         return next((message.content for message in messages if message.role == role), "")
-
-
-def turn_item_id(session_id: str, seq: int) -> str:
-    """Name of a turn among searchable items; `#` is in no id, so no memory can share it."""
-    return f"{session_id}#{seq}"
-
-
-def derived_id(kind: str, *origin: str | int) -> str:
-    """Name something by its origin: the same origin gives the same id, so doing it twice writes it once."""
-    digest = hashlib.blake2b("\x1f".join(map(str, origin)).encode(), digest_size=12).hexdigest()
-    return f"{kind}_{digest}"

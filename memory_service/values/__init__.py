@@ -1,0 +1,77 @@
+"""The nouns: frozen values, and the rules about them that need no I/O.
+
+Times are aware UTC. `created_at` is when a thing was said or became known, as the caller tells it;
+`received_at` and `touched_at` are this service's own clock. Order is by sequence, never by time.
+"""
+
+from __future__ import annotations
+
+from memory_service.values.memories import (
+    EXTRACTIVE,
+    KINDS,
+    Kind,
+    Memory,
+    Only,
+    Rough,
+    Source,
+    Unembedded,
+    Vector,
+    derived_id,
+    turn_item_id,
+)
+from memory_service.values.requests import (
+    Effect,
+    Request,
+    effect_of,
+)
+from memory_service.values.root import (
+    KNOWLEDGE_OWNER,
+    NOBODY,
+    Durability,
+    Scope,
+    SessionKey,
+    Value,
+    knowledge_of,
+    nobody_of,
+)
+from memory_service.values.sessions import (
+    Hot,
+    Message,
+    ReflectionState,
+    Role,
+    Session,
+    Sitting,
+    Turn,
+)
+
+__all__ = [
+    "EXTRACTIVE",
+    "KINDS",
+    "KNOWLEDGE_OWNER",
+    "NOBODY",
+    "Durability",
+    "Effect",
+    "Hot",
+    "Kind",
+    "Memory",
+    "Message",
+    "Only",
+    "ReflectionState",
+    "Request",
+    "Role",
+    "Rough",
+    "Scope",
+    "Session",
+    "SessionKey",
+    "Sitting",
+    "Source",
+    "Turn",
+    "Unembedded",
+    "Value",
+    "Vector",
+    "derived_id",
+    "effect_of",
+    "knowledge_of",
+    "nobody_of",
+    "turn_item_id",
+]
