@@ -44,7 +44,10 @@ def visit(make_settings: Callable[..., Settings]) -> Visit:
 
     @asynccontextmanager
     async def opened_service(**changes: object) -> AsyncIterator[httpx2.AsyncClient]:
-        async with running(make_settings(**{**PATIENT, **changes})) as url, httpx2.AsyncClient(base_url=url) as http:
+        async with (
+            running(make_settings(**{**PATIENT, **changes})) as url,
+            httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as http,
+        ):
             yield http
 
     return opened_service

@@ -81,7 +81,7 @@ def durability(ground: str) -> str:
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Raw HTTP to the live service with default settings."""
-    async with httpx2.AsyncClient(base_url=url) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -91,7 +91,9 @@ async def connect(serve: Serve) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
         async def start(**changes: object) -> httpx2.AsyncClient:
-            return await stack.enter_async_context(httpx2.AsyncClient(base_url=await serve(**changes)))
+            return await stack.enter_async_context(
+                httpx2.AsyncClient(base_url=await serve(**changes), timeout=PATIENCE_S)
+            )
 
         yield start
 
@@ -102,7 +104,10 @@ def visit(make_settings: Callable[..., Settings]) -> Visit:
 
     @asynccontextmanager
     async def opened(**changes: object) -> AsyncIterator[httpx2.AsyncClient]:
-        async with running(make_settings(**changes)) as url, httpx2.AsyncClient(base_url=url) as client:
+        async with (
+            running(make_settings(**changes)) as url,
+            httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+        ):
             yield client
 
     return opened

@@ -14,6 +14,7 @@ from memory_service.app import open_service
 from memory_service.gateway.models import Message, SessionContext, UpsertSessionContextRequest
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
+from tests.api.talking import PATIENCE_S
 from tests.support.background import Clock, settled
 
 Open = Callable[..., Awaitable[MemoryService]]
@@ -46,7 +47,7 @@ async def service(opened: Open) -> MemoryService:
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Raw HTTP to a live service with default settings."""
-    async with httpx2.AsyncClient(base_url=url) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
         yield client
 
 
