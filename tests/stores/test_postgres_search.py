@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
@@ -14,7 +13,6 @@ from memory_service.errors import UnsafeStart
 from memory_service.stores import indexing
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.postgres import PostgresStore, moving, schema, search
-from memory_service.stores.postgres.commits import change_of, entries_of
 from memory_service.values import Hot, Memory, Scope
 from tests.postgres.launcher import PostgresServer
 from tests.postgres.proxy import pooling
@@ -225,10 +223,9 @@ async def test_of_two_who_write_the_first_of_a_user_both_count(
     store: PostgresStore, postgres_url: str, function: str
 ) -> None:
     first = Commit(scope=ANA, session=a_session("first", turn_count=1), turns=(a_turn(1, "first", text="walnuts"),))
-    change = change_of(first, store._index)
-    change["search"] = list((await entries_of(store._index, first.turns, ())).values())
+    change = await store._commits.change_of(first)
     async with await psycopg.AsyncConnection.connect(postgres_url) as other:
-        await other.execute(f"SELECT {function}('default', 'ana', %s, false)".encode(), (json.dumps(change),))
+        await other.execute(f"SELECT {function}('default', 'ana', %s, false)".encode(), (change,))
         second = asyncio.create_task(said(store, "walnuts", session_id="second"))
         await waits(postgres_url)
         await other.commit()
@@ -286,8 +283,7 @@ async def test_a_commit_made_again_for_a_lost_answer_leaves_what_came_after_it(
     await store.commit(turn)
     await point(store, {"s#1": np.stack([row(1), row(1)])})
     before = everything(postgres_url)
-    entries = await entries_of(store._index, turn.turns, ())
-    change = json.dumps({**change_of(turn, store._index), "search": list(entries.values())})
+    change = await store._commits.change_of(turn)
     rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", change)
     assert everything(postgres_url) == before
     assert names(await asked(store, "", row(1))) == ["s#1"]
@@ -309,9 +305,8 @@ async def test_a_commit_made_again_for_a_lost_answer_brings_nothing_back_that_ot
         commit = Commit(scope=ANA, sittings=(sitting,), memories=(memory,))
         await store.commit(commit)
         await learned(store, between)
-        change = change_of(commit, store._index)
-        change["search"] = list((await entries_of(store._index, (), commit.memories)).values())
-        rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", json.dumps(change))
+        change = await store._commits.change_of(commit)
+        rows(postgres_url, "SELECT commit_with_entries('default', 'ana', %s, true)", change)
 
     await twice(old, old.superseded(new))
     assert names(await asked(store, "Porto")) == []
