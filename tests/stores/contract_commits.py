@@ -252,6 +252,20 @@ class CommitContract:
 
     # Cancellation
 
+    async def test_what_holds_a_nul_is_written_over_like_anything_else(self, store: Store) -> None:
+        """Databases that read the values they keep may not take it for text."""
+        key, text = a_key(), "tea\0cake"
+        head = replace(await begin(store, key), cumulative_summary=text, version=2)
+        memory = replace(a_memory("m", text=text), kind="memory", session_id=key.session_id)
+        await store.commit(Commit(scope=key.scope, session=head, memories=(memory,)))
+        again, edited = replace(head, version=3), replace(memory, text=f"{text}!", updated_at=memory.created_at)
+        await store.commit(Commit(scope=key.scope, session=again, memories=(edited,), unchanged=(memory,)))
+        await self.must_refuse(store, Commit(scope=key.scope, memories=(memory,), unchanged=(memory,)), StaleVersion)
+        assert await store.head(key) == again
+        assert await store.find_memory(key.scope, "m") == edited
+        assert await store.whose(key.scope.tenant_id, key.session_id) == [key.scope]
+        assert await store.due_memories(10) == []
+
     async def test_a_commit_under_way_settles_although_its_caller_is_cancelled(self, store: Store) -> None:
         key = a_key()
         head = await begin(store, key)

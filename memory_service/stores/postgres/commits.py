@@ -110,6 +110,7 @@ def session_columns(head: Session) -> dict[str, Any]:
         "touched_at": micros(head.touched_at),
         "unreflected_turns": head.unreflected_turns,
         "live_after": head.live_after,
+        "incarnation": head.incarnation,
         "body": text_of(head),
     }
 
@@ -136,6 +137,9 @@ def memory_columns(memory: Memory) -> dict[str, Any]:
         "kind": memory.kind,
         "created_at": micros(memory.created_at),
         "superseded": memory.valid_to is not None,
+        "session_id": memory.session_id,
+        "updated_at": memory.updated_at,
+        "rough": memory.rough is not None,
         "body": text_of(memory),
     }
 

@@ -11,12 +11,12 @@ SESSIONS = "SELECT head FROM sessions JOIN owners ON owners.id = owner WHERE ten
 WHOSE = """
 SELECT tenant_id, user_id FROM (
     SELECT owner FROM sessions WHERE session_id = %s
-    UNION SELECT owner FROM memories WHERE kind = 'memory' AND (body::json ->> 'session_id') = %s
+    UNION SELECT owner FROM memories WHERE kind = 'memory' AND session_id = %s
 ) AS who JOIN owners ON owners.id = owner WHERE tenant_id = %s
 """
 ROUGH = """
 SELECT tenant_id, user_id, body FROM memories JOIN owners ON owners.id = owner
-WHERE (body::json ->> 'rough') IS NOT NULL ORDER BY memories.id LIMIT %s
+WHERE rough ORDER BY memories.id LIMIT %s
 """
 
 

@@ -99,14 +99,16 @@ RESTORE = [
         AND memory_id = columns ->> 'item_id'
     """,
     f"""
-    INSERT INTO sessions (owner, session_id, version, status, touched_at, unreflected_turns, live_after, head)
-    SELECT {OWNER}, session_id, version, status, touched_at, unreflected_turns, live_after, body FROM {GIVEN},
+    INSERT INTO sessions
+        (owner, session_id, version, status, touched_at, unreflected_turns, live_after, incarnation, head)
+    SELECT {OWNER}, session_id, version, status, touched_at, unreflected_turns, live_after, incarnation, body
+    FROM {GIVEN},
         json_to_record(columns) AS of_it(session_id text, version bigint, status text, touched_at bigint,
-            unreflected_turns bigint, live_after bigint, body text)
+            unreflected_turns bigint, live_after bigint, incarnation text, body text)
     WHERE kind = 'session' ORDER BY n
     ON CONFLICT (owner, session_id) DO UPDATE SET version = excluded.version, status = excluded.status,
         touched_at = excluded.touched_at, unreflected_turns = excluded.unreflected_turns,
-        live_after = excluded.live_after, head = excluded.head
+        live_after = excluded.live_after, incarnation = excluded.incarnation, head = excluded.head
     """,
     f"""
     INSERT INTO sittings (owner, session, first_seq, version, reflection, due_at, lease_until, body)
@@ -134,10 +136,12 @@ RESTORE = [
     WHERE kind = 'turn' ORDER BY n
     """,
     f"""
-    INSERT INTO memories (owner, memory_id, kind, created_at, superseded, written, body)
-    SELECT {OWNER}, memory_id, of_it.kind, created_at, superseded,
+    INSERT INTO memories
+        (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, written, body)
+    SELECT {OWNER}, memory_id, of_it.kind, created_at, superseded, session_id, updated_at, rough,
         n + (SELECT written FROM owners WHERE id = {OWNER}), body FROM {GIVEN},
-        json_to_record(columns) AS of_it(memory_id text, kind text, created_at bigint, superseded boolean, body text)
+        json_to_record(columns) AS of_it(memory_id text, kind text, created_at bigint, superseded boolean,
+            session_id text, updated_at text, rough boolean, body text)
     WHERE given.kind = 'memory' ORDER BY n
     """,
     f"""

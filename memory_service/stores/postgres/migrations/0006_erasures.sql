@@ -47,7 +47,7 @@ BEGIN
 
     SELECT * INTO v_head FROM json_to_record(p_change -> 'session') AS given(
         session_id text, version bigint, status text, touched_at bigint, unreflected_turns bigint, live_after bigint,
-        body text);
+        incarnation text, body text);
     SELECT id INTO v_session FROM sessions WHERE owner = v_owner AND session_id = v_head.session_id;
 
     IF p_again AND (
@@ -73,15 +73,16 @@ BEGIN
     END IF;
 
     IF v_head.version = 1 THEN
-        INSERT INTO sessions (owner, session_id, version, status, touched_at, unreflected_turns, live_after, head)
+        INSERT INTO sessions (owner, session_id, version, status, touched_at, unreflected_turns, live_after, incarnation, head)
             VALUES (v_owner, v_head.session_id, v_head.version, v_head.status, v_head.touched_at,
-                v_head.unreflected_turns, v_head.live_after, v_head.body)
+                v_head.unreflected_turns, v_head.live_after, v_head.incarnation, v_head.body)
             RETURNING id INTO v_session;
     ELSIF v_head.version > 1 THEN
         UPDATE sessions SET version = v_head.version, status = v_head.status, touched_at = v_head.touched_at,
                 unreflected_turns = v_head.unreflected_turns, live_after = v_head.live_after, head = v_head.body
             WHERE id = v_session AND version = v_head.version - 1
-                AND head::json ->> 'incarnation' = v_head.body::json ->> 'incarnation';
+                -- one from before there was the column has none
+                AND coalesce(incarnation, v_head.incarnation) = v_head.incarnation;
         IF NOT FOUND THEN
             RAISE 'stale version' USING ERRCODE = 'AM001';
         END IF;
@@ -113,13 +114,16 @@ BEGIN
     END LOOP;
 
     FOR v_item IN SELECT * FROM json_to_recordset(p_change -> 'memories') AS given(
-        memory_id text, kind text, created_at bigint, superseded boolean, body text)
+        memory_id text, kind text, created_at bigint, superseded boolean, session_id text, updated_at text,
+        rough boolean, body text)
     LOOP
         v_written := v_written + 1;
         DELETE FROM vectors WHERE owner = v_owner AND item_id = v_item.memory_id;
         DELETE FROM memories WHERE owner = v_owner AND memory_id = v_item.memory_id;
-        INSERT INTO memories (owner, memory_id, kind, created_at, superseded, written, body)
-            VALUES (v_owner, v_item.memory_id, v_item.kind, v_item.created_at, v_item.superseded, v_written, v_item.body);
+        INSERT INTO memories
+                (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, written, body)
+            VALUES (v_owner, v_item.memory_id, v_item.kind, v_item.created_at, v_item.superseded, v_item.session_id,
+                v_item.updated_at, v_item.rough, v_written, v_item.body);
     END LOOP;
 
     -- A vector is kept only if its item is still the one it was computed of.

@@ -12,7 +12,7 @@ BEGIN
             AS given(memory_id text, created_at bigint, updated_at text, wanted text)
         LEFT JOIN memories ON memories.owner = v_owner AND memories.memory_id = given.memory_id
         WHERE (memories.created_at IS DISTINCT FROM given.created_at
-                OR memories.body::json ->> 'updated_at' IS DISTINCT FROM given.updated_at)
+                OR memories.updated_at IS DISTINCT FROM given.updated_at)
             AND NOT (p_again AND memories.body IS NOT DISTINCT FROM given.wanted)
     ) THEN
         RAISE 'a memory was changed' USING ERRCODE = 'AM001';
