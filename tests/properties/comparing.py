@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.properties.lanes import Answer
 
 ASK_FOR_REFLECTION = ("/sessions/end", "/reflections/replay")
 HOW_FAR = ("reflection", "attempts", "last_error", "insights_count", "summary_generated")
+OF_THE_SITTING = ("active_context", "cumulative_summary", "formatted_context")
 
 
 def comparable(answer: Answer) -> tuple[int, Any]:
@@ -28,3 +30,9 @@ def _rounded(result: dict[str, Any]) -> dict[str, Any]:
     """Sums in another order differ in their last digits."""
     parts = {name: round(part, 4) for name, part in result["score_parts"].items()}
     return {**result, "score": round(result["score"], 4), "score_parts": parts}
+
+
+def without_the_sitting(context: Answer) -> Answer:
+    """A context but for what was said: turns and their summary stand for the same, and either may be there."""
+    body = {name: value for name, value in context.body.items() if name not in OF_THE_SITTING}
+    return replace(context, body=body)

@@ -34,6 +34,8 @@ class DrivenMachine(RuleBasedStateMachine):
         self.ages, self.mood, self.world = Ages(), Mood(), World()
         self.space = 1
         self.touched: set[SessionKey] = set()
+        self.raced: set[SessionKey] = set()
+        """Those whose end came beside turns: it may have been before they were compacted, or after."""
         self.lanes = [
             Lane(name, ground(self.home(f"{name}{size}")), size, self.mood, self.ages)
             for name, ground in self.grounds.items()

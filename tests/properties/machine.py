@@ -61,6 +61,7 @@ class MemoryMachine(DrivenMachine):
         else:
             told.close()
             told.reopen(now)
+            self.raced.discard(key)
         self.touched.add(key)
 
     def draft(self, key: SessionKey, text: str, named: str) -> Said:
@@ -119,6 +120,7 @@ class MemoryMachine(DrivenMachine):
             self.touched.add(key)
         if ended is not None and told is not None:
             told.end("client")
+            self.raced.add(key)
 
     def add_in_order(self, sent: list[Said], answers: list[Answer]) -> None:
         """Note the new turns in the order that the service gave them."""
@@ -253,6 +255,7 @@ class MemoryMachine(DrivenMachine):
 
     def forget(self, key: SessionKey) -> None:
         self.world.erase(key)
+        self.raced.discard(key)
         self.touched.discard(key)
         for lane in self.lanes:
             lane.book.forget(key)
