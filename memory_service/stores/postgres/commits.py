@@ -140,6 +140,7 @@ def memory_columns(memory: Memory) -> dict[str, Any]:
         "session_id": memory.session_id,
         "updated_at": memory.updated_at,
         "rough": memory.rough is not None,
+        "settled": memory.is_settled,
         "body": text_of(memory),
     }
 

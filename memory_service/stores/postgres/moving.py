@@ -137,11 +137,11 @@ RESTORE = [
     """,
     f"""
     INSERT INTO memories
-        (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, written, body)
-    SELECT {OWNER}, memory_id, of_it.kind, created_at, superseded, session_id, updated_at, rough,
+        (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, settled, written, body)
+    SELECT {OWNER}, memory_id, of_it.kind, created_at, superseded, session_id, updated_at, rough, settled,
         n + (SELECT written FROM owners WHERE id = {OWNER}), body FROM {GIVEN},
         json_to_record(columns) AS of_it(memory_id text, kind text, created_at bigint, superseded boolean,
-            session_id text, updated_at text, rough boolean, body text)
+            session_id text, updated_at text, rough boolean, settled boolean, body text)
     WHERE given.kind = 'memory' ORDER BY n
     """,
     f"""

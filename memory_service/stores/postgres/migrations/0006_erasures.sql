@@ -115,15 +115,15 @@ BEGIN
 
     FOR v_item IN SELECT * FROM json_to_recordset(p_change -> 'memories') AS given(
         memory_id text, kind text, created_at bigint, superseded boolean, session_id text, updated_at text,
-        rough boolean, body text)
+        rough boolean, settled boolean, body text)
     LOOP
         v_written := v_written + 1;
         DELETE FROM vectors WHERE owner = v_owner AND item_id = v_item.memory_id;
         DELETE FROM memories WHERE owner = v_owner AND memory_id = v_item.memory_id;
         INSERT INTO memories
-                (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, written, body)
+                (owner, memory_id, kind, created_at, superseded, session_id, updated_at, rough, settled, written, body)
             VALUES (v_owner, v_item.memory_id, v_item.kind, v_item.created_at, v_item.superseded, v_item.session_id,
-                v_item.updated_at, v_item.rough, v_written, v_item.body);
+                v_item.updated_at, v_item.rough, v_item.settled, v_written, v_item.body);
     END LOOP;
 
     -- A vector is kept only if its item is still the one it was computed of.
