@@ -23,6 +23,7 @@ FLOORS = [
         "extract",
         "limits",
         "redaction",
+        "stores.aging",
         "stores.exports",
         "stores.gateway",
         "stores.keys",

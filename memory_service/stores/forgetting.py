@@ -15,14 +15,21 @@ from memory_service.values import Memory, Session, Sitting, Source, Turn, Value
 
 
 class Forgetting(Value, frozen=True, kw_only=True):
-    """A session (`seq` is None) or one of its turns; `now` is when what is left is due to be read once more."""
+    """A session (`seq` is None) or one of its turns; `now` is when what is left is due to be read once more.
+
+    `untouched_since`: nothing goes of a session that was touched after it.
+    """
 
     session_id: str
     seq: int | None = None
     now: datetime
+    untouched_since: datetime | None = None
 
     def covers(self, source: Source) -> bool:
         return source.session_id == self.session_id and self.seq in (None, source.seq)
+
+    def spares(self, session: Session | None) -> bool:
+        return session is not None and self.untouched_since is not None and session.touched_at > self.untouched_since
 
 
 class Held(Value, frozen=True, kw_only=True):

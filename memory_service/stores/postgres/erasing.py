@@ -84,7 +84,7 @@ class Erasing:
         async def work(db: AsyncConnection[Any]) -> Erased:
             values = {**named(scope), "session": what.session_id, "seq": what.seq, "item": _item_of(what)}
             held = await self._held(db, values)
-            if held is None:
+            if held is None or what.spares(held.session):
                 return Erased()
             with_it = forgotten(what, held)
             values["memories"] = list(with_it.memories)

@@ -48,7 +48,7 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     note(db, erasure_id)
     owner = known_owner(db, scope)
     held = None if owner is None else _held(db, owner, what)
-    if owner is None or held is None:
+    if owner is None or held is None or what.spares(held.session):
         return Erased()
     with_it = forgotten(what, held)
     gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turn(db, owner, what)
