@@ -365,6 +365,8 @@ class TransientStore(Store):
         erased = drop(record, what, turns, with_it.memories)
         await self._restore(scope, with_it.left)
         record.epoch = uuid4().hex
+        if not (record.sessions or record.items or record.effects):
+            del self._records[scope]
         self._lags.begin_anew(scope)
         return erased
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from memory_service.errors import StaleVersion
 from memory_service.stores.aging import Tenants
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.exports import Erased
@@ -40,6 +41,15 @@ async def keep(store: Store, memory_id: str, scope: Scope | None = None, **chang
     memory = a_memory(memory_id, **{"kind": "memory", **changes})
     await store.commit(Commit(scope=scope or a_scope(), memories=(memory,)))
     return memory
+
+
+async def users(store: Store) -> set[str]:
+    found, page = set[str](), await store.users()
+    while True:
+        found |= {scope.user_id for scope in page.scopes}
+        if not page.more:
+            return found
+        page = await store.users(page.cursor)
 
 
 class AgingContract:
@@ -143,6 +153,23 @@ class AgingContract:
         assert await aged_memories(store, whose=Tenants(but=("globex", "acme"))) == ["other 3"]
 
     # Erasing what is aged
+
+    async def test_of_whom_nothing_is_left_not_even_the_name_stays_and_nothing_comes_back(self, store: Store) -> None:
+        for session_id in ("s", "s2"):
+            await begin(store, a_key(session_id), turns=2)
+        await begin(store, a_key("s", "ben"), turns=1)
+        epoch = await store.epoch(a_scope())
+        await store.forget(a_scope(), Forgetting(session_id="s", now=NOON))
+        assert await users(store) == {"ana", "ben"}
+        await store.forget(a_scope(), Forgetting(session_id="s2", now=NOON))
+        assert await users(store) == {"ben"}
+        with pytest.raises(StaleVersion):
+            await store.commit(Commit(scope=a_scope(), memories=(a_memory("late"),), epoch=epoch))
+        assert await users(store) == {"ben"}
+        await keep(store, "m")
+        await begin(store, a_key(), turns=1)
+        await store.forget(a_scope(), Forgetting(session_id="s", now=NOON))
+        assert await users(store) == {"ana", "ben"}, "a memory is left"
 
     async def test_a_session_is_erased_unless_it_was_touched_since(self, store: Store) -> None:
         await store.commit(Commit(scope=a_scope(), session=a_session(touched_at=minutes(5))))
