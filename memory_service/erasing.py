@@ -102,8 +102,8 @@ class Erasing:
             await self._store.note_erasures(erasure_ids)
         return gone
 
-    # What nobody has touched for long is noted nowhere: a restored record tells itself how old what it holds is, and who
-    # has come back to what an erasure that failed has left must not lose it to a note.
+    # What nobody has touched for long is noted nowhere: a restored record tells itself how old what it holds is, and
+    # who has come back to what an erasure that failed has left must not lose it to a note.
 
     async def aged_session(self, key: SessionKey, untouched_since: datetime) -> Erased:
         """Erase a session as `session` does, but for one that was touched since. Nothing, if it is not there."""

@@ -68,7 +68,7 @@ FLOORS = [
     ["reflection"],
     ["refining"],
     ["background", "erasing"],
-    ["drivers_in_use", "gateway.verbs"],
+    ["drivers_in_use", "gateway.verbs", "retention"],
     ["service"],
     ["api"],
     ["admission"],

@@ -132,7 +132,8 @@ class Sought(Value, frozen=True, kw_only=True):
 
 
 class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
-    """A system of record. All verbs act inside one scope but `users`, `whose`, `due_*`, `aged_*`, those of drivers and keys.
+    """A system of record. All verbs act inside one scope but `users`, `whose`, `due_*`, `aged_*`, and
+    those of drivers and keys.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """
