@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from memory_service.app import Surroundings, open_service
 from memory_service.erasing import Erasing
-from memory_service.errors import StoreCorrupt, StoreUnavailable, UnsafeStart
+from memory_service.errors import SessionNotFound, StoreCorrupt, StoreUnavailable, UnsafeStart
 from memory_service.pool import SessionPool
 from memory_service.retention import SETTLED_S, Keeping, Retention
 from memory_service.rights import Rights
@@ -26,7 +26,8 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit
 from memory_service.telling import Document
 from memory_service.values import KINDS, Message, Scope, SessionKey, Source, knowledge_of
-from tests.support.background import Clock, record, settled
+from tests.cosmos.launcher import KEY
+from tests.support.background import Clock, record, settled, until
 from tests.support.stores import FaultyStore
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_sitting, begin
 
@@ -485,3 +486,47 @@ async def test_one_that_is_damaged_keeps_no_other_from_going() -> None:
     await replica.retention.carry_out()
     told = replica.retention.stats()
     assert (told["sessions"], told["damaged"]) == (2, 1)
+
+
+# As it is put together
+
+
+@pytest.mark.parametrize("ground", ["postgres", "cosmos"])
+async def test_over_a_record_that_is_shared_all_goes_and_the_other_service_shows_it_no_more(
+    ground: str, request: pytest.FixtureRequest, make_settings: Callable[..., Settings]
+) -> None:
+    """By the real clocks: what is on record is from long ago."""
+    given: dict[str, Any] = {"retention_days": 30, "tenant_retention_days": "globex=0"}
+    if ground == "postgres":
+        given["store_url"] = request.getfixturevalue("postgres_url")
+    else:
+        server = request.getfixturevalue("cosmos_server")
+        given |= {"store_url": "cosmos:", "cosmos_endpoint": server.url, "cosmos_key": KEY}
+    then = datetime.now(UTC) - timedelta(days=30, minutes=-1)
+    settings = make_settings(**given)
+    async with open_service(settings) as one, open_service(settings) as other:
+        for scope, age in ((ANA, 2), (BEN, 2), (CAI, 0)):
+            key = SessionKey(scope=scope, session_id="s")
+            when = then - timedelta(minutes=age)
+            await begin(record(one), key, touched_at=when)
+            memory = a_memory("m", kind="memory", created_at=when)
+            await record(one).commit(Commit(scope=scope, memories=(memory,)))
+        of_ana = SessionKey(scope=ANA, session_id="s")
+        assert (await other.context(of_ana)).session.session_id == "s"
+        told = await carried_out(one)
+        assert (told["sessions"], told["memories"], told["waits"]) == (1, 1, "")
+        with pytest.raises(SessionNotFound):
+            await other.context(of_ana)
+        assert (await carried_out(other))["sessions"] == 0
+        assert (await kept(one, ANA), len(await kept(one, BEN)), len(await kept(one, CAI))) == (set(), 2, 2)
+
+
+async def test_it_is_done_without_being_asked(
+    make_settings: Callable[..., Settings], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory_service.app.EVERY_S", 0.01)
+    async with open_service(make_settings(retention_days=30), clock.around) as service:
+        await talk(service, ANA)
+        clock.advance(days=31)
+        await until(lambda: service.stats()["retention"]["sessions"])
+    assert service.stats()["retention"]["waits"] == ""
