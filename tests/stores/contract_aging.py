@@ -13,7 +13,7 @@ from memory_service.stores.aging import Tenants
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting
-from memory_service.values import Memory, Scope, SessionKey, knowledge_of
+from memory_service.values import Memory, Scope, SessionKey, Source, knowledge_of
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, begin, minutes
 
 EVERYBODY = Tenants()
@@ -153,6 +153,20 @@ class AgingContract:
         assert await aged_memories(store, whose=Tenants(but=("globex", "acme"))) == ["other 3"]
 
     # Erasing what is aged
+
+    async def test_of_what_was_learnt_from_it_alone_only_what_its_user_had_the_last_word_on_stays(
+        self, store: Store
+    ) -> None:
+        head = await begin(store, a_key(), turns=1)
+        source = (Source(session_id="s", seq=1),)
+        learnt = {"plain": {}, "pinned": {"pinned": True}, "edited": {"edited": True}}
+        memories = [a_memory(name, session_id="s", sources=source, **more) for name, more in learnt.items()]
+        await store.commit(Commit(scope=a_scope(), memories=tuple(memories)))
+        what = Forgetting(session_id="s", now=minutes(60), untouched_since=head.touched_at)
+        assert (await store.forget(a_scope(), what)).memories == 1
+        left = await store.memories(a_scope(), ["insight"])
+        assert {memory.memory_id for memory in left} == {"pinned", "edited"}
+        assert {(memory.sources, memory.session_id) for memory in left} == {((), None)}
 
     async def test_of_whom_nothing_is_left_not_even_the_name_stays_and_nothing_comes_back(self, store: Store) -> None:
         for session_id in ("s", "s2"):
