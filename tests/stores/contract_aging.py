@@ -167,6 +167,11 @@ class AgingContract:
         left = await store.memories(a_scope(), ["insight"])
         assert {memory.memory_id for memory in left} == {"pinned", "edited"}
         assert {(memory.sources, memory.session_id) for memory in left} == {((), None)}
+        await begin(store, a_key("asked"))
+        of_it = a_memory("pinned", session_id="asked", sources=(Source(session_id="asked", seq=1),), pinned=True)
+        await store.commit(Commit(scope=a_scope(), memories=(of_it,)))
+        asked = await store.forget(a_scope(), Forgetting(session_id="asked", now=minutes(60)))
+        assert asked.memories == 1, "who asks for a session to be erased has the last word on what was pinned too"
 
     async def test_of_whom_nothing_is_left_not_even_the_name_stays_and_nothing_comes_back(self, store: Store) -> None:
         for session_id in ("s", "s2"):
