@@ -210,6 +210,7 @@ async def _coming_back(settings: Settings, server: CosmosServer | None, repeat: 
         watch = Watch(last.store, server, repeat)
         yield await watch.row("context, cold", lambda n: last.context(f"user-{n}", "again"))
         yield await watch.row("sweep, nothing to do", lambda _: last.sweep())
+        yield await watch.row("retention, nothing to do", lambda _: last.look_for_aged())
 
 
 def tell(report: Report) -> str:

@@ -18,6 +18,7 @@ from memory_service.llm.offline import LocalEmbedder
 from memory_service.server import Server, listening, url_of
 from memory_service.service import MemoryService
 from memory_service.settings import Settings
+from memory_service.stores.aging import Tenants
 from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import CosmosStore
 from memory_service.stores.indexing import READ_WHOLE_TURNS
@@ -25,6 +26,7 @@ from memory_service.values import Scope
 from tests.support.values import a_key, a_memory, a_turn, begin
 
 NEVER_S = 3600
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 TURNS = 10
 LARGE, LARGE_TURNS = "large", READ_WHOLE_TURNS + 100
 """A user whose memory is rather narrowed than read, with so many turns."""
@@ -147,6 +149,11 @@ class Service:
         """With its look for vectors, which otherwise follows it."""
         await self._parts.background.sweep()
         await self._embedding.embed_due()
+
+    async def look_for_aged(self) -> None:
+        """What retention asks for each number of days."""
+        await self.store.aged_sessions(Tenants(), LONG_AGO, 200)
+        await self.store.aged_memories(Tenants(), LONG_AGO, 100)
 
 
 def _scope(user_id: str) -> Scope:

@@ -38,6 +38,7 @@ from memory_service.recall import Recall
 from memory_service.redaction import FORMS, IBAN, Redactor
 from memory_service.refining import Refiner
 from memory_service.reflection import Reflector, Retry
+from memory_service.retention import EVERY_S, Keeping
 from memory_service.revisions import Revisions
 from memory_service.scheduler import Scheduler
 from memory_service.service import MemoryService, Parts
@@ -126,6 +127,8 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
         parts.scheduler.every(settings.sweep_interval_seconds, "sweep", service.sweep)
         parts.scheduler.every(settings.sweep_interval_seconds, "follow the clock", clock.follow)
         parts.scheduler.every(settings.eviction_interval_seconds, "evict", parts.pool.evict_idle)
+        if service.retention.wanted:
+            parts.scheduler.every(EVERY_S, "retention", service.retention.carry_out)
         parts.scheduler.soon("sweep", service.sweep)
         asked = ",".join(parts.engines.order) or BUILTIN
         store_name = settings.chosen_store_url.partition(":")[0]
@@ -134,8 +137,13 @@ async def open_service(settings: Settings, around: Surroundings | None = None) -
 
 
 def make_service(settings: Settings, parts: Parts, around: Surroundings) -> MemoryService:
-    budget_tokens = settings.context_budget_tokens
-    return MemoryService(parts, context_budget_tokens=budget_tokens, now=around.now, new_id=around.new_id)
+    return MemoryService(
+        parts,
+        context_budget_tokens=settings.context_budget_tokens,
+        now=around.now,
+        monotonic=around.monotonic,
+        new_id=around.new_id,
+    )
 
 
 def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embedder, around: Surroundings) -> Parts:
@@ -174,6 +182,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         redactor=redactor,
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
+        keeping=Keeping.of(settings.retention_days, settings.tenant_retention_days),
     )
 
 

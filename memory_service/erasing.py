@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Seque
 from contextlib import contextmanager
 from datetime import datetime
 
-from memory_service.errors import SessionNotFound, TurnNotFound, UserNotFound
+from memory_service.errors import SessionNotFound, StaleVersion, TurnNotFound, UserNotFound
 from memory_service.pool import SessionPool
 from memory_service.rights import Rights
-from memory_service.stores.base import ALL, Store
+from memory_service.stores.base import ALL, Commit, Store
 from memory_service.stores.exports import Erased, Exported
 from memory_service.stores.forgetting import Forgetting
 from memory_service.tombstones import Tombstone, Tombstones, What, name_of
-from memory_service.values import Scope, SessionKey
+from memory_service.values import Memory, Scope, SessionKey
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,24 @@ class Erasing:
             gone = await self._rights.delete(scope, ids)
             await self._store.note_erasures(erasure_ids)
         return gone
+
+    # What nobody has touched for long is noted nowhere: a restored record tells itself how old what it holds is, and
+    # who has come back to what an erasure that failed has left must not lose it to a note.
+
+    async def aged_session(self, key: SessionKey, untouched_since: datetime) -> Erased:
+        """Erase a session as `session` does, but for one that was touched since. Nothing, if it is not there."""
+        what = Forgetting(session_id=key.session_id, now=self._now(), untouched_since=untouched_since)
+        return await self._forget(key, what, "")
+
+    async def aged_memories(self, scope: Scope, memories: Sequence[Memory]) -> int:
+        """Delete memories as `memories` does, if none of them has changed since it was read. Returns how many."""
+        gone = tuple(memory.deleted(self._now()) for memory in memories)
+        try:
+            await self._store.commit(Commit(scope=scope, memories=gone, unchanged=tuple(memories)))
+        except StaleVersion:
+            return 0
+        self._changed(scope)
+        return len(gone)
 
     async def _noted(self, what: What, scope: Scope, *names: str | int) -> str:
         return (await self._note(what, scope, names) or [""])[0]

@@ -26,6 +26,7 @@ FACTS = {
     "model",
 }
 FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
+FACTS |= {"count", "memories", "sessions"}
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
 
 

@@ -28,6 +28,7 @@ from memory_service.recall import Recall, Retrieved
 from memory_service.redaction import Redactor
 from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
+from memory_service.retention import Keeping, Retention
 from memory_service.revisions import Revisions
 from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
@@ -92,11 +93,18 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     redactor: Redactor
     tier: Tier | None = None
     tombstones: Tombstones | None = None
+    keeping: Keeping = Keeping()
 
 
 class MemoryService:
     def __init__(
-        self, parts: Parts, *, context_budget_tokens: int, now: Callable[[], datetime], new_id: Callable[[], str]
+        self,
+        parts: Parts,
+        *,
+        context_budget_tokens: int,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        new_id: Callable[[], str],
     ) -> None:
         self._parts = parts
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
@@ -108,6 +116,7 @@ class MemoryService:
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
         erased = self._something_erased
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
+        self.retention = Retention(parts.store, self.erasing, parts.keeping, now=now, monotonic=monotonic)
         self.gateway = Gateway(
             parts.store,
             parts.revisions,
@@ -377,6 +386,7 @@ class MemoryService:
             "recall": parts.recall.stats(),
             "drivers": parts.engines.stats(),
             "redaction": parts.redactor.stats(),
+            "retention": self.retention.stats(),
             "event_loop": parts.watchdog.stats(),
             "tokens": {
                 "model": parts.reader.name,

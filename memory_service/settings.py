@@ -153,6 +153,15 @@ class Settings(BaseSettings):
     session_abandon_hours: float = Field(
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )
+    retention_days: float = Field(
+        0,
+        ge=0,
+        description="Days after which what nobody has touched of what is kept of users is erased, from 1 on; "
+        "0 keeps it until somebody erases it.",
+    )
+    tenant_retention_days: str = Field(
+        "", description="Tenants of which it is another number of days, such as `acme=30,globex=0`."
+    )
 
     # Memory drivers: engines that follow the record and are asked first
     memory_driver: str = Field(

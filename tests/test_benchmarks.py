@@ -191,6 +191,7 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert f"here {LARGE_TURNS} turns, and {round(LARGE_TURNS * 0.4)} memories" in " ".join(azure_how_to.PAGE.split())
     assert actions["vectors of a turn"].requests == 5, "one partition of each container, which turn, its vectors"
     assert actions["sweep, nothing to do"].requests == 6
+    assert actions["retention, nothing to do"].requests == 3
     assert verbs["commit: turn"].requests == verbs["ping"].requests == 1
     assert verbs["entries: nothing new"].requests == 3
     assert verbs["commit: turn"].request_units > 10

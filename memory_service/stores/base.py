@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.aging import AgeVerbs
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.erasures import ErasureVerbs
 from memory_service.stores.exports import Exported, Exports, Users
@@ -130,8 +131,9 @@ class Sought(Value, frozen=True, kw_only=True):
     only: Only = Only()
 
 
-class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, ABC):
-    """A system of record. All verbs act inside one scope but `users`, `whose`, `due_*`, and those of drivers and keys.
+class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
+    """A system of record. All verbs act inside one scope but `users`, `whose`, `due_*`, `aged_*`, and
+    those of drivers and keys.
 
     All verbs raise StoreUnavailable if the backend fails, StoreCorrupt if what it holds of this is damaged.
     """

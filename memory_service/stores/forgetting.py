@@ -15,14 +15,26 @@ from memory_service.values import Memory, Session, Sitting, Source, Turn, Value
 
 
 class Forgetting(Value, frozen=True, kw_only=True):
-    """A session (`seq` is None) or one of its turns; `now` is when what is left is due to be read once more."""
+    """A session (`seq` is None) or one of its turns; `now` is when what is left is due to be read once more.
+
+    `untouched_since`: nobody asks for it, it is of age: nothing goes of a session that was touched after that, nor what
+    its user has pinned.
+    """
 
     session_id: str
     seq: int | None = None
     now: datetime
+    untouched_since: datetime | None = None
 
     def covers(self, source: Source) -> bool:
         return source.session_id == self.session_id and self.seq in (None, source.seq)
+
+    def leaves(self, memory: Memory) -> bool:
+        """Whether a memory stays though it rests on nothing any more: its user has had the last word on it."""
+        return memory.edited or (memory.pinned and self.untouched_since is not None)
+
+    def spares(self, session: Session | None) -> bool:
+        return session is not None and self.untouched_since is not None and session.touched_at > self.untouched_since
 
 
 class Held(Value, frozen=True, kw_only=True):
@@ -68,7 +80,7 @@ def _without(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> Mem
     if not _touched(what, memory, read_anew):
         return memory
     left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
-    if not left and not memory.edited:
+    if not left and not what.leaves(memory):
         return None
     return replace(memory, sources=left, session_id=left[0].session_id if left else None)
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.aging import AgedMemory, Tenants, is_aged
 from memory_service.stores.base import (
     REQUESTS_KEPT,
     Capabilities,
@@ -232,6 +233,28 @@ class TransientStore(Store):
         ]
         return [item for _, item in sorted(due, key=lambda found: found[0])[:limit]]
 
+    # What nobody has touched for long
+
+    async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
+        aged = [
+            (session.touched_at, SessionKey(scope=scope, session_id=session.session_id))
+            for scope, record in self._records.items()
+            for session in record.sessions.values()
+            if whose.include(scope.tenant_id) and session.touched_at <= untouched_since
+        ]
+        return [key for _, key in sorted(aged, key=lambda found: found[0])[:limit]]
+
+    async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
+        aged = [
+            AgedMemory(scope=scope, memory=memory)
+            for scope, record in self._records.items()
+            for memory in memories_of(record)
+            if whose.include(scope.tenant_id)
+            and is_aged(memory, unchanged_since)
+            and memory.session_id not in record.sessions
+        ]
+        return sorted(aged, key=lambda one: one.memory.created_at)[:limit]
+
     # To-do columns
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
@@ -333,7 +356,7 @@ class TransientStore(Store):
         record = self._of(scope)
         session = record.sessions.get(what.session_id)
         turns = [turn for turn in record.turns.get(what.session_id, {}).values() if what.seq in (None, turn.seq)]
-        if session is None or (what.seq is not None and not turns):
+        if session is None or what.spares(session) or (what.seq is not None and not turns):
             return Erased()
         sittings = await self._sittings(SessionKey(scope=scope, session_id=what.session_id))
         memories = list(memories_of(record))
@@ -342,6 +365,8 @@ class TransientStore(Store):
         erased = drop(record, what, turns, with_it.memories)
         await self._restore(scope, with_it.left)
         record.epoch = uuid4().hex
+        if not (record.sessions or record.items or record.effects):
+            del self._records[scope]
         self._lags.begin_anew(scope)
         return erased
 

@@ -15,6 +15,7 @@ from tests.support.stores import opened
 # asserts of the contract explain themselves like those of a test file
 pytest.register_assert_rewrite(
     "tests.stores.contract",
+    "tests.stores.contract_aging",
     "tests.stores.contract_commits",
     "tests.stores.contract_reads",
     "tests.stores.contract_recall",

@@ -16,6 +16,7 @@ import pytest
 from memory_service.errors import StaleVersion
 from memory_service.settings import Settings
 from memory_service.stores.base import Commit, DuplicateTurn, Store
+from tests.stores.contract_aging import AgingContract
 from tests.stores.contract_commits import CommitContract
 from tests.stores.contract_due import DueContract
 from tests.stores.contract_erasing import ErasingContract
@@ -39,6 +40,7 @@ class StoreContract(
     MirrorContract,
     MovingContract,
     ErasingContract,
+    AgingContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:

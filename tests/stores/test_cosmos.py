@@ -19,7 +19,9 @@ from msgspec.structs import replace
 
 from memory_service.errors import ContentTooLarge, StoreUnavailable, UnsafeStart
 from memory_service.settings import Settings
+from memory_service.stores.aging import Tenants
 from memory_service.stores.base import REQUESTS_KEPT, Commit, Store
+from memory_service.stores.cosmos import aging
 from memory_service.stores.cosmos.documents import RECEIPTS_KEPT_S
 from memory_service.values import Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY, CosmosServer
@@ -237,6 +239,23 @@ async def test_any_number_and_size_of_memories_and_vectors_are_written_in_parts(
     assert len(vectors) == 251
     await store.commit(Commit(scope=a_scope(), vectors=vectors))
     assert await store.due_vectors("space", 1000) == []
+
+
+async def test_memories_that_are_kept_hide_none_that_are_aged_however_many_pages_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch, cosmos_server: CosmosServer
+) -> None:
+    monkeypatch.setattr(aging, "PAGE", 2)
+    await begin(store, a_key("here"))
+    kept = [a_memory(f"edited {n}", kind="memory", created_at=minutes(n), edited=True) for n in range(3)]
+    kept += [a_memory(f"of here {n}", kind="memory", created_at=minutes(3 + n), session_id="here") for n in range(3)]
+    due = [a_memory(f"due {n}", kind="memory", created_at=minutes(10 + n)) for n in range(5)]
+    await store.commit(Commit(scope=a_scope(), memories=(*kept, *due)))
+    found = await store.aged_memories(Tenants(), minutes(60), 3)
+    assert [one.memory.memory_id for one in found] == ["due 0", "due 1", "due 2"]
+    assert len(await store.aged_memories(Tenants(), minutes(60), 100)) == 5
+    cosmos_server.calls()
+    assert await store.aged_memories(Tenants(), minutes(-1), 100) == []
+    assert len([call for call in cosmos_server.calls() if call["op"] == "query"]) == 2, "one a container"
 
 
 async def test_overtaken_vectors_are_dropped_and_the_others_are_written(store: Store) -> None:

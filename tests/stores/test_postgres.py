@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from memory_service.errors import UnsafeStart
+from memory_service.stores.aging import Tenants
 from memory_service.stores.base import Commit, Sought, Store
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.postgres import PostgresStore
@@ -127,6 +128,8 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             "reflections": lambda: store.reflections("default", "dead", 10),
             "due_sessions": lambda: store.due_sessions(NOON, 0, 10),
             "due_vectors": lambda: store.due_vectors("space", 10),
+            "aged_sessions": lambda: store.aged_sessions(Tenants(but=("acme",)), NOON, 10),
+            "aged_memories": lambda: store.aged_memories(Tenants(only="acme"), NOON, 10),
             "users": lambda: store.users(),
             "narrows": lambda: store.narrows(key.scope),
             "candidates": lambda: store.candidates(key.scope, WALNUTS),

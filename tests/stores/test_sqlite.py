@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pytest
 
 from memory_service.chaos.disk import FailingDisk
 from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreFailed, StoreUnavailable
+from memory_service.stores.aging import Tenants
 from memory_service.stores.base import Commit, DuplicateTurn, Store
-from memory_service.stores.sqlite import SQLiteStore, schema, writer
+from memory_service.stores.sqlite import SQLiteStore, aging, schema, writer
 from memory_service.values import Hot
 from tests.stores.contract import DurableStoreContract
 from tests.stores.sqlite_file import PATIENCE_S, contents, everything, other_process, raw, rows, writing_blocked
 from tests.support.background import until
 from tests.support.stores import opened, store_of
-from tests.support.values import a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
+from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
 
 
 async def handed_over(store: Store, commits: list[Commit]) -> list[asyncio.Task[None]]:
@@ -324,6 +325,25 @@ async def test_a_verb_sees_one_state_from_its_first_statement_to_its_last(store:
     committed.set()
     assert await reading == [0, 0]
     assert len(await store.turns(a_key(user_id="user1"))) == 1
+
+
+@pytest.mark.parametrize("of", [Tenants(), Tenants(only="acme"), Tenants(but=("acme",))])
+async def test_what_is_aged_is_found_by_its_age_alone(store: SQLiteStore, path: Path, of: Tenants) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def look(_: object, sql: str, values: Any) -> bool:
+        asked.append((sql, values))
+        return True
+
+    with closing(apsw.Connection(str(path))) as db:
+        db.exec_trace = look
+        aging.sessions(db, of, NOON, 10)
+        aging.memories(db, of, NOON, 10)
+        db.exec_trace = None
+        plans = [str(db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()) for sql, values in asked]
+    indexes = ("sessions_active (touched_at<?)", "sessions_ended (touched_at<?)", "memories_by_age (created_at<?)")
+    assert [index in plan for index, plan in zip(indexes, plans, strict=True)] == [True] * 3
+    assert "TEMP B-TREE" not in str(plans), "they come in their order"
 
 
 async def test_a_cancelled_read_leaves_its_reader_usable(store: SQLiteStore) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores import make_store
+from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import Commit, Entries, Store
 from memory_service.stores.bodies import Kinds, Place
 from memory_service.stores.exports import Erased, Exported, Exports, Users
@@ -142,6 +143,12 @@ class YieldingStore(Store):
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         return await self._around("due_reflections", lambda: self.inner.due_reflections(now, limit, scope))
+
+    async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
+        return await self._around("aged_sessions", lambda: self.inner.aged_sessions(whose, untouched_since, limit))
+
+    async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
+        return await self._around("aged_memories", lambda: self.inner.aged_memories(whose, unchanged_since, limit))
 
     async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
         return await self._around("find_effect", lambda: self.inner.find_effect(scope, request_key))

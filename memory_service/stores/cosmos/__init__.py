@@ -19,8 +19,10 @@ from azure.cosmos.aio import DatabaseProxy
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import SearchedBy, Settings
+from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import MICROSECOND, Kinds, Place, micros
+from memory_service.stores.cosmos.aging import Aging
 from memory_service.stores.cosmos.client import Client, Refused
 from memory_service.stores.cosmos.commits import Commits
 from memory_service.stores.cosmos.containers import LACKING, Names, create_missing, require_names
@@ -85,6 +87,7 @@ class CosmosStore(Store):
         self._mirrors = Mirrors(client, names)
         self._api_keys = Keys(client, names)
         self._gateway = OfGateway(client, names)
+        self._aging = Aging(client, names)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -233,6 +236,14 @@ class CosmosStore(Store):
 
     async def _due_memories(self, limit: int) -> list[Unrefined]:
         return await self._gateway.due_memories(limit)
+
+    # What nobody has touched for long
+
+    async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
+        return await self._aging.sessions(whose, untouched_since, limit)
+
+    async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
+        return await self._aging.memories(whose, unchanged_since, limit)
 
     # All users
 

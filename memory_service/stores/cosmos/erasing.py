@@ -23,7 +23,7 @@ from memory_service.stores.cosmos.mirrors import MIRROR, erased
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting, Forgotten, Held, forgotten
-from memory_service.values import Effect, Scope
+from memory_service.values import Effect, Scope, Session
 
 ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "turn": "turns", "memory": "memories"}
 STAYS = (MIRROR, "epoch")
@@ -63,6 +63,8 @@ class Erasing:
         owner = doc.owner_of(scope)
         found = await self._of_session(owner, what)
         if not found or (what.seq is not None and not any(row["type"] == "turn" for row in found)):
+            return Erased()
+        if what.spares(_head_in(found)):
             return Erased()
         await self._begin_epoch(owner)
         with_it = forgotten(what, await self._held(owner, what, await self._of_session(owner, what)))
@@ -125,10 +127,9 @@ class Erasing:
         sql = "SELECT c.body FROM c WHERE c.type = 'memory'"
         asked = (self._client.rows("forget", name, sql, {}, owner) for name in self._names.of_memories)
         memories = [doc.memory_of(row) for rows in await asyncio.gather(*asked) for row in rows]
-        heads = [doc.session_of(row) for row in found if row["type"] == "head"]
         turns = [doc.turn_of(row) for row in found if row["type"] == "turn"]
         return Held(
-            session=heads[0] if heads else None,
+            session=_head_in(found),
             sittings=[doc.sitting_of(row) for row in found if row["type"] == "sitting"],
             turn=turns[0] if turns and what.seq is not None else None,
             memories=memories,
@@ -153,6 +154,10 @@ class Erasing:
     async def _begin_mirrors_anew(self, found: Iterable[Document], owner: str) -> None:
         operations = [erased(row["id"]) for row in found if row["type"] == MIRROR]
         await batches.send_each(self._client, self._names.interactions, operations, owner)
+
+
+def _head_in(found: Sequence[Document]) -> Session | None:
+    return next((doc.session_of(row) for row in found if row["type"] == "head"), None)
 
 
 def _is_stored(effect: Effect, what: Forgetting, turn_ids: set[str]) -> bool:

@@ -41,7 +41,7 @@ from memory_service.values import Scope
 T = TypeVar("T")
 
 MIRROR, DRIVER = "mirror", "driver"
-OF_USERS = f"NOT ARRAY_CONTAINS(['{MIRROR}', '{DRIVER}', '{API_KEY}', 'epoch', 'erasure'], c.type)"
+OF_USERS = f"NOT ARRAY_CONTAINS(['{MIRROR}', '{DRIVER}', '{API_KEY}', 'epoch', 'erasure', 'receipt'], c.type)"
 """What is kept of users themselves."""
 DRIVERS = "~drivers"
 """The partition of drivers: those of users have a bar in their names."""

@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 from memory_service.errors import UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import SearchedBy, Settings
+from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import Capabilities, Commit, Entries, Sought, Store
 from memory_service.stores.bodies import (
     Kinds,
@@ -37,6 +38,7 @@ from memory_service.stores.gateway import Unrefined
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.postgres.aging import Aging
 from memory_service.stores.postgres.client import Client, Row
 from memory_service.stores.postgres.commits import Commits
 from memory_service.stores.postgres.erasing import Erasing
@@ -120,6 +122,7 @@ class PostgresStore(Store):
         self._mirrors = Mirrors(self._client)
         self._api_keys = Keys(self._client)
         self._gateway = OfGateway(self._client)
+        self._aging = Aging(self._client)
 
     @classmethod
     def from_settings(cls, settings: Settings, point: Point = nowhere) -> Self:
@@ -257,6 +260,14 @@ class PostgresStore(Store):
 
     async def _due_memories(self, limit: int) -> list[Unrefined]:
         return await self._gateway.due_memories(limit)
+
+    # What nobody has touched for long
+
+    async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
+        return await self._aging.sessions(whose, untouched_since, limit)
+
+    async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
+        return await self._aging.memories(whose, unchanged_since, limit)
 
     # All users
 

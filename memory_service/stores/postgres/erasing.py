@@ -44,6 +44,11 @@ ENTRIES = (
 )
 NOTE = "INSERT INTO erasures SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 NEW_EPOCH = f"UPDATE owners SET epoch = DEFAULT WHERE id = {OWNER}"
+# Of whom nothing is left not even the name stays.
+OF_NOBODY = f"DELETE FROM owners WHERE id = {OWNER}" + "".join(
+    f" AND NOT EXISTS (SELECT FROM {table} WHERE {table}.owner = owners.id)"
+    for table in ("sessions", "memories", "requests")
+)
 
 Rows = list[tuple[Any, ...]]
 Work = Callable[[AsyncConnection[Any]], Awaitable[Erased]]
@@ -84,7 +89,7 @@ class Erasing:
         async def work(db: AsyncConnection[Any]) -> Erased:
             values = {**named(scope), "session": what.session_id, "seq": what.seq, "item": _item_of(what)}
             held = await self._held(db, values)
-            if held is None:
+            if held is None or what.spares(held.session):
                 return Erased()
             with_it = forgotten(what, held)
             values["memories"] = list(with_it.memories)
@@ -94,7 +99,8 @@ class Erasing:
             if (await self._rows(db, "SELECT to_regclass('search_entries')", {}))[0][0]:
                 await self._client.execute(db, "forget", ENTRIES, values)
             await self._moving.write_in(db, "forget", await self._moving.values(scope, with_it.left))
-            await self._client.execute(db, "forget", NEW_EPOCH, values)
+            for sql in (NEW_EPOCH, OF_NOBODY):
+                await self._client.execute(db, "forget", sql, values)
             return _counted(gone)
 
         return await self._alone(scope, erasure_id, work)

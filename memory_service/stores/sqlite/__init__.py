@@ -21,6 +21,7 @@ import msgspec
 from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
+from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import (
     Kinds,
@@ -38,7 +39,7 @@ from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import erasing, gateway, keys, mirrors, moving
+from memory_service.stores.sqlite import aging, erasing, gateway, keys, mirrors, moving
 from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.writer import Writer
@@ -237,6 +238,14 @@ class SQLiteStore(Store):
 
     async def _due_memories(self, limit: int) -> list[Unrefined]:
         return await self._read(lambda db: gateway.due_memories(db, limit))
+
+    # What nobody has touched for long
+
+    async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
+        return await self._read(lambda db: aging.sessions(db, whose, untouched_since, limit))
+
+    async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
+        return await self._read(lambda db: aging.memories(db, whose, unchanged_since, limit))
 
     # All users
 

@@ -30,6 +30,12 @@ OF_A_SESSION = (
     ("sessions", "DELETE FROM sessions WHERE owner = ? AND session_id = ?"),
 )
 
+# Of whom nothing is left not even the name stays.
+OF_NOBODY = (
+    "DELETE FROM owners WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM sessions WHERE owner = ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM memories WHERE owner = ?1) AND NOT EXISTS (SELECT 1 FROM requests WHERE owner = ?1)"
+)
+
 
 def erase(db: apsw.Connection, scope: Scope, erasure_id: str) -> Erased:
     note(db, erasure_id)
@@ -48,7 +54,7 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     note(db, erasure_id)
     owner = known_owner(db, scope)
     held = None if owner is None else _held(db, owner, what)
-    if owner is None or held is None:
+    if owner is None or held is None or what.spares(held.session):
         return Erased()
     with_it = forgotten(what, held)
     gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turn(db, owner, what)
@@ -57,6 +63,7 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
         db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
     restore(db, scope, with_it.left)
     db.execute("UPDATE owners SET epoch = lower(hex(randomblob(8))) WHERE id = ?", (owner,))
+    db.execute(OF_NOBODY, (owner,))
     begin_anew(db, scope)
     return _counted({**gone, "memories": len(with_it.memories)})
 
