@@ -49,6 +49,7 @@ BEYOND_SCHEMA = re.compile(
     r"|\$\.cursor: is not one that was answered"
     r"|\$: nothing to change|\$\.pinned: contexts tell|\$\.(ids: to delete|query: a dry run takes)"
     r"|\$\.(limit|top_k|include_knowledge): Expected `int`, got `float`"  # 5.0 is an integer to JSON Schema
+    r"|\$\.limit: Input should be a valid integer"  # the same, of the gateway
     r"|this (turn_id|key) .*; nothing was changed"  # used before
 )
 """Refusals of what JSON Schema allows and cannot forbid; the document says these in words."""
