@@ -23,31 +23,13 @@ from memory_service.api.routes import VERBS
 from memory_service.erasing import Erasing
 from memory_service.settings import Settings
 from tests.api.talking import RETRIEVE, START, STORE, told
-from tests.api.test_credentials import A_FILE, CLOSED, Names, ask, name_of, path_of
+from tests.api.test_credentials import A_FILE, CLOSED, ROUTES, Names, ask, name_of, path_of
 from tests.support.admitted import Admitted, admitting, key_id_of
 from tests.support.identity_provider import IdentityProvider
 
 KEY = "the key of the audit"
 SAID = "canary-town"
-AUDITED = {
-    "forget",
-    "delete_memory",
-    "erase_user",
-    "erase_session",
-    "erase_turn",
-    "export_user",
-    "import_user",
-    "delete_knowledge",
-    "list_drivers",
-    "switch",
-    "rebuild",
-    "compare",
-    "drop",
-    "list_keys",
-    "create_key",
-    "rotate_key",
-    "revoke_key",
-}
+AUDITED = {name for name, route in ROUTES.items() if route.needs in ("erase", "admin")} | {"export_user"}
 """What is written down also where it is allowed."""
 
 pytestmark = pytest.mark.only_on("sqlite", "no store has a say in who may what")
@@ -180,10 +162,23 @@ async def test_of_whom_somebody_wanted_something_is_known_wherever_the_request_n
             line = log.line()
             of_one = "another user" in answer.json()["detail"]
             assert line.get("user") == (name("acme", "ana") if of_one else None), name_of(verb)
-        file = {"content": A_FILE, "headers": {"Content-Type": "application/x-ndjson"}}
-        async with admitted.http(await admitted.key("acme", "bob", permissions=["admin"])) as operator:
-            assert (await operator.post("/users/import", **file)).status_code == 403
-    assert log.line()["user"] == name("acme", "imported")
+
+
+async def test_whose_a_file_is_to_be_is_known_too(admitted: Admitted, log: Log) -> None:
+    """S25: who is named in it, or beside it, be it broken."""
+
+    async def sent(content: bytes, **query: str) -> int:
+        headers = {"Content-Type": "application/x-ndjson"}
+        return (await http.post("/users/import", params=query, content=content, headers=headers)).status_code
+
+    async with admitted.http(await admitted.key("acme", "bob")) as http:
+        assert await sent(A_FILE) == 403
+        assert log.line()["user"] == name("acme", "imported")
+        assert await sent(b"{", user_id="bob") == 422
+        line = log.line()
+        assert (line["event"], line["user"]) == ("the use of a right failed", name("acme", "bob"))
+        assert await sent(A_FILE, user_id="bob") == 200
+        assert log.line()["user"] == name("acme", "bob")
 
 
 async def test_a_key_that_is_made_for_a_user_of_another_tenant_says_both(admitted: Admitted, log: Log) -> None:
@@ -252,15 +247,20 @@ async def test_who_is_not_known_or_asks_too_much_fills_no_audit(
     assert [line["status"] for line in log.lines()] == [403, 403]
 
 
-async def test_the_counters_tell_how_often(admitted: Admitted) -> None:
+async def test_the_counters_tell_how_often_and_name_nobody(admitted: Admitted) -> None:
+    """S31"""
     async with admitted.http(await admitted.key()) as http:
         assert (await http.get("/stats")).json()["audit"] == {"done": 0, "failed": 0, "refused": 0}
         await http.get("/keys")
         await http.delete("/users/nobody")
-        async with admitted.http(await admitted.key(permissions=["read"])) as reader:
-            await reader.delete("/users/nobody")
-            await reader.post(RETRIEVE, json={"user_id": "ana", "query": "boat"})
-        assert (await http.get("/stats")).json()["audit"] == {"done": 1, "failed": 1, "refused": 1}
+        async with admitted.http(await admitted.key("canary", "canary", permissions=["read"])) as reader:
+            await reader.delete("/users/canary")
+            await reader.post(RETRIEVE, json={"user_id": "canary", "query": "boat"})
+        stats = await http.get("/stats")
+        assert stats.json()["audit"] == {"done": 1, "failed": 1, "refused": 1}
+        assert "canary" not in stats.text
+        keys = await admitted.service.keys.of_tenant()
+        assert not [key.key_id for key in keys if key.key_id in stats.text]
 
 
 async def test_whoever_has_a_token_of_their_own_is_not_named_either(
