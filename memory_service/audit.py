@@ -43,6 +43,6 @@ class Audit:
     def stats(self) -> dict[str, int]:
         return {str(outcome): count for outcome, count in self._counted.items()}
 
-    def name_of(self, tenant_id: str, user_id: str) -> str:
-        """What a user is called in the audit; no id holds a slash."""
-        return hmac.new(self._key, f"{tenant_id}/{user_id}".encode(), "sha256").hexdigest()
+    def name_of(self, *ids: str) -> str:
+        """What a user is called in the audit (by tenant and user), or something of theirs; no id holds a slash."""
+        return hmac.new(self._key, "/".join(ids).encode(), "sha256").hexdigest()

@@ -25,7 +25,7 @@ FACTS = {
     "jobs",
     "model",
 }
-FACTS |= {"credential", "permission", "route", "tenant", "user"}  # of the audit
+FACTS |= {"credential", "memory", "permission", "route", "session", "tenant", "user"}  # of the audit
 FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
 AUDIT = "memory_service.audit"
 """The logger of who did what by which right. It is written whatever LOG_LEVEL says."""

@@ -78,8 +78,8 @@ async def admitted(make_settings: Callable[..., Settings], log: Log) -> AsyncIte
         yield admitted
 
 
-def name(tenant_id: str, user_id: str, key: str = KEY) -> str:
-    return hmac.new(key.encode(), f"{tenant_id}/{user_id}".encode(), "sha256").hexdigest()
+def name(*ids: str, key: str = KEY) -> str:
+    return hmac.new(key.encode(), "/".join(ids).encode(), "sha256").hexdigest()
 
 
 async def one_turn(http: httpx2.AsyncClient, user_id: str = "ana") -> None:
@@ -162,6 +162,26 @@ async def test_of_whom_somebody_wanted_something_is_known_wherever_the_request_n
             line = log.line()
             of_one = "another user" in answer.json()["detail"]
             assert line.get("user") == (name("acme", "ana") if of_one else None), name_of(verb)
+
+
+async def test_what_it_was_that_was_erased_or_changed_is_known(admitted: Admitted, log: Log) -> None:
+    """A session and a memory by a hash as well; a driver by its name, once it is known to be one."""
+    async with admitted.http(await admitted.key()) as http:
+        for method, path, more in (
+            ("DELETE", "/sessions/s?user_id=ana", {"session": name("default", "ana", "s")}),
+            ("DELETE", "/sessions/s/turns/1?user_id=ana", {"session": name("default", "ana", "s")}),
+            ("DELETE", "/memories/m1?user_id=ana", {"memory": name("default", "ana", "m1")}),
+            ("DELETE", "/knowledge/d", {"user": None}),
+        ):
+            await http.request(method, path)
+            line = log.line()
+            told = {name: line.get(name) for name in ("user", "session", "memory", "driver")}
+            assert told == {"user": name("default", "ana"), "session": None, "memory": None, "driver": None, **more}
+        for word, drivers, said in (("switch", ["builtin"], "builtin"), ("switch", ["canary"], None)):
+            await http.post(f"/drivers/{word}", json={"drivers": drivers})
+            assert log.line().get("driver") == said
+        await http.post("/drivers/drop", json={"driver": "canary"})
+        assert "canary" not in log.text
 
 
 async def test_whose_a_file_is_to_be_is_known_too(admitted: Admitted, log: Log) -> None:
@@ -282,7 +302,7 @@ async def test_whoever_has_a_token_of_their_own_is_not_named_either(
     assert others["credential"] not in (own["credential"], "user bob")
     assert (others["status"], others["user"]) == (403, own["user"])
     assert (clients["credential"], clients["user"]) == ("client agents", own["user"])
-    assert own["user"] != name("acme", "ana", ""), "without a key one is made up"
+    assert own["user"] != name("acme", "ana", key=""), "without a key one is made up"
 
 
 async def test_each_start_without_a_key_names_users_anew(make_settings: Callable[..., Settings], log: Log) -> None:
