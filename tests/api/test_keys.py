@@ -132,6 +132,7 @@ async def test_what_is_right_at_one_service_is_wrong_at_another_five_seconds_lat
             401,
             401,
         ]
+        assert await told_by(here, revoked, rotated) == [200, 200]
         async with here.http(await here.key()) as http:
             await http.delete(f"{KEYS}/{key_id_of(revoked)}")
             new = await told(http, f"{KEYS}/{key_id_of(rotated)}/rotate", overlap_hours=0)
