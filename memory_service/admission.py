@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from memory_service.api.auth import Caller, Gate, admit_anyone, admit_loopback
+from memory_service.api.auth import Caller, Gate, Headers, admit_anyone, admit_loopback
 from memory_service.api.credentials import WRONG_AT_ONCE, CredentialGate
-from memory_service.api.endpoint import Spend, unlimited
+from memory_service.api.endpoint import Allowance, Unlimited
 from memory_service.errors import UnsafeStart, ValidationFailed
 from memory_service.limits import check_id
 from memory_service.rate_limits import Buckets, RateLimits
@@ -56,13 +56,25 @@ def _listed(given: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in given.split(",") if one.strip())
 
 
-def make_spend(settings: Settings, clock: Callable[[], float]) -> Spend:
+def make_allowance(settings: Settings, clock: Callable[[], float]) -> Allowance:
     per_credential, per_tenant = settings.rate_limit_per_credential, settings.rate_limit_per_tenant
     if not per_credential and not per_tenant:
-        return unlimited
-    limits = RateLimits(per_credential, per_tenant, clock=clock)
+        return Unlimited()
+    return Limited(RateLimits(per_credential, per_tenant, clock=clock))
 
-    def spend(caller: Caller, cost: int) -> None:
-        limits.spend(caller.tenant_id, caller.principal, cost)
 
-    return spend
+class Limited:
+    """Tells callers with each answer what there is left, in the fields of draft-ietf-httpapi-ratelimit-headers-10."""
+
+    def __init__(self, limits: RateLimits) -> None:
+        self._limits = limits
+        policies = (f'"{name}";q={quota};w={window_s}' for name, quota, window_s in limits.policies())
+        self._policy = (b"ratelimit-policy", ", ".join(policies).encode())
+
+    def spend(self, caller: Caller, cost: int) -> None:
+        self._limits.spend(caller.tenant_id, caller.principal, cost)
+
+    def told(self, caller: Caller) -> Headers:
+        left = self._limits.left(caller.tenant_id, caller.principal)
+        told = (f'"{name}";r={room};t={more_in_s}' for name, room, more_in_s in left)
+        return [self._policy, (b"ratelimit", ", ".join(told).encode())]

@@ -17,9 +17,10 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 
-from memory_service.admission import make_gate, make_spend, make_tokens
+from memory_service.admission import make_allowance, make_gate, make_tokens
 from memory_service.api.front import Front, make_front
 from memory_service.api.routes import VERBS
+from memory_service.audit import Audit
 from memory_service.background import Background
 from memory_service.breaker import Breaker
 from memory_service.clock import SharedClock
@@ -101,7 +102,7 @@ def app_around(
             yield {"service": await stack.enter_async_context(service)}
 
     gate = make_gate(settings, tokens, clock)
-    return make_front(VERBS, gate, lifespan, make_point(settings), make_spend(settings, clock))
+    return make_front(VERBS, gate, lifespan, make_point(settings), make_allowance(settings, clock))
 
 
 @asynccontextmanager
@@ -168,6 +169,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         sessions=sessions,
         revisions=Revisions(store, pool, sessions, now=around.now, new_id=around.new_id),
         embedding=embedding,
+        audit=Audit(settings.audit_key.get_secret_value()),
         keys=Keys(store, now=around.now, monotonic=around.monotonic),
         recall=recall,
         engines=engines,

@@ -66,7 +66,7 @@ class Keys:
         lifetime: timedelta | None = None,
         by: str = "",
     ) -> tuple[ApiKey, str]:
-        """Make a key; returns it with its text, which nobody can tell again. `by` says in the log who did it."""
+        """Make a key; returns it with its text, which nobody can tell again. `by`: who did it without a request."""
         key_id = await self._new_id()
         stem = f"{PREFIX}{key_id}_{_random(_OF_SECRETS, _RANDOM_LENGTH)}"
         text, now = stem + _check_of(stem), self._now()

@@ -25,8 +25,11 @@ FACTS = {
     "jobs",
     "model",
 }
+FACTS |= {"credential", "memory", "permission", "route", "session", "tenant", "user"}  # of the audit
 FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
 FACTS |= {"count", "memories", "sessions"}
+AUDIT = "memory_service.audit"
+"""The logger of who did what by which right. It is written whatever LOG_LEVEL says."""
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
 
 
@@ -50,6 +53,7 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("memory_service").setLevel(level)
+    logging.getLogger(AUDIT).setLevel(logging.INFO)
 
 
 def _known_facts_only(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

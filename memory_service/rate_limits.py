@@ -31,8 +31,8 @@ class Buckets:
         if not self._rate:
             return
         now, cost = self._clock(), min(cost, self._burst)
-        left, at = self._held.pop(name, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._rate)
+        left = self._left(name, now)
+        self._held.pop(name, None)
         short = cost - left
         if short > NEARLY:
             self._keep(name, left, now)
@@ -43,6 +43,23 @@ class Buckets:
         if name in self._held:
             left, at = self._held[name]
             self._held[name] = (min(self._burst, left + min(cost, self._burst)), at)
+
+    @property
+    def policy(self) -> tuple[int, int]:
+        """How many may be asked at once, and the whole seconds in which so many come again."""
+        return math.floor(self._burst + NEARLY), math.ceil(self._burst / self._rate - NEARLY)
+
+    def look(self, name: Hashable) -> tuple[int, int]:
+        """How many may be asked now, and the whole seconds until there is one more; 0 if there will be no more."""
+        left = self._left(name, self._clock())
+        room = math.floor(left + NEARLY)
+        if room + 1 > self._burst + NEARLY:
+            return room, 0
+        return room, max(1, math.ceil((room + 1 - left) / self._rate - NEARLY))
+
+    def _left(self, name: Hashable, now: float) -> float:
+        left, at = self._held.get(name, (self._burst, now))
+        return min(self._burst, left + (now - at) * self._rate)
 
     def _keep(self, name: Hashable, left: float, at: float) -> None:
         if len(self._held) >= self._most:
@@ -56,6 +73,7 @@ class RateLimits:
     def __init__(self, per_credential: float, per_tenant: float, *, clock: Callable[[], float]) -> None:
         self._credentials = Buckets(per_credential, BURST_S * per_credential, clock=clock)
         self._tenants = Buckets(per_tenant, BURST_S * per_tenant, clock=clock)
+        self._per_credential, self._per_tenant = bool(per_credential), bool(per_tenant)
 
     def spend(self, tenant_id: str, principal: str, cost: int) -> None:
         """Raises RateLimited."""
@@ -66,3 +84,17 @@ class RateLimits:
         except RateLimited:
             self._credentials.give_back(credential, cost)
             raise
+
+    def policies(self) -> list[tuple[str, int, int]]:
+        """Of each limit: its name, how many may be asked at once, and in how many seconds so many come again."""
+        limits = (("credential", self._per_credential, self._credentials), ("tenant", self._per_tenant, self._tenants))
+        return [(name, *buckets.policy) for name, there, buckets in limits if there]
+
+    def left(self, tenant_id: str, principal: str) -> list[tuple[str, int, int]]:
+        """Of each limit: its name, how many may be asked now, and in how many seconds there is one more."""
+        told = []
+        if self._per_credential:
+            told.append(("credential", *self._credentials.look((tenant_id, principal))))
+        if self._per_tenant:
+            told.append(("tenant", *self._tenants.look(tenant_id)))
+        return told

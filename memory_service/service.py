@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from memory_service.audit import Audit
 from memory_service.background import Background
 from memory_service.context import assemble
 from memory_service.corpus import Item
@@ -77,6 +78,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     pool: SessionPool
     long_term: LongTermCache
     sessions: Sessions
+    audit: Audit
     keys: Keys
     revisions: Revisions
     embedding: Embedding
@@ -108,7 +110,7 @@ class MemoryService:
     ) -> None:
         self._parts = parts
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
-        self._sessions = parts.sessions
+        self._sessions, self.audit = parts.sessions, parts.audit
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         self.rights = Rights(parts.store, self._memories_gone, now=now)
@@ -387,6 +389,7 @@ class MemoryService:
             "drivers": parts.engines.stats(),
             "redaction": parts.redactor.stats(),
             "retention": self.retention.stats(),
+            "audit": parts.audit.stats(),
             "event_loop": parts.watchdog.stats(),
             "tokens": {
                 "model": parts.reader.name,

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         description="Who is served: loopback (callers on this host only), keys (who has an API key), jwt (who has a "
         "token of your identity provider, or an API key) or none (everybody who can reach the port).",
     )
+    audit_key: SecretStr = Field(
+        SecretStr(""),
+        description="Secret by which the audit names users; empty makes one up at each start.",
+    )
     jwt_jwks_url: str = Field("", description="Where the identity provider tells its public keys; needed for jwt.")
     jwt_issuer: str = Field("", description="`iss` that tokens must have; empty takes any.")
     jwt_audience: str = Field("", description="`aud` that tokens must have, one of these if several; empty takes any.")

@@ -14,7 +14,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["tags"],
-    ["__init__", "access", "errors", "settings", "prompts", "logs", "watchdog"],
+    ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker", "rate_limits"],
     ["telling"],
     [

@@ -57,7 +57,7 @@ async def test_the_first_key_is_made_before_anybody_is_served(settings: Settings
     async with running(settings) as url:
         assert await status(url, admin, "/keys") == 200
         result = await command("keys", "list", "--url", url, key=admin)
-        assert result.output.split() == [
+        assert result.stdout.split() == [
             key_id_of(admin),
             "default/*",
             "admin,erase,metrics,read,write",

@@ -108,6 +108,38 @@ def test_the_limits_are_told() -> None:
     assert (summaries["minimum"], summaries["default"]) == (1, 5)
 
 
+def test_who_may_call_is_told_of_each_operation() -> None:
+    """Probes are for everybody; all else is for who has a credential with the permission that is named."""
+    verbs = {(verb.method, verb.path): verb for verb in VERBS}
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert [(one["type"], one.get("scheme"), one.get("name")) for one in schemes.values()] == [
+        ("http", "bearer", None),
+        ("apiKey", None, "X-API-Key"),
+    ]
+    for method, path, operation in OPERATIONS:
+        verb = verbs[method, path]
+        if verb.open:
+            assert operation["security"] == [], path
+            assert not {"401", "403", "429"} & set(operation["responses"])
+            continue
+        assert operation["security"] == [{scheme: [verb.needs]} for scheme in schemes]
+        assert f"`{verb.needs}`" in operation["description"]
+        assert ("all tenants" in operation["description"]) == verb.of_service
+        assert {"401", "403", "429"} <= set(operation["responses"])
+
+
+def test_headers_that_answers_have_are_described() -> None:
+    limits = {"RateLimit", "RateLimit-Policy"}
+    for _, path, operation in OPERATIONS:
+        told = {status: set(answer.get("headers", {})) for status, answer in operation["responses"].items()}
+        if operation["security"]:
+            assert (told["200"], told["401"]) == (limits, {"WWW-Authenticate"}), path
+            assert told["429"] == {"Retry-After", *limits}
+        else:
+            assert not any(told.values()), path
+    assert {*limits, "Retry-After", "WWW-Authenticate"} == set(DOCUMENT["components"]["headers"])
+
+
 # Against the live service
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_service.errors import RateLimited
@@ -104,3 +104,32 @@ def test_a_tenant_that_may_no_more_costs_its_credentials_nothing() -> None:
     limits.spend("acme", "a", 2)
     with pytest.raises(RateLimited):
         limits.spend("acme", "a", 1)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0.01, 1000),
+    st.lists(st.tuples(st.integers(1, 2), st.floats(0, 3)), min_size=1, max_size=60),
+)
+def test_what_is_told_to_be_left_can_be_asked_and_no_more(rate: float, asked: list[tuple[int, float]]) -> None:
+    """S68: so many now, one more after the time that is told, and no wait is told that is shorter than that."""
+    clock = Clock()
+    buckets = Buckets(rate, 2 * rate, clock=clock.monotonic)
+    quota, window_s = buckets.policy
+    assert buckets.look("a") == (quota, 0)
+    for cost, pause in asked:
+        clock.advance(seconds=pause)
+        wait = taken(buckets, cost=cost)
+        room, more_in_s = buckets.look("a")
+        assert 0 <= room <= quota
+        assert more_in_s <= window_s + 1
+        assert not wait or wait >= min(more_in_s, wait) == more_in_s
+    room, more_in_s = buckets.look("a")
+    for _ in range(room):
+        assert not taken(buckets)
+    assert taken(buckets)
+    if more_in_s:
+        clock.advance(seconds=more_in_s)
+        assert not taken(buckets)
+    clock.advance(seconds=window_s)
+    assert buckets.look("a") == (quota, 0)

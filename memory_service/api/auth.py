@@ -30,7 +30,7 @@ class Caller(msgspec.Struct, frozen=True):
     def scope(self, user_id: str) -> Scope:
         """Whose memory is meant. Raises ScopeMismatch if this caller may not name that user."""
         if self.user_id is not None and self.user_id != user_id:
-            raise ScopeMismatch("this credential is bound to another user")
+            raise ScopeMismatch("this credential is bound to another user", user_id)
         return Scope(tenant_id=self.tenant_id, user_id=user_id)
 
     def of_all_users(self) -> str:

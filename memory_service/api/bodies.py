@@ -33,8 +33,10 @@ class UrlBody:
         self._rest = name.removesuffix("}")
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        in_path = self._of_path(scope)
+        said = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        query, in_path = dict(said), self._of_path(scope)
+        if len(query) < len(said):
+            raise ValidationFailed("$", "a parameter of the query is there twice")
         for name in query.keys() & in_path.keys():  # who is meant, if they differ?
             raise ValidationFailed(f"$.{name}", "is in the path; leave it out of the query")
         try:
@@ -65,6 +67,8 @@ class JsonBody:
         return self._value(await _read(receive), scope)
 
     def _value(self, raw: bytes, scope: Any) -> Any:
+        if scope["query_string"]:
+            raise ValidationFailed("$", "takes no query; all that is said is in the body")
         try:
             body = self._decoded(raw, scope) if self._of_path else self._decode_all(raw)
             if b"\\u0000" in raw:

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -18,11 +18,12 @@ from pydantic import BaseModel
 
 from memory_service.access import Permission
 from memory_service.api.accept import JSON, NDJSON, check_accept
-from memory_service.api.auth import ANYONE, Caller, Gate
+from memory_service.api.auditing import write_down
+from memory_service.api.auth import ANYONE, Caller, Gate, Headers
 from memory_service.api.bodies import FileBody, JsonBody, ModelBody, NoBody, UrlBody
 from memory_service.api.moving import send_lines
 from memory_service.api.problems import headers_of, problem_of, status_of
-from memory_service.errors import MemoryServiceError, MethodNotAllowed, ValidationFailed
+from memory_service.errors import Forbidden, MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
 from memory_service.service import MemoryService
 
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Take = NoBody | UrlBody | JsonBody | ModelBody | FileBody
-Spend = Callable[[Caller, int], None]
-"""Counts a request of some cost; raises RateLimited if it is one too many."""
 
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
@@ -76,6 +75,11 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """Answers with a file: `handle` returns its lines."""
 
     @property
+    def audited(self) -> bool:
+        """Whether it is written down who has asked for it: what deletes, who is let in, a user as a file."""
+        return self.needs in ("erase", "admin") or self.in_lines
+
+    @property
     def answers(self) -> str:
         return NDJSON if self.in_lines else JSON
 
@@ -91,56 +95,111 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
         return UrlBody(self.takes, self.path if self.rest else "")
 
 
-def unlimited(caller: Caller, cost: int) -> None:
-    """Let everybody ask as much as they like."""
+class Allowance(Protocol):
+    """How much each caller may ask."""
+
+    def spend(self, caller: Caller, cost: int) -> None:
+        """Count a request of some cost. Raises RateLimited if it is one too many."""
+
+    def told(self, caller: Caller) -> Headers:
+        """What is told of it with an answer."""
+
+
+class Unlimited:
+    """Everybody may ask as much as they like."""
+
+    def spend(self, caller: Caller, cost: int) -> None: ...
+
+    def told(self, caller: Caller) -> Headers:
+        return []
+
+
+class _Asked:
+    """What is known of a request by now: who asks (once admitted), what for (if they may ask so much), the body."""
+
+    __slots__ = ("body", "caller", "verb")
+
+    def __init__(self) -> None:
+        self.verb: Verb | None = None
+        self.caller: Caller | None = None
+        self.body: Any = None
 
 
 class Endpoint:
     """All verbs of one path."""
 
-    def __init__(self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, spend: Spend = unlimited) -> None:
+    def __init__(
+        self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, allowance: Allowance | None = None
+    ) -> None:
         self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
         if "GET" in self._verbs:
             self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
         self._allowed = ", ".join(sorted(self._verbs))
         self._gate = gate
-        self._spend = spend
+        self._allowance = allowance or Unlimited()
         self._point = point
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        asked = _Asked()
         try:
             verb, take = self._chosen(scope["method"])
-            caller = ANYONE if verb.open else await self._admitted(scope, verb)
+            caller = ANYONE if verb.open else await self._admitted(scope, verb, asked)
             check_accept(scope["headers"], verb.answers)
             if verb.named:
                 caller = _named(caller, scope["headers"])
-            body = await take(scope, receive)
+            asked.body = body = await take(scope, receive)
             answer = await verb.handle(scope["state"]["service"], caller, body)
             encoded = b"" if verb.in_lines else _encode(answer)
             self._point("before_reply")
-        except MemoryServiceError as error:
-            await send_problem(error, scope, send)
-        except Exception:
-            # The client is told nothing of what went wrong; the log is, under the request's id.
-            request_id = await send_problem(MemoryServiceError("the service failed; see its log"), scope, send)
-            logger.exception("request failed", extra={"request_id": request_id})
+        except BaseException as error:
+            await self._refuse(asked, error, scope, send)
+            if not isinstance(error, Exception):
+                raise
         else:
+            extra = self._told(asked)
+            if verb.audited:
+                request_id = request_id_of(scope["headers"])
+                self._write_down(asked, answer, request_id, scope)
+                extra = [(b"x-request-id", request_id.encode()), *extra]
             if verb.in_lines:
-                await send_lines(answer, [_NO_STORE], scope, send)
+                await send_lines(answer, [_NO_STORE, *extra], scope, send)
                 return
             replayed = [_REPLAYED] if verb.named and answer.replayed else []
-            await _send(send, 200, [_JSON, _NO_STORE, *replayed], encoded)
+            await _send(send, 200, [_JSON, _NO_STORE, *replayed, *extra], encoded)
 
-    async def _admitted(self, scope: Any, verb: Verb) -> Caller:
-        caller = await self._gate(scope)
-        self._spend(caller, verb.cost)
-        caller.require(verb.needs, of_service=verb.of_service)
-        return caller
+    async def _admitted(self, scope: Any, verb: Verb, asked: _Asked) -> Caller:
+        asked.caller = await self._gate(scope)
+        self._allowance.spend(asked.caller, verb.cost)
+        asked.verb = verb
+        asked.caller.require(verb.needs, of_service=verb.of_service)
+        return asked.caller
 
     def _chosen(self, method: str) -> tuple[Verb, Take]:
         if method not in self._verbs:
             raise MethodNotAllowed(self._allowed)
         return self._verbs[method]
+
+    def _told(self, asked: _Asked) -> Headers:
+        return self._allowance.told(asked.caller) if asked.caller else []
+
+    async def _refuse(self, asked: _Asked, error: BaseException, scope: Any, send: Send) -> None:
+        """Answer with what went wrong, if anybody waits; before, write down who wanted it, if that is to be known."""
+        known = (
+            error if isinstance(error, MemoryServiceError) else MemoryServiceError("the service failed; see its log")
+        )
+        request_id = request_id_of(scope["headers"])
+        self._write_down(asked, known, request_id, scope)
+        if not isinstance(error, Exception):
+            return  # it is being cut off
+        if known is not error:
+            # The client is told nothing of what went wrong; the log is, under the request's id.
+            logger.error("request failed", exc_info=error, extra={"request_id": request_id})
+        await send_problem(known, send, request_id, self._told(asked))
+
+    def _write_down(self, asked: _Asked, came_of_it: Any, request_id: str, scope: Any) -> None:
+        verb, caller = asked.verb, asked.caller
+        if verb and caller and (verb.audited or isinstance(came_of_it, Forbidden)):
+            write_down(scope["state"]["service"].audit, verb, caller, asked.body, came_of_it, request_id)
 
 
 def _named(caller: Caller, headers: list[tuple[bytes, bytes]]) -> Caller:
@@ -152,16 +211,16 @@ def _named(caller: Caller, headers: list[tuple[bytes, bytes]]) -> Caller:
     return replace(caller, request_key=keys[0].decode())
 
 
-async def send_problem(error: MemoryServiceError, scope: Any, send: Send) -> str:
-    """Answer with problem details; returns the request id in them (the caller's own, if it sent a usable one)."""
-    request_id = secrets.token_hex(8)
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            request_id = value.decode()
+def request_id_of(headers: Headers) -> str:
+    """The caller's own, if it sent a usable one."""
+    sent = [value.decode() for name, value in headers if name == b"x-request-id" and _REQUEST_ID.fullmatch(value)]
+    return sent[-1] if sent else secrets.token_hex(8)
+
+
+async def send_problem(error: MemoryServiceError, send: Send, request_id: str, beside: Headers | None = None) -> None:
     body = _encode(problem_of(error, request_id))
-    extra = [(b"x-request-id", request_id.encode()), *headers_of(error)]
+    extra = [(b"x-request-id", request_id.encode()), *headers_of(error), *(beside or [])]
     await _send(send, status_of(error), [_PROBLEM, _NO_STORE, *extra], body)
-    return request_id
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

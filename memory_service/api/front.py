@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from memory_service import __version__
 from memory_service.api.auth import Caller, Gate
-from memory_service.api.endpoint import Endpoint, Spend, Verb, send_problem, unlimited
+from memory_service.api.endpoint import Allowance, Endpoint, Verb, request_id_of, send_problem
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import all_errors
 from memory_service.errors import UnknownRoute
@@ -51,7 +51,7 @@ class Front:
 
 
 def make_front(
-    verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere, spend: Spend = unlimited
+    verbs: Sequence[Verb], gate: Gate, lifespan: Lifespan, point: Point = nowhere, allowance: Allowance | None = None
 ) -> Front:
     """Assemble the application; `lifespan` yields the state in which endpoints find their service."""
     paths: dict[str, list[Verb]] = {}
@@ -62,7 +62,7 @@ def make_front(
         for path in paths:
             if path.startswith(stem) and path != of_rest:  # what is named by the rest may be called so too
                 paths[path] += paths[of_rest]
-    endpoints = {path: Endpoint(of_path, gate, point, spend) for path, of_path in paths.items()}
+    endpoints = {path: Endpoint(of_path, gate, point, allowance) for path, of_path in paths.items()}
     app = Starlette(
         routes=[Route(path, endpoint) for path, endpoint in endpoints.items() if path not in stems],
         exception_handlers={HTTPException: _as_problem},
@@ -108,7 +108,7 @@ class _NoSuchPath(Response):
     """What Starlette itself refuses, said the way all else is."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await send_problem(_no_such_path(), scope, send)
+        await send_problem(_no_such_path(), send, request_id_of(scope["headers"]))
 
 
 def _no_such_path() -> UnknownRoute:

@@ -75,7 +75,7 @@ async def create_key(service: MemoryService, caller: Caller, body: CreateKey) ->
     _require_all(caller, body.permissions)
     lifetime = timedelta(days=body.expires_in_days) if body.expires_in_days else None
     key, text = await service.keys.create(
-        body.name, tenant_id, body.permissions, user_id=body.user_id, lifetime=lifetime, by=caller.principal
+        body.name, tenant_id, body.permissions, user_id=body.user_id, lifetime=lifetime
     )
     return MadeKeyAnswer(**_told(key), key=text)
 
@@ -84,13 +84,13 @@ async def rotate_key(service: MemoryService, caller: Caller, body: RotateKey) ->
     key = await service.keys.get(body.key_id, _limited_to(caller))
     _require_all(caller, key.permissions)
     overlap = timedelta(hours=body.overlap_hours)
-    made, text = await service.keys.rotate(key, overlap, by=caller.principal)
+    made, text = await service.keys.rotate(key, overlap)
     return MadeKeyAnswer(**_told(made), key=text)
 
 
 async def revoke_key(service: MemoryService, caller: Caller, body: RevokeKey) -> KeyAnswer:
     key = await service.keys.get(body.key_id, _limited_to(caller))
-    return KeyAnswer(**_told(await service.keys.revoke(key, by=caller.principal)))
+    return KeyAnswer(**_told(await service.keys.revoke(key)))
 
 
 KEYS = (

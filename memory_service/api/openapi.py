@@ -24,6 +24,21 @@ ANYWHERE = {
 OF_VALUES = {422: "not valid"}
 OF_BODIES = {413: "body too large", 415: "of another media type", **OF_VALUES}
 
+_WHO = "With AUTH_MODE=loopback callers on the same host need none, with AUTH_MODE=none nobody does."
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": f"An API key, or a token (JWT). {_WHO}"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": f"An API key. {_WHO}"},
+}
+"""Either of them; the permission that a route needs is named beside it, as OpenAPI 3.1 names roles."""
+HEADERS = {
+    "RateLimit-Policy": "How many requests may come at once (q), as many more in how many seconds (w), where limited",
+    "RateLimit": "How many requests may come now (r), and in how many seconds there is one more (t), where limited",
+    "Retry-After": "Whole seconds after which there is room again",
+    "WWW-Authenticate": "How to say who you are",
+}
+_LIMITS = ("RateLimit-Policy", "RateLimit")
+_HEADERS_OF = {"200": _LIMITS, "401": ("WWW-Authenticate",), "429": ("Retry-After", *_LIMITS)}
+
 _REQUEST_NAME = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -49,8 +64,12 @@ def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Agent memory service", "version": __version__, "license": {"name": "MIT"}},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": SCHEMES, "headers": _headers()},
     }
+
+
+def _headers() -> dict[str, Any]:
+    return {name: {"description": means, "schema": {"type": "string"}} for name, means in HEADERS.items()}
 
 
 def _described(kinds: Iterable[type]) -> tuple[dict[type, Any], dict[str, Any]]:
@@ -77,6 +96,7 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": verb.operation or verb.handle.__name__,
         "summary": verb.summary,
+        **_admission(verb, responses),
         "responses": responses,
     }
     if verb.takes:
@@ -89,6 +109,19 @@ def _operation(verb: Verb, refs: dict[type, Any]) -> dict[str, Any]:
             schema = _body(verb) if "{" in verb.path else refs[verb.takes]
             operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
+
+
+def _admission(verb: Verb, responses: dict[str, Any]) -> dict[str, Any]:
+    """Who may call it. What its answers say of that is added to them."""
+    if verb.open:
+        return {"security": []}
+    for status, names in _HEADERS_OF.items():
+        responses[status]["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    whose = " It concerns all tenants: it is for credentials of the operators' tenant." if verb.of_service else ""
+    return {
+        "description": f"Needs the permission `{verb.needs}`.{whose}",
+        "security": [{scheme: [verb.needs]} for scheme in SCHEMES],
+    }
 
 
 def _schema(verb: Verb) -> dict[str, Any]:

@@ -138,8 +138,14 @@ class InsufficientScope(Forbidden):
 
 
 class ScopeMismatch(Forbidden):
+    """`user_id`: whose memory was meant, where it was that of one user. It is not told."""
+
     code = "scope_mismatch"
     title = "The credential is for somebody else's memory"
+
+    def __init__(self, reason: str, user_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.user_id = user_id
 
 
 class NotFound(MemoryServiceError):

@@ -19,6 +19,7 @@ from memory_service.errors import Unauthenticated, UnsafeStart
 from memory_service.settings import Settings
 from tests.api.conftest import Connect
 from tests.api.talking import CONTEXT, START, STATS, commits, problem, told
+from tests.support.guarded import called
 
 FORWARDING = {
     "Forwarded": "for=192.0.2.60;proto=http",
@@ -104,6 +105,48 @@ async def test_a_request_under_a_foreign_name_or_from_a_foreign_page_is_refused(
     for origin in FOREIGN_ORIGINS:
         refused(await asked(http, Origin=origin))
     assert await commits(http) == 0
+
+
+@pytest.mark.only_on("sqlite", "the store plays no part")
+async def test_a_page_of_another_site_can_send_nothing_that_is_served_and_hears_nothing(url: str) -> None:
+    """S32: as a browser sends it, without asking before (a form, a `fetch` of text); and when it asks before."""
+    host, port = url.removeprefix("http://").split(":")
+    body = b'{"user_id": "ana", "session_id": "s"}'
+    forms = (
+        b"text/plain",
+        b"text/plain;charset=UTF-8",
+        b"application/x-www-form-urlencoded",
+        b"application/json",
+        None,
+    )
+    async with called((host, int(port))) as call:
+
+        async def status(method: bytes, origin: bytes, *headers: bytes, to: bytes = url[7:].encode()) -> int:
+            lines = [method + b" HTTP/1.1", b"Host: " + to, b"Origin: " + origin, b"Connection: close", *headers]
+            said = body if method.startswith(b"POST") else b""
+            caller = await call()
+            await caller.say(b"\r\n".join([*lines, b"Content-Length: %d" % len(said), b"", said]))
+            answer = await caller.last()
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+            return int(answer.status)
+
+        for origin in (b"https://evil.example", b"http://localhost.evil.example:8000", b"null"):
+            for form in forms:
+                content = [b"Content-Type: " + form] if form else []
+                assert await status(b"POST /sessions/start", origin, *content) == 401
+            asks = (b"Access-Control-Request-Method: DELETE", b"Access-Control-Request-Headers: content-type")
+            assert await status(b"OPTIONS /users/ana", origin, *asks) == 405
+            assert await status(b"DELETE /users/ana", origin) == 401
+            assert await status(b"GET /users/ana/export", origin) == 401
+        rebound = b"http://evil.example"  # a name that leads here by now: the same origin, to the browser
+        assert await status(b"POST /sessions/start", rebound, to=b"evil.example") == 401
+        local = b"http://localhost:3000"
+        assert [
+            await status(b"POST /sessions/start", local, b"Content-Type: " + form) for form in forms[:3] if form
+        ] == ([415] * 3)
+    async with httpx2.AsyncClient(base_url=url) as http:
+        assert await commits(http) == 0
+        assert (await http.post(START, json={"user_id": "ana"}, headers={"Origin": local.decode()})).status_code == 200
 
 
 async def test_who_is_refused_is_refused_everywhere_before_anything_is_read(http: httpx2.AsyncClient) -> None:

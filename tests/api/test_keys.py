@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from io import BytesIO
 from typing import Any
 
@@ -104,6 +105,42 @@ async def test_a_key_revoked_at_one_service_is_of_no_use_at_another_within_five_
         return (await there.get(STATS, headers=bearer(made["key"]))).status_code == 401
 
     await until(refused, within_s=5)
+
+
+@pytest.mark.only_on("postgres", "two services share a record, and one such store is enough")
+async def test_what_is_right_at_one_service_is_wrong_at_another_five_seconds_later_at_most(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """S21: revoked, replaced, expired, or never made; each service has a clock of its own."""
+    settings = make_settings(auth_mode="keys", rate_limit_wrong_credentials=0)
+    async with admitting(settings) as here, admitting(settings) as there:
+        revoked, rotated, short = await here.key(), await here.key(), await here.key(lifetime=timedelta(seconds=3))
+
+        async def told_by(service: Admitted, *keys: str) -> list[int]:
+            answers = []
+            for key in keys:
+                async with service.http(key) as http:
+                    answers.append(await http.get(STATS))
+            for answer in answers:
+                assert answer.status_code == 200 or answer.headers["www-authenticate"] == "Bearer"
+            return [answer.status_code for answer in answers]
+
+        assert await told_by(there, revoked, rotated, short, "", "mem_nokey000_" + "a" * 42) == [
+            200,
+            200,
+            200,
+            401,
+            401,
+        ]
+        assert await told_by(here, revoked, rotated) == [200, 200]
+        async with here.http(await here.key()) as http:
+            await http.delete(f"{KEYS}/{key_id_of(revoked)}")
+            new = await told(http, f"{KEYS}/{key_id_of(rotated)}/rotate", overlap_hours=0)
+        assert await told_by(here, revoked, rotated, new["key"]) == [401, 401, 200]
+        there.clock.advance(seconds=3)
+        assert (await told_by(there, short, new["key"])) == [401, 200]
+        there.clock.advance(seconds=2)
+        assert await told_by(there, revoked, rotated, short, new["key"]) == [401, 401, 401, 200]
 
 
 @pytest.mark.only_on("sqlite", "no store has a say in it")

@@ -156,3 +156,48 @@ async def test_without_limits_nobody_waits(make_settings: Callable[..., Settings
         for credential, status in ((await admitted.key(), 200), (guess(1), 401)):
             async with admitted.http(credential) as http:
                 assert {(await http.get("/stats")).status_code for _ in range(100)} == {status}
+
+
+def fields(answer: httpx2.Response) -> dict[str, str | None]:
+    return {name: answer.headers.get(name) for name in ("ratelimit-policy", "ratelimit")}
+
+
+async def test_each_answer_tells_what_there_is_left_and_when_there_is_more(admitted: Admitted) -> None:
+    """S68: whatever is answered, and until it is full again."""
+    policy = '"credential";q=4;w=2, "tenant";q=6;w=2'
+    async with admitted.http(await admitted.key("acme")) as http:
+        for ask, status, left in (
+            (start(http), 200, '"credential";r=3;t=1, "tenant";r=5;t=1'),
+            (http.get("/memories"), 422, '"credential";r=2;t=1, "tenant";r=4;t=1'),
+            (http.get("/users/nobody/export"), 404, '"credential";r=1;t=1, "tenant";r=3;t=1'),
+            (http.get("/users/ana/export"), 200, '"credential";r=0;t=1, "tenant";r=2;t=1'),
+            (start(http), 429, '"credential";r=0;t=1, "tenant";r=2;t=1'),
+        ):
+            answer = await ask
+            assert (answer.status_code, fields(answer)) == (status, {"ratelimit-policy": policy, "ratelimit": left})
+        admitted.clock.advance(seconds=100)
+        search = await http.post(RETRIEVE, json={"user_id": "ana", "query": "boat"})
+        assert fields(search)["ratelimit"] == '"credential";r=2;t=1, "tenant";r=4;t=1'
+        async with admitted.http(await admitted.key("acme")) as other:
+            assert fields(await other.get("/keys"))["ratelimit"] == '"credential";r=3;t=1, "tenant";r=3;t=1'
+
+
+async def test_who_is_not_limited_or_not_known_is_told_of_no_limit(
+    admitted: Admitted, make_settings: Callable[..., Settings]
+) -> None:
+    nothing = {"ratelimit-policy": None, "ratelimit": None}
+    async with admitted.http(await admitted.key()) as http, admitted.http(guess(1)) as wrong:
+        for path in PROBES:
+            assert fields(await http.get(path)) == nothing
+        assert fields(await http.get("/nowhere")) == nothing
+        told = [await wrong.get("/stats") for _ in range(30)]
+        assert {answer.status_code for answer in told} == {401, 429}
+        assert [answer for answer in told if fields(answer) != nothing] == []
+    none = make_settings(store_url="transient://")
+    async with admitting(none) as unlimited, unlimited.http(Host="localhost") as http:
+        assert fields(await start(http)) == nothing
+    only = make_settings(store_url="transient://", rate_limit_per_tenant=0.3)
+    async with admitting(only) as few, few.http(Host="localhost") as http:
+        assert fields(await start(http)) == {"ratelimit-policy": '"tenant";q=1;w=4', "ratelimit": '"tenant";r=0;t=4'}
+        refused = await start(http)
+        assert (fields(refused)["ratelimit"], wait_of(refused)) == ('"tenant";r=0;t=4', 4)

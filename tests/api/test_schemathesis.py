@@ -1,8 +1,9 @@
 """The document against the service: schemathesis makes requests of every operation, right ones and wrong ones.
 
-All of its checks are on. Those that find nothing to check here: `missing_required_header` (no header is required),
-`response_headers_conformance` (none is described), `use_after_free` (requests are made one by one),
-`ignored_auth` and `object_level_authorization` (none is asked for here; who may call what is in test_credentials.py).
+All of its checks are on but `ignored_auth`: the service of these tests serves callers on its host without a credential
+(AUTH_MODE=loopback); what is asked of others is in test_credentials.py. Those that find nothing to check here:
+`missing_required_header` (no header is required), `use_after_free` (requests are made one by one) and
+`object_level_authorization` (none is asked for here).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ BEYOND_SCHEMA = re.compile(
     r"|\$\.cursor: is not one that was answered"
     r"|\$: nothing to change|\$\.pinned: contexts tell|\$\.(ids: to delete|query: a dry run takes)"
     r"|\$\.(limit|top_k|include_knowledge): Expected `int`, got `float`"  # 5.0 is an integer to JSON Schema
+    r"|\$\.limit: Input should be a valid integer"  # the same, of the gateway
     r"|this (turn_id|key) .*; nothing was changed"  # used before
 )
 """Refusals of what JSON Schema allows and cannot forbid; the document says these in words."""
@@ -62,6 +64,7 @@ BARE = [verb.path for verb in GATEWAY if verb.path.count("/") == 1]
 FEWER = 10
 """Of the gateway: its bodies are deep, and to make one takes as long as to make ten others."""
 load_all_checks()
+AUTH = CHECKS.get_by_names(["ignored_auth"])
 ACCEPTANCE = CHECKS.get_by_names(["positive_data_acceptance"])
 SAID = {"user_message": "Ana likes tea", "agent_message": ""}
 PIECE = {"content": "Everybody has thirty days of leave", "category": "policies"}
@@ -194,4 +197,4 @@ def as_described(case: schemathesis.Case, service: ServiceProcess, answered: Cou
     response = case.call(base_url=service.url)
     answered[case.operation.label, response.status_code] += 1
     beyond = response.status_code == 422 and BEYOND_SCHEMA.match(response.json()["detail"])
-    case.validate_response(response, excluded_checks=ACCEPTANCE if beyond else [])
+    case.validate_response(response, excluded_checks=[*AUTH, *ACCEPTANCE] if beyond else AUTH)

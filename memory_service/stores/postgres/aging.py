@@ -18,10 +18,9 @@ WHERE status = '{status}' AND touched_at <= %(since)s AND {whose} ORDER BY touch
 MEMORIES = """
 SELECT tenant_id, user_id, body FROM memories JOIN owners ON owners.id = owner
 WHERE kind = 'memory' AND NOT superseded AND created_at <= %(since)s AND {whose}
-    AND coalesce((body::json ->> 'updated_at')::timestamptz <= %(moment)s, true)
-    AND (body::json ->> 'pinned') IS DISTINCT FROM 'true' AND (body::json ->> 'edited') IS DISTINCT FROM 'true'
+    AND coalesce(updated_at::timestamptz <= %(moment)s, true) AND NOT settled
     AND NOT EXISTS (
-        SELECT FROM sessions WHERE sessions.owner = memories.owner AND session_id = body::json ->> 'session_id')
+        SELECT FROM sessions WHERE sessions.owner = memories.owner AND sessions.session_id = memories.session_id)
 ORDER BY created_at LIMIT %(limit)s
 """
 
