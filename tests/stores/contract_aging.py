@@ -38,7 +38,7 @@ async def ended(store: Store, key: SessionKey, when: datetime) -> None:
 
 
 async def keep(store: Store, memory_id: str, scope: Scope | None = None, **changes: Any) -> Memory:
-    memory = a_memory(memory_id, **{"kind": "memory", **changes})
+    memory = a_memory(memory_id, **{"kind": "memory", "text": "a NUL: \0", **changes})
     await store.commit(Commit(scope=scope or a_scope(), memories=(memory,)))
     return memory
 
