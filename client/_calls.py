@@ -95,13 +95,21 @@ def context(user_id: str, session_id: str, include_knowledge: int, query: str | 
     return Call(method="POST", path="/memory/context", body=body)
 
 
-def retrieve(user_id: str, query: str, top_k: int, kinds: Sequence[str] | None, session_id: str | None) -> Call:
+def retrieve(
+    user_id: str,
+    query: str,
+    top_k: int,
+    kinds: Sequence[str] | None,
+    session_id: str | None,
+    min_trust: str | None,
+) -> Call:
     body = _present(
         user_id=user_id,
         query=query,
         top_k=top_k,
         kinds=None if kinds is None else list(kinds),
         session_id=session_id,
+        min_trust=min_trust,
     )
     return Call(method="POST", path="/memory/retrieve", body=body)
 

@@ -136,13 +136,20 @@ class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
         return await self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
 
     async def retrieve(
-        self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
+        self,
+        query: str,
+        top_k: int = 5,
+        kinds: Sequence[str] | None = None,
+        *,
+        session_id: str | None = None,
+        min_trust: str | None = None,
     ) -> Answer:
         """Search all the user's memory, best first.
 
         `session_id` is sent only if given here: a search is not about the session that was started.
+        `min_trust="normal"` leaves out what tools said and what rests on it.
         """
-        return await self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id))
+        return await self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id, min_trust))
 
     async def retrieve_facts(self, query: str, top_k: int = 5) -> list[str]:
         """Return what `retrieve` finds as plain lines, best first."""
@@ -309,10 +316,16 @@ class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
         return self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
 
     def retrieve(
-        self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
+        self,
+        query: str,
+        top_k: int = 5,
+        kinds: Sequence[str] | None = None,
+        *,
+        session_id: str | None = None,
+        min_trust: str | None = None,
     ) -> Answer:
         """Search all the user's memory, best first."""
-        return self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id))
+        return self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id, min_trust))
 
     def retrieve_facts(self, query: str, top_k: int = 5) -> list[str]:
         """Return what `retrieve` finds as plain lines, best first."""

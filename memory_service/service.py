@@ -46,6 +46,7 @@ from memory_service.values import (
     Scope,
     SessionKey,
     Sitting,
+    Trust,
     Turn,
     Value,
     knowledge_of,
@@ -241,9 +242,11 @@ class MemoryService:
         self._background.reflect_soon(key.scope)
         return await self.reflection(key)
 
-    async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
+    async def retrieve(
+        self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None, min_trust: Trust = "low"
+    ) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
-        return await self._recall.retrieve(scope, question, limit, kinds)
+        return await self._recall.retrieve(scope, question, limit, kinds, Only(min_trust=min_trust))
 
     async def remember(
         self,

@@ -29,7 +29,7 @@ from memory_service.limits import (
     NAME_PATTERN,
 )
 from memory_service.memories import Change
-from memory_service.values import Durability, Kind, ReflectionState, Role
+from memory_service.values import Durability, Kind, ReflectionState, Role, Trust
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
@@ -124,6 +124,7 @@ class Retrieve(Body):
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
+    min_trust: Annotated[Trust, Meta(description="What is trusted less is not looked at")] = "low"
 
 
 class GetInsights(Body):
@@ -235,6 +236,7 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     score_parts: ScoreParts
     session_id: str | None
     created_at: datetime
+    trust: Trust
     role: Role | None = None
     name: str | None = None
     pinned: bool = False
@@ -258,6 +260,7 @@ class InsightAnswer(Struct, kw_only=True):
     confidence: float
     importance: float
     pinned: bool
+    trust: Trust
     timestamp: datetime
     session_id: str
     sources: list[SourceAnswer]
@@ -277,6 +280,7 @@ class SummaryAnswer(Struct, kw_only=True):
     cumulative_summary: str
     key_topics: list[str]
     turn_count: int
+    trust: Trust
 
 
 class SummariesAnswer(Struct, kw_only=True):
