@@ -43,6 +43,7 @@ Category = Annotated[
 ]
 Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE, pattern=NAME_PATTERN)]
 Pieces = Annotated[int, Meta(ge=0, le=20, description="Pieces of knowledge to tell")]
+MinTrust = Annotated[Trust, Meta(description="What is trusted less is left out")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
 Metadata = Annotated[
     dict[str, Any],
@@ -65,6 +66,7 @@ class SessionStart(Body):
     agent_id: Id | None = None
     include_knowledge: Pieces = 0
     query: Question | None = None
+    min_trust: MinTrust = "low"
 
 
 class SessionEnd(Body):
@@ -80,6 +82,7 @@ class GetContext(Body):
     session_id: Id
     include_knowledge: Pieces = 0
     query: Question | None = None
+    min_trust: MinTrust = "low"
 
 
 class GetReflection(Body):
@@ -124,7 +127,7 @@ class Retrieve(Body):
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
-    min_trust: Annotated[Trust, Meta(description="What is trusted less is not looked at")] = "low"
+    min_trust: MinTrust = "low"
 
 
 class GetInsights(Body):
