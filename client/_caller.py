@@ -56,10 +56,16 @@ class Caller:
         return self._session_id
 
     def _start(
-        self, session_id: str | None, restore: bool, agent_id: str | None, include_knowledge: int, query: str | None
+        self,
+        session_id: str | None,
+        restore: bool,
+        agent_id: str | None,
+        include_knowledge: int,
+        query: str | None,
+        min_trust: str | None,
     ) -> Call:
         wanted = self._chosen_session_id if session_id is None else session_id
-        return _calls.start(self.user_id, wanted, restore, agent_id, include_knowledge, query)
+        return _calls.start(self.user_id, wanted, restore, agent_id, include_knowledge, query, min_trust)
 
     def _bound(self, session_id: str | None) -> str:
         bound = self._session_id if session_id is None else session_id

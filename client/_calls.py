@@ -38,6 +38,7 @@ def start(
     agent_id: str | None,
     include_knowledge: int,
     query: str | None,
+    min_trust: str | None,
 ) -> Call:
     """Name the session here when nobody did, so that a repeat finds it and does not open another.
 
@@ -54,6 +55,7 @@ def start(
         agent_id=agent_id,
         include_knowledge=include_knowledge or None,
         query=query,
+        min_trust=min_trust,
     )
     return Call(method="POST", path="/sessions/start", body=body, repeatable=restore)
 
@@ -90,18 +92,32 @@ def store(
     return Call(method="POST", path="/memory/store", body=body)
 
 
-def context(user_id: str, session_id: str, include_knowledge: int, query: str | None) -> Call:
-    body = _present(user_id=user_id, session_id=session_id, include_knowledge=include_knowledge or None, query=query)
+def context(user_id: str, session_id: str, include_knowledge: int, query: str | None, min_trust: str | None) -> Call:
+    body = _present(
+        user_id=user_id,
+        session_id=session_id,
+        include_knowledge=include_knowledge or None,
+        query=query,
+        min_trust=min_trust,
+    )
     return Call(method="POST", path="/memory/context", body=body)
 
 
-def retrieve(user_id: str, query: str, top_k: int, kinds: Sequence[str] | None, session_id: str | None) -> Call:
+def retrieve(
+    user_id: str,
+    query: str,
+    top_k: int,
+    kinds: Sequence[str] | None,
+    session_id: str | None,
+    min_trust: str | None,
+) -> Call:
     body = _present(
         user_id=user_id,
         query=query,
         top_k=top_k,
         kinds=None if kinds is None else list(kinds),
         session_id=session_id,
+        min_trust=min_trust,
     )
     return Call(method="POST", path="/memory/retrieve", body=body)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
+from client._reading import Reading
 from client._rights import Rights
 from client.errors import MemoryServiceError
 
@@ -33,7 +34,7 @@ Answer = dict[str, Any]
 T = TypeVar("T")
 
 
-class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
+class MemoryServiceClient(AwaitedFiles, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
@@ -82,14 +83,15 @@ class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
         *,
         include_knowledge: int = 0,
         query: str | None = None,
+        min_trust: str | None = None,
     ) -> Answer:
         """Start or continue a session and return its context; the calls that follow are about it.
 
         Without an id, here or in the constructor, a new session is started. `restore=False` starts afresh under a
-        known id; knowledge is told as in `get_context`. Raises SessionEnded for one that was ended, unless
+        known id; the rest is as in `get_context`. Raises SessionEnded for one that was ended, unless
         `restore=False`.
         """
-        call = self._start(session_id, restore, agent_id, include_knowledge, query)
+        call = self._start(session_id, restore, agent_id, include_knowledge, query, min_trust)
         answer = await self._send(call)
         self._session_id = call.body["session_id"]
         return answer
@@ -124,25 +126,6 @@ class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
             metadata=metadata,
         )
         return await self._send(call)
-
-    async def get_context(
-        self, *, include_knowledge: int = 0, query: str | None = None, session_id: str | None = None
-    ) -> Answer:
-        """Return what to tell the agent before its next answer; `formatted_context` is ready for a prompt.
-
-        `include_knowledge` is how many pieces of knowledge (at most 20) to tell, on `query` or else on what the user
-        said last. Works on an ended session too.
-        """
-        return await self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
-
-    async def retrieve(
-        self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
-    ) -> Answer:
-        """Search all the user's memory, best first.
-
-        `session_id` is sent only if given here: a search is not about the session that was started.
-        """
-        return await self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id))
 
     async def retrieve_facts(self, query: str, top_k: int = 5) -> list[str]:
         """Return what `retrieve` finds as plain lines, best first."""
@@ -225,7 +208,7 @@ class MemoryServiceClient(AwaitedFiles, Rights[Awaitable[Answer]]):
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
+class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer]):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(
@@ -268,9 +251,10 @@ class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
         *,
         include_knowledge: int = 0,
         query: str | None = None,
+        min_trust: str | None = None,
     ) -> Answer:
         """Start or continue a session; see MemoryServiceClient.start_session."""
-        call = self._start(session_id, restore, agent_id, include_knowledge, query)
+        call = self._start(session_id, restore, agent_id, include_knowledge, query, min_trust)
         answer = self._send(call)
         self._session_id = call.body["session_id"]
         return answer
@@ -301,18 +285,6 @@ class SyncMemoryServiceClient(BlockingFiles, Rights[Answer]):
             metadata=metadata,
         )
         return self._send(call)
-
-    def get_context(
-        self, *, include_knowledge: int = 0, query: str | None = None, session_id: str | None = None
-    ) -> Answer:
-        """Return what to tell the agent before its next answer; see MemoryServiceClient.get_context."""
-        return self._send(_calls.context(self.user_id, self._bound(session_id), include_knowledge, query))
-
-    def retrieve(
-        self, query: str, top_k: int = 5, kinds: Sequence[str] | None = None, *, session_id: str | None = None
-    ) -> Answer:
-        """Search all the user's memory, best first."""
-        return self._send(_calls.retrieve(self.user_id, query, top_k, kinds, session_id))
 
     def retrieve_facts(self, query: str, top_k: int = 5) -> list[str]:
         """Return what `retrieve` finds as plain lines, best first."""

@@ -3,19 +3,22 @@
 Nothing is deleted: what is replaced keeps its text with `valid_to` and `superseded_by`. Statements that
 differ in a number, a name or a negation are never taken for the same. On what somebody edited, pinned or deleted they
 had the last word: it stays as it is, and a candidate that says the same or replaces it is left out.
+
+No trust is ever raised, and none is lowered by what is said later: a candidate changes nothing about what is trusted
+more than itself, and takes the place of what is trusted less and says the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from memory_service.llm.base import Finding
 from memory_service.text import STOP_WORDS, words
-from memory_service.values import Memory, Source
+from memory_service.values import Memory, is_less
 
 SAME = 0.8
 """Share of common words from which two statements say the same."""
@@ -72,14 +75,12 @@ def consolidate(
         if word.is_on(memory, _named(finding, known)):
             continue
         same = _same(memory, held.values(), statements)
-        if same is not None:
+        if same is not None and (same.memory_id in ours or not is_less(same.trust, memory.trust)):
             # one of our own ids, held before we wrote it: an attempt that was cut off left it, and counted nothing
             added += same.memory_id in ours and same.memory_id not in changed
-            changed[same.memory_id] = held[same.memory_id] = _with_sources(same, memory.sources)
+            changed[same.memory_id] = held[same.memory_id] = _joined(same, memory)
             continue
-        named = _named(finding, known)
-        old = held.get(named.memory_id) if named else None
-        if old is not None and old.created_at <= memory.created_at:
+        for old in _replaced(memory, same, _named(finding, known), held):
             changed[old.memory_id] = old.superseded(memory)
             del held[old.memory_id]
         changed[memory.memory_id] = held[memory.memory_id] = memory
@@ -115,6 +116,13 @@ def _named(finding: Finding, known: Sequence[Memory]) -> Memory | None:
     return known[finding.replaces - 1]
 
 
+def _replaced(memory: Memory, same: Memory | None, named: Memory | None, held: Mapping[str, Memory]) -> list[Memory]:
+    """Those of the held that hold no more because of a new one: no later one, and none that is trusted more."""
+    ids = dict.fromkeys(one.memory_id for one in (same, named) if one is not None)
+    found = [held[memory_id] for memory_id in ids if memory_id in held]
+    return [old for old in found if old.created_at <= memory.created_at and not is_less(memory.trust, old.trust)]
+
+
 def _same(memory: Memory, held: Iterable[Memory], statements: dict[str, _Statement]) -> Memory | None:
     ours = statements[memory.memory_id]
     for other in held:
@@ -134,5 +142,8 @@ def _statement(text: str) -> _Statement:
     )
 
 
-def _with_sources(memory: Memory, more: tuple[Source, ...]) -> Memory:
-    return replace(memory, sources=tuple(dict.fromkeys(memory.sources + more)))
+def _joined(held: Memory, again: Memory) -> Memory:
+    """What is held, with where it was said again, unless that is trusted less: it adds nothing."""
+    if is_less(again.trust, held.trust):
+        return held
+    return replace(held, sources=tuple(dict.fromkeys(held.sources + again.sources)))

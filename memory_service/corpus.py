@@ -30,7 +30,7 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Turn, Vector, turn_item_id
+from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Trust, Turn, Vector, is_less, turn_item_id
 
 Entry = TypeVar("Entry", bound=np.generic)
 
@@ -56,6 +56,7 @@ class Item(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     pinned: bool = False
     agent_id: str | None = None
+    trust: Trust = "normal"
 
     @property
     def words(self) -> str:
@@ -69,6 +70,7 @@ class Item(msgspec.Struct, frozen=True):
             and (only.category is None or self.category == only.category)
             and (only.agent_id is None or self.agent_id == only.agent_id)
             and only.without_tags.isdisjoint(self.tags)
+            and not is_less(self.trust, only.min_trust)
         )
 
 
@@ -87,6 +89,7 @@ def item_of(memory: Memory) -> Item:
         metadata=memory.metadata,
         pinned=memory.pinned,
         agent_id=memory.agent_id,
+        trust=memory.trust,
     )
 
 
@@ -103,6 +106,7 @@ def items_of(turn: Turn) -> list[Item]:
             role=message.role,
             name=message.name,
             sources=source,
+            trust=message.trust,
         )
         for position, message in enumerate(turn.messages)
     ]

@@ -54,6 +54,7 @@ def memory_of(document: Document, now: datetime) -> Memory:
         created_at=now,
         category=document.category.lower(),
         metadata={name: value for name, value in ours.items() if value},
+        trust="high",
     )
 
 

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from cachetools import Cache, TLRUCache, TTLCache
+from msgspec.structs import replace
 
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, Store
 from memory_service.telling import Context, LongTerm
-from memory_service.values import Hot, Scope, Session, SessionKey
+from memory_service.values import Hot, Scope, Session, SessionKey, Trust, is_less
 
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
 Look = Callable[[SessionKey], Awaitable[Session | None]]
@@ -307,4 +308,11 @@ async def load_long_term(store: Store, summaries: int, insights: int, scope: Sco
     )
     # stable: the newest first among equals
     known.sort(key=lambda memory: (memory.pinned, memory.importance), reverse=True)
-    return LongTerm(insights=tuple(known[:insights]), summaries=tuple(recent), most_summaries=summaries)
+
+    def of(least: Trust) -> LongTerm:
+        # before the cut: what is not to be told takes no place
+        trusted = [memory for memory in known if not is_less(memory.trust, least)][:insights]
+        told = [memory for memory in recent if not is_less(memory.trust, least)]
+        return LongTerm(insights=tuple(trusted), summaries=tuple(told), most_summaries=summaries)
+
+    return replace(of("low"), restricted={"normal": of("normal"), "high": of("high")})

@@ -101,6 +101,8 @@ class Recall:
         self.searches += 1
         only = only or Only()
         asked = self._engines.order if drivers is None else tuple(drivers)
+        if only.min_trust != Only().min_trust:
+            asked = ()  # of trust they know nothing: what they narrow to may be all that is not wanted
         wanted = SEARCHED if kinds is None else tuple(kinds)
         asked_for = (question, limit, wanted, kinds is None, only, by_words, asked)
         answered = await self._answers.find(scope, asked_for, self._embedding.space)

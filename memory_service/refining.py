@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from memory_service.breaker import Breaker
 from memory_service.errors import ModelError, ModelUnavailable, StaleVersion
 from memory_service.llm.base import Reader
+from memory_service.reading import parts_of
 from memory_service.redaction import Redactor
-from memory_service.reflection import parts_of
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.gateway import Unrefined
 from memory_service.text import LONGEST_KEY

@@ -20,9 +20,10 @@ from memory_service.breaker import Breaker
 from memory_service.consolidation import LONGEST_INSIGHT, consolidate
 from memory_service.context import summary_id
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion, Unavailable
-from memory_service.llm.base import Excerpt, Finding, Findings, Reader
+from memory_service.llm.base import Finding, Findings, Reader
 from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
+from memory_service.reading import Reading, parts_of
 from memory_service.recall import Recall
 from memory_service.redaction import Redactor
 from memory_service.stores.base import Commit, Store
@@ -35,15 +36,15 @@ from memory_service.values import (
     SessionKey,
     Sitting,
     Source,
+    Trust,
     Turn,
     Value,
     derived_id,
+    least,
 )
 
 logger = logging.getLogger(__name__)
 
-EXCERPT_CHARS = 48_000
-"""Text one call reads; a longer stretch is read in several, each with the summary of those before."""
 KNOWN_INSIGHTS = 30
 CHUNK_WORDS = 60
 LEASE_MARGIN_S = 30.0
@@ -190,19 +191,22 @@ class Reflector:
         turns, earlier_summary = await self._cleaned(turns, sitting.summary)
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
         known, settled = await self._known(key.scope, unread)
-        findings = await self._read(unread, earlier_summary, [*map(self._redactor.memory, known)])
+        trust = least([*(turn.trust for turn in unread), *([sitting.summary_trust] if sitting.summary else [])])
+        shown = [self._redactor.memory(memory) for memory in known if memory.trust != "low"]
+        reading = Reading(self._reader, self._breaker, earlier_summary, is_low=sitting.summary_trust == "low")
+        findings = await reading.read(unread, shown)
         self._point("after_model")
-        said_at = {turn.seq: turn.created_at for turn in unread}
-        new = [_insight(key, sitting, place, one, said_at, self._reader) for place, one in enumerate(findings.insights)]
-        times = said_at.values()  # in any order, where old talk is brought in
+        said = {turn.seq: turn for turn in unread}
+        new = [_insight(key, sitting, place, one, said, self._reader) for place, one in enumerate(findings.insights)]
+        times = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
         started_at = min([*times, sitting.started_at] if sitting.started_at else times)
-        summary = _summary(key, sitting, findings, started_at, max(times), self._reader)
+        summary = _summary(key, sitting, findings, started_at, max(times), self._reader, trust)
         others = (summary, *await asyncio.to_thread(self._chunks, key, turns))
         held = await self._held(key.scope, known, settled, new, others)
         settled = [memory for memory in held.values() if memory.is_settled]
         known = [held[memory.memory_id] for memory in known]
         insights = await asyncio.to_thread(consolidate, findings.insights, known, new, settled)
-        done = sitting.done(findings.summary, insights.added, started_at)
+        done = sitting.done(findings.summary, insights.added, started_at, trust)
         taken = {memory.memory_id for memory in settled}
         written = [memory for memory in (*others, *insights.memories) if memory.memory_id not in taken]
         unchanged = tuple(held[memory.memory_id] for memory in written if memory.memory_id in held)
@@ -223,14 +227,16 @@ class Reflector:
             raise
 
     async def _known(self, scope: Scope, turns: Iterable[Turn]) -> tuple[list[Memory], list[Memory]]:
-        """Insights held that these turns may touch, nearest first; and all on which somebody had the last word."""
+        """Insights held that these turns may touch, nearest first, those of low trust last; and all on which somebody
+        had the last word.
+        """
         held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
         settled = [memory for memory in held.values() if memory.is_settled]
         if len(held) <= KNOWN_INSIGHTS:
-            return list(held.values()), settled
+            return _low_last(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
         found = await self._recall.retrieve(scope, said[-4000:], KNOWN_INSIGHTS, ["insight"])
-        return [held[hit.item.id] for hit in found.hits if hit.item.id in held], settled
+        return _low_last(held[hit.item.id] for hit in found.hits if hit.item.id in held), settled
 
     async def _held(
         self, scope: Scope, known: Iterable[Memory], settled: Iterable[Memory], *made: Iterable[Memory]
@@ -240,19 +246,6 @@ class Reflector:
         ids = {*read, *(memory.memory_id for of_a_kind in made for memory in of_a_kind)}
         now = (await self._store.items(scope, ids, "")).memories
         return read | {memory.memory_id: memory for memory in now}
-
-    async def _read(self, turns: list[Turn], earlier_summary: str, known: list[Memory]) -> Findings:
-        """Ask the reader, in as many calls as the length needs."""
-        insights: list[Finding] = []
-        topics: list[str] = []
-        for part in parts_of(turns):
-            excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
-            with self._breaker.watched():
-                findings = await self._reader.reflect(excerpt)
-            earlier_summary = findings.summary
-            insights += findings.insights
-            topics += [topic for topic in findings.topics if topic not in topics]
-        return Findings(summary=earlier_summary, topics=tuple(topics[:8]), insights=tuple(insights))
 
     def _chunks(self, key: SessionKey, turns: list[Turn]) -> list[Memory]:
         """One extract per so many turns; one that grew since it was written is written over."""
@@ -301,29 +294,15 @@ class Reflector:
         }
 
 
-def parts_of(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
-    """Cut a stretch into parts of whole turns that one call can read."""
-    parts: list[list[Turn]] = []
-    room = 0
-    for turn in turns:
-        length = sum(len(message.content) for message in turn.messages)
-        if length > room or not parts:  # one whose words were erased has none
-            parts.append([])
-            room = max(EXCERPT_CHARS, length)
-        parts[-1].append(turn)
-        room -= length
-    return [tuple(part) for part in parts]
-
-
 def _insight(
-    key: SessionKey, sitting: Sitting, number: int, finding: Finding, said_at: dict[int, datetime], reader: Reader
+    key: SessionKey, sitting: Sitting, number: int, finding: Finding, said: dict[int, Turn], reader: Reader
 ) -> Memory:
-    seqs = sorted({seq for seq in finding.turns if seq in said_at})
+    seqs = sorted({seq for seq in finding.turns if seq in said})
     return Memory(
         memory_id=derived_id("insight", key.session_id, sitting.first_seq, sitting.through_seq, number),
         kind="insight",
         text=finding.text[:LONGEST_INSIGHT],
-        created_at=said_at[seqs[-1]] if seqs else max(said_at.values()),
+        created_at=said[seqs[-1]].created_at if seqs else max(turn.created_at for turn in said.values()),
         session_id=key.session_id,
         category=finding.category,
         confidence=finding.confidence,
@@ -331,11 +310,18 @@ def _insight(
         sources=tuple(Source(session_id=key.session_id, seq=seq) for seq in seqs),
         model=reader.name,
         prompt_version=reader.prompt_version,
+        trust=least(said[seq].trust for seq in seqs),
     )
 
 
 def _summary(
-    key: SessionKey, sitting: Sitting, findings: Findings, started_at: datetime, ended_at: datetime, reader: Reader
+    key: SessionKey,
+    sitting: Sitting,
+    findings: Findings,
+    started_at: datetime,
+    ended_at: datetime,
+    reader: Reader,
+    trust: Trust,
 ) -> Memory:
     return Memory(
         memory_id=summary_id(key.session_id, sitting.first_seq),
@@ -351,7 +337,12 @@ def _summary(
         },
         model=reader.name,
         prompt_version=reader.prompt_version,
+        trust=trust,
     )
+
+
+def _low_last(memories: Iterable[Memory]) -> list[Memory]:
+    return sorted(memories, key=lambda memory: memory.trust == "low")
 
 
 def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
@@ -365,4 +356,5 @@ def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
         sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns),
         metadata={"topics": list(extract.topics(spoken)), "entities": list(extract.entities(spoken))},
         model=EXTRACTIVE,
+        trust=least(turn.trust for turn in turns),
     )

@@ -70,7 +70,7 @@ class Rights:
         now = max(self._now(), (held.updated_at or min(held.created_at, self._now())) + MOMENT)
         memory = replace(held, **changes, updated_at=now, rough=None)
         if "text" in changes:  # its user's own words now
-            memory = replace(memory, confidence=1.0, model=None, prompt_version=None)
+            memory = replace(memory, confidence=1.0, model=None, prompt_version=None, trust="high")
         return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory
 
     async def delete(self, scope: Scope, memory_ids: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
-from memory_service.telling import Context, Document, Known
+from memory_service.telling import Asked, Context, Document, Known
 from memory_service.tombstones import Tombstones
 from memory_service.transfers import Transfers
 from memory_service.values import (
@@ -48,6 +48,7 @@ from memory_service.values import (
     Scope,
     SessionKey,
     Sitting,
+    Trust,
     Turn,
     Value,
     knowledge_of,
@@ -62,13 +63,6 @@ class Stored(Value, frozen=True, kw_only=True):
     turn: Turn
     durability: Durability
     replayed: bool
-
-
-class Asked(Value, frozen=True, kw_only=True):
-    """How many pieces of knowledge a context is to hold, and on which question (None: what the user said last)."""
-
-    pieces: int
-    question: str | None = None
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,7 +195,8 @@ class MemoryService:
         hot = found(entry)
         long_term = self._long_term.ready(key.scope) or await self._long_term.get(key.scope)
         if asked is not None:
-            return assemble(hot, long_term, self._context_budget_tokens, await self._known(key.scope, hot, asked))
+            known = await self._known(key.scope, hot, asked) if asked.pieces else None
+            return assemble(hot, long_term.at_least(asked.min_trust), self._context_budget_tokens, known)
         of = entry.context_of
         if entry.context is not None and of is not None and of[0] is hot and of[1] is long_term:
             return entry.context
@@ -252,9 +247,11 @@ class MemoryService:
         self._background.reflect_soon(key.scope)
         return await self.reflection(key)
 
-    async def retrieve(self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None) -> Retrieved:
+    async def retrieve(
+        self, scope: Scope, question: str, limit: int, kinds: Collection[Kind] | None, min_trust: Trust = "low"
+    ) -> Retrieved:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
-        return await self._recall.retrieve(scope, question, limit, kinds)
+        return await self._recall.retrieve(scope, question, limit, kinds, Only(min_trust=min_trust))
 
     async def remember(
         self,

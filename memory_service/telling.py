@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from memory_service.values import Memory, Session, Turn, Value
+from memory_service.values import Memory, Session, Trust, Turn, Value
 
 
 class Document(Value, frozen=True, kw_only=True):
@@ -28,16 +28,32 @@ class Known(Value, frozen=True, kw_only=True):
     parts: dict[str, float]
 
 
+class Asked(Value, frozen=True, kw_only=True):
+    """How many pieces of knowledge a context is to hold, and on which question (None: what the user said last).
+
+    `min_trust`: of insights and summaries; the session itself is told whole.
+    """
+
+    pieces: int = 0
+    question: str | None = None
+    min_trust: Trust = "low"
+
+
 class LongTerm(Value, frozen=True, kw_only=True):
     """What is known of a user beyond the present session.
 
     `insights`: most important first; `summaries`: of reflected sittings, newest first. Of these at most
-    `most_summaries` are told; there is one more, for that of the present sitting may be among them.
+    `most_summaries` are told; there is one more, for that of the present sitting may be among them. `restricted`: the
+    same of what is trusted so far, where that is something else.
     """
 
     insights: tuple[Memory, ...] = ()
     summaries: tuple[Memory, ...] = ()
     most_summaries: int = 5
+    restricted: dict[Trust, LongTerm] = {}
+
+    def at_least(self, trust: Trust) -> LongTerm:
+        return self.restricted.get(trust, self)
 
 
 class Context(Value, frozen=True, kw_only=True):

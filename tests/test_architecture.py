@@ -42,7 +42,7 @@ FLOORS = [
     ],
     ["stores.erasures"],
     ["gateway.client", "gateway.messages", "gateway.reading", "stores.base", "llm.base"],
-    ["consolidation", "stores.indexing", "stores.transient_record"],
+    ["consolidation", "reading", "stores.indexing", "stores.transient_record"],
     [
         "clock",
         "embedding",

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from memory_service.consolidation import Consolidated, consolidate
 from memory_service.llm.base import Finding
-from memory_service.values import Memory, Source
+from memory_service.values import Memory, Source, Trust, is_less, least
 
 AT = datetime(2025, 3, 3, 9, tzinfo=UTC)
 
@@ -273,3 +273,66 @@ def test_what_replaces_a_deleted_insight_is_new() -> None:
     new, gone = memory("Ana lives in Lisbon", 9, days=1), memory("Ana lives in Porto", name="held").deleted(AT)
     result = consolidate([Finding(text=new.text, turns=(9,), replaces=1)], [gone], [new], [gone])
     assert (result.memories, result.added) == ((new,), 1)
+
+
+# Trust
+
+
+def trusted(trust: Trust, text: str, *turns: int, name: str | None = None, days: int = 0) -> Memory:
+    return replace(memory(text, *turns, name=name, days=days), trust=trust)
+
+
+def test_what_is_trusted_less_adds_nothing_to_what_says_the_same() -> None:
+    held = trusted("normal", "Ana prefers green tea", 1, name="held")
+    assert joined(trusted("low", "Ana prefers green tea", 9, days=1, name="again"), held).memories == (held,)
+
+
+def test_what_is_trusted_more_takes_the_place_of_what_says_the_same() -> None:
+    held = trusted("low", "Ana prefers green tea", 1, name="held")
+    new = trusted("normal", "In the morning Ana prefers green tea", 9, days=1, name="again")
+    again = replace(new, text="Ana prefers green tea!")
+    assert joined(again, held) == Consolidated(memories=(held.superseded(again), again), added=1, dropped=0)
+
+
+def test_what_is_trusted_alike_keeps_its_trust_and_gains_the_sources() -> None:
+    held = trusted("low", "Ana prefers green tea", 1, name="held")
+    (kept,) = joined(trusted("low", "Ana prefers green tea", 9, name="again"), held).memories
+    assert (kept.trust, [source.seq for source in kept.sources]) == ("low", [1, 9])
+
+
+@pytest.mark.parametrize(
+    ("held", "new", "replaced"),
+    [("normal", "low", False), ("low", "normal", True), ("low", "low", True), ("normal", "normal", True)],
+)
+def test_what_is_trusted_less_replaces_nothing_and_both_are_kept(held: Trust, new: Trust, replaced: bool) -> None:
+    old, now = trusted(held, "Ana lives in Porto"), trusted(new, "Ana lives in Faro", 5, days=1)
+    written = joined(now, old, replaces=1).memories
+    assert written == ((old.superseded(now), now) if replaced else (now,))
+
+
+def test_what_an_attempt_that_was_cut_off_left_is_no_more_trusted_for_being_said_again() -> None:
+    left = trusted("low", "Ana prefers green tea", 1, name="first")
+    (kept,) = joined(trusted("normal", "Ana prefers green tea", 2, name="first"), left).memories
+    assert (kept.memory_id, kept.trust, kept.superseded_by) == ("first", "low", None)
+
+
+def trust_of(*turns: int) -> Trust:
+    """As if each third turn were a tool's."""
+    return least("low" if turn % 3 == 0 else "normal" for turn in turns)
+
+
+@given(
+    known=st.lists(st.tuples(TEXTS, st.sets(st.integers(1, 4), min_size=1)), max_size=4),
+    found=st.lists(st.tuples(TEXTS, st.sets(st.integers(5, 9), min_size=1), st.none() | st.integers(1, 4)), max_size=6),
+)
+def test_nothing_is_trusted_more_than_what_it_rests_on_nor_lost_to_what_is_trusted_less(
+    known: list[tuple[str, set[int]]], found: list[tuple[str, set[int], int | None]]
+) -> None:
+    held = [trusted(trust_of(*turns), text, *turns, name=f"held {n}") for n, (text, turns) in enumerate(known)]
+    new = [trusted(trust_of(*turns), text, *turns, name=f"new {n}", days=1) for n, (text, turns, _) in enumerate(found)]
+    findings = [Finding(text=text, turns=tuple(turns), replaces=place) for text, turns, place in found]
+    before = {one.memory_id: one for one in (*held, *new)}
+    for one in consolidate(findings, held, new).memories:
+        assert one.trust == before[one.memory_id].trust
+        assert not is_less(trust_of(*(source.seq for source in one.sources)), one.trust)
+        assert one.superseded_by is None or not is_less(before[one.superseded_by].trust, one.trust)

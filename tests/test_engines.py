@@ -137,6 +137,19 @@ async def test_restrictions_hold_through_an_engine_and_for_what_it_lacks(world: 
     assert set((await world.found("walnuts", only=without))[0]) == {"walnuts two", "walnuts three"}
 
 
+async def test_what_is_trusted_is_asked_of_the_record_for_engines_know_nothing_of_trust(world: World) -> None:
+    await world.say("Ana eats no walnuts")
+    key = SessionKey(scope=ANA, session_id="s")
+    for number in range(60):  # more than an engine is asked for
+        said = Message(role="tool", content=f"walnuts walnuts walnuts {number}")
+        await world.service.store_turn(key, Draft(messages=(said,)))
+    await world.caught_up()
+    assert await world.found("walnuts", only=Only(min_trust="normal")) == (["Ana eats no walnuts"], ())
+    assert world.answered == (0, 0)
+    assert "Ana eats no walnuts" not in (await world.found("walnuts"))[0]
+    assert world.answered == (1, 0)
+
+
 async def test_knowledge_is_found_through_an_engine_too(world: World) -> None:
     await world.service.put_document("default", Document(doc_id="d", content="Walnuts grow on trees", category="Food"))
     await world.caught_up()

@@ -144,6 +144,7 @@ async def test_knowledge_that_comes_again_takes_the_place_of_the_former(service:
     again = await service.put_document("default", Document(doc_id="POL-001", content="Leave was cut", category="news"))
     assert (again.change, again.memory.memory_id) == ("replaced", first.memory.memory_id)
     held = await service.newest(knowledge_of("default"), 10, Only())
+    assert {item.trust for item in held} == {"high"}, "its writers answer for it"
     assert [item.text for item in held] == ["Leave was cut"]
     assert await known(service, "leave", "policies") == []
     found = await service.recall_knowledge("default", "thirty days of leave", 10, None)

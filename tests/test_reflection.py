@@ -16,7 +16,8 @@ from memory_service.app import open_service
 from memory_service.chaos.model_modes import Call, answer, status
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.errors import SessionEnded
-from memory_service.reflection import EXCERPT_CHARS, Retry
+from memory_service.reading import EXCERPT_CHARS
+from memory_service.reflection import Retry
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.settings import Settings

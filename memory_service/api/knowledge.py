@@ -8,8 +8,8 @@ from memory_service.api.endpoint import Verb
 from memory_service.errors import KnowledgeNotFound
 from memory_service.limits import check_metadata
 from memory_service.memories import known_of
-from memory_service.service import Asked, MemoryService
-from memory_service.telling import Document, Known
+from memory_service.service import MemoryService
+from memory_service.telling import Asked, Document, Known
 
 
 async def store_knowledge(
@@ -55,7 +55,8 @@ async def delete_knowledge(
 
 
 def asked_of(body: schemas.GetContext | schemas.SessionStart) -> Asked | None:
-    return Asked(pieces=body.include_knowledge, question=body.query) if body.include_knowledge else None
+    asked = Asked(pieces=body.include_knowledge, question=body.query, min_trust=body.min_trust)
+    return asked if asked.pieces or asked.min_trust != "low" else None
 
 
 def result_of(known: Known) -> schemas.KnowledgeResult:

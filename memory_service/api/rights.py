@@ -17,7 +17,7 @@ from memory_service.limits import MAX_TAGS, MAX_TEXT, check_metadata
 from memory_service.rights import OWN, changed_at
 from memory_service.service import MemoryService
 from memory_service.stores.bodies import Place, micros, moment
-from memory_service.values import Kind, Memory, Scope
+from memory_service.values import Kind, Memory, Scope, Trust
 
 OwnKind = Literal["summary", "insight", "memory", "episode", "chunk"]
 MOST_FORGOTTEN = 100
@@ -74,6 +74,7 @@ class MemoryAnswer(Struct, kw_only=True):
     text: str
     pinned: bool
     edited: bool
+    trust: Trust
     created_at: datetime
     updated_at: datetime
     session_id: str | None
@@ -248,6 +249,7 @@ def _memory(memory: Memory) -> MemoryAnswer:
         text=memory.text,
         pinned=memory.pinned,
         edited=memory.edited,
+        trust=memory.trust,
         created_at=memory.created_at,
         updated_at=changed_at(memory),
         session_id=memory.session_id,

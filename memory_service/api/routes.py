@@ -85,7 +85,7 @@ async def store_turn(service: MemoryService, caller: Caller, body: schemas.Store
 
 
 async def retrieve(service: MemoryService, caller: Caller, body: schemas.Retrieve) -> schemas.RetrieveAnswer:
-    found = await service.retrieve(caller.scope(body.user_id), body.query, body.top_k, body.kinds)
+    found = await service.retrieve(caller.scope(body.user_id), body.query, body.top_k, body.kinds, body.min_trust)
     return schemas.RetrieveAnswer(
         query=body.query,
         facts=[_fact(hit) for hit in found.hits],
@@ -349,6 +349,7 @@ def _result(hit: Hit) -> schemas.Result:
         score_parts=schemas.ScoreParts(hit.parts.keyword, hit.parts.vector, hit.parts.speaker, hit.parts.date),
         session_id=item.session_id,
         created_at=item.created_at,
+        trust=item.trust,
         role=item.role,
         name=item.name,
         pinned=item.pinned,
@@ -368,6 +369,7 @@ def _insight(memory: Memory) -> schemas.InsightAnswer:
         confidence=memory.confidence,
         importance=memory.importance,
         pinned=memory.pinned,
+        trust=memory.trust,
         timestamp=memory.created_at,
         session_id=memory.session_id or "",
         sources=_sources(memory.sources),
@@ -383,6 +385,7 @@ def _summary(memory: Memory) -> schemas.SummaryAnswer:
         cumulative_summary=memory.text,
         key_topics=memory.metadata["topics"],
         turn_count=memory.metadata["turn_count"],
+        trust=memory.trust,
     )
 
 

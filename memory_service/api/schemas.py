@@ -29,7 +29,7 @@ from memory_service.limits import (
     NAME_PATTERN,
 )
 from memory_service.memories import Change
-from memory_service.values import Durability, Kind, ReflectionState, Role
+from memory_service.values import Durability, Kind, ReflectionState, Role, Trust
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
@@ -43,6 +43,7 @@ Category = Annotated[
 ]
 Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE, pattern=NAME_PATTERN)]
 Pieces = Annotated[int, Meta(ge=0, le=20, description="Pieces of knowledge to tell")]
+MinTrust = Annotated[Trust, Meta(description="What is trusted less is left out")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset")]
 Metadata = Annotated[
     dict[str, Any],
@@ -65,6 +66,7 @@ class SessionStart(Body):
     agent_id: Id | None = None
     include_knowledge: Pieces = 0
     query: Question | None = None
+    min_trust: MinTrust = "low"
 
 
 class SessionEnd(Body):
@@ -80,6 +82,7 @@ class GetContext(Body):
     session_id: Id
     include_knowledge: Pieces = 0
     query: Question | None = None
+    min_trust: MinTrust = "low"
 
 
 class GetReflection(Body):
@@ -124,6 +127,7 @@ class Retrieve(Body):
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
     kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
+    min_trust: MinTrust = "low"
 
 
 class GetInsights(Body):
@@ -235,6 +239,7 @@ class Result(Struct, kw_only=True, omit_defaults=True):
     score_parts: ScoreParts
     session_id: str | None
     created_at: datetime
+    trust: Trust
     role: Role | None = None
     name: str | None = None
     pinned: bool = False
@@ -258,6 +263,7 @@ class InsightAnswer(Struct, kw_only=True):
     confidence: float
     importance: float
     pinned: bool
+    trust: Trust
     timestamp: datetime
     session_id: str
     sources: list[SourceAnswer]
@@ -277,6 +283,7 @@ class SummaryAnswer(Struct, kw_only=True):
     cumulative_summary: str
     key_topics: list[str]
     turn_count: int
+    trust: Trust
 
 
 class SummariesAnswer(Struct, kw_only=True):

@@ -34,6 +34,7 @@ from memory_service.values import (
     Scope,
     Session,
     SessionKey,
+    least,
     nobody_of,
 )
 
@@ -166,6 +167,7 @@ class Gateway:
             agent_id=request.agent_id,
             model=EXTRACTIVE,
             rough=Rough(messages=messages) if self._refines else None,
+            trust=least(message.trust for message in messages),
         )
         await self._memories.put(scope, memory)
         self._background.refine_soon()

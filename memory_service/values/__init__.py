@@ -43,12 +43,14 @@ from memory_service.values.sessions import (
     Sitting,
     Turn,
 )
+from memory_service.values.trust import TRUSTS, Trust, is_less, least
 
 __all__ = [
     "EXTRACTIVE",
     "KINDS",
     "KNOWLEDGE_OWNER",
     "NOBODY",
+    "TRUSTS",
     "Durability",
     "Effect",
     "Hot",
@@ -65,13 +67,16 @@ __all__ = [
     "SessionKey",
     "Sitting",
     "Source",
+    "Trust",
     "Turn",
     "Unembedded",
     "Value",
     "Vector",
     "derived_id",
     "effect_of",
+    "is_less",
     "knowledge_of",
+    "least",
     "nobody_of",
     "turn_item_id",
 ]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from memory_service.values.root import Scope, Value
 from memory_service.values.sessions import Message, Turn
+from memory_service.values.trust import Trust
 
 Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -36,7 +37,7 @@ class Memory(Value, frozen=True, kw_only=True):
 
     `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
     its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
-    they are to.
+    they are to. `trust` is that of the least trusted turn it rests on, until its words are somebody's own.
     """
 
     memory_id: str
@@ -59,6 +60,7 @@ class Memory(Value, frozen=True, kw_only=True):
     updated_at: datetime | None = None
     agent_id: str | None = None
     rough: Rough | None = None
+    trust: Trust = "normal"
 
     @property
     def is_settled(self) -> bool:
@@ -97,12 +99,16 @@ class Vector(Value, frozen=True, kw_only=True):
 
 
 class Only(Value, frozen=True, kw_only=True):
-    """What a search is restricted to, beside kinds. Where nothing is so, nothing is found."""
+    """What a search is restricted to, beside kinds. Where nothing is so, nothing is found.
+
+    What is trusted less than `min_trust` counts as if it were not there.
+    """
 
     session_id: str | None = None
     category: str | None = None
     agent_id: str | None = None
     without_tags: frozenset[str] = frozenset()
+    min_trust: Trust = "low"
 
 
 class Unembedded(Value, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from memory_service.errors import SessionEnded
 from memory_service.values.root import Value
+from memory_service.values.trust import Trust, least
 
 Role = Literal["user", "assistant", "system", "tool"]
 ReflectionState = Literal["none", "pending", "done", "dead"]
@@ -29,6 +30,10 @@ class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
     def speaker(self) -> str:
         return self.name or self.role
 
+    @property
+    def trust(self) -> Trust:
+        return "low" if self.role == "tool" else "normal"
+
 
 class Turn(Value, frozen=True, kw_only=True):
     """One exchange. `seq` is dense from 1 within its session; a stored turn is never rewritten."""
@@ -40,6 +45,16 @@ class Turn(Value, frozen=True, kw_only=True):
     created_at: datetime
     received_at: datetime
     metadata: dict[str, Any] = {}
+
+    @property
+    def trust(self) -> Trust:
+        """That of its least trusted message."""
+        return least(message.trust for message in self.messages)
+
+    def without_low(self) -> Turn:
+        """What of it was not said by a tool."""
+        messages = tuple(message for message in self.messages if message.trust != "low")
+        return self if len(messages) == len(self.messages) else replace(self, messages=messages)
 
 
 class Session(Value, frozen=True, kw_only=True):
@@ -127,8 +142,8 @@ class Sitting(Value, frozen=True, kw_only=True):
     """One stretch of a session that was handed to reflection, and the state of that work: the to-do column.
 
     Turns `first_seq..through_seq` are to be reflected on, those up to `reflected_through` already are.
-    `summary` covers the reflected ones, which began at `started_at`. `version` fences: a worker whose
-    claim was overtaken cannot commit.
+    `summary` covers the reflected ones, which began at `started_at`, and has the trust `summary_trust`. `version`
+    fences: a worker whose claim was overtaken cannot commit.
     """
 
     session_id: str
@@ -138,6 +153,7 @@ class Sitting(Value, frozen=True, kw_only=True):
     ended: bool = False
     reflected_through: int = 0
     summary: str = ""
+    summary_trust: Trust = "normal"
     started_at: datetime | None = None
     insights_count: int = 0
     attempts: int = 0
@@ -172,12 +188,13 @@ class Sitting(Value, frozen=True, kw_only=True):
     def claimed(self, lease_until: datetime) -> Sitting:
         return replace(self, attempts=self.attempts + 1, lease_until=lease_until, version=self.version + 1)
 
-    def done(self, summary: str, insights_count: int, started_at: datetime) -> Sitting:
+    def done(self, summary: str, insights_count: int, started_at: datetime, summary_trust: Trust = "normal") -> Sitting:
         return replace(
             self,
             reflection="done",
             reflected_through=self.through_seq,
             summary=summary,
+            summary_trust=summary_trust,
             started_at=started_at,
             insights_count=self.insights_count + insights_count,
             lease_until=None,

@@ -260,6 +260,10 @@ INVALID: tuple[tuple[str, str, Any, str], ...] = (
     (CONTEXT, "query", CANARY * 201, "content_too_long"),
     (CONTEXT, "query", "a\x00b", "invalid_character"),
     (START, "query", CANARY * 201, "content_too_long"),
+    (START, "min_trust", CANARY, "validation_failed"),
+    (CONTEXT, "min_trust", 1, "validation_failed"),
+    (RETRIEVE, "min_trust", "LOW", "validation_failed"),
+    (RETRIEVE, "min_trust", None, "validation_failed"),
 )
 NOT_FOR_CLIENTS = (
     "tenant_id",

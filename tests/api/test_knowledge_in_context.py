@@ -13,10 +13,9 @@ from client import MemoryServiceClient
 from memory_service.app import Surroundings, make_parts, make_service
 from memory_service.context import BYTES_PER_TOKEN
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
-from memory_service.service import Asked
 from memory_service.sessions import Draft
 from memory_service.settings import Settings
-from memory_service.telling import Document
+from memory_service.telling import Asked, Document
 from memory_service.values import Message, Scope, SessionKey
 from tests.api import talking
 from tests.api.conftest import ClientAt, Connect

@@ -83,6 +83,7 @@ async def test_the_results_say_what_was_found_where_and_why(talker: MemoryServic
         "text": "I bought a grey bicycle.",
         "session_id": "s",
         "created_at": "2026-03-03T09:30:00Z",
+        "trust": "normal",
         "role": "user",
         "sources": [{"session_id": "s", "turn_number": 2}],
     }

@@ -26,7 +26,7 @@ TWINS = {"awaited": MemoryServiceClient, "blocking": SyncMemoryServiceClient}
 # What is sent
 
 TURN = {"user_message": "hi", "agent_message": "hello", "turn_id": "t1", "user_name": "Ann", "agent_name": "Bot"}
-ASKED = {"include_knowledge": 3, "query": "q"}
+ASKED = {"include_knowledge": 3, "query": "q", "min_trust": "normal"}
 PIECE = {"content": "soup", "category": "food", "title": "T", "doc_id": "a/b.md", "metadata": {"k": [1]}}
 FULL = [
     ("start_session", {"session_id": SESSION, "restore": False, "agent_id": "a1", **ASKED}, "/sessions/start",
@@ -35,8 +35,10 @@ FULL = [
     ("get_context", ASKED, "/memory/context", schemas.GetContext(**OWNER, **ASKED)),
     ("store_turn", {**TURN, "created_at": NOON, "metadata": {"k": [1]}}, "/memory/store",
      schemas.StoreTurn(**OWNER, **TURN, created_at=NOON, metadata={"k": [1]})),
-    ("retrieve", {"query": "q", "top_k": 9, "kinds": ("insight", "message"), "session_id": SESSION},
-     "/memory/retrieve", schemas.Retrieve(**OWNER, query="q", top_k=9, kinds=["insight", "message"])),
+    ("retrieve",
+     {"query": "q", "top_k": 9, "kinds": ("insight", "message"), "session_id": SESSION, "min_trust": "high"},
+     "/memory/retrieve",
+     schemas.Retrieve(**OWNER, query="q", top_k=9, kinds=["insight", "message"], min_trust="high")),
     ("get_insights", {"recent_only": True}, "/insights", schemas.GetInsights(user_id=USER, recent_only=True)),
     ("get_summaries", {"limit": 3}, "/summaries", schemas.GetSummaries(user_id=USER, limit=3)),
     ("store_knowledge", PIECE, "/knowledge", schemas.StoreKnowledge(**PIECE)),

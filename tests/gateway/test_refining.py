@@ -157,6 +157,24 @@ async def test_the_data_of_an_image_is_neither_kept_with_a_memory_nor_sent(opene
     assert "aW1hZ2U" not in f"{kept}{model.chats[0].prompt}"
 
 
+@pytest.mark.parametrize("trust", ["low", "normal"])
+async def test_it_is_trusted_no_more_than_what_it_is_made_of(opened: Open, model: ModelServer, trust: str) -> None:
+    service = await opened(**using(model))
+    results = [{"content": [{"type": "text", "text": "42"}]}] if trust == "low" else []
+    messages = [*said(TEXT), Message.model_validate({"role": "assistant", "text": "Ah.", "tool_results": results})]
+    request = CreateMemoryRequest(
+        session_id="s", user_id="ana", agent_id="a", session_context=SessionContext(messages=messages)
+    )
+    model.rule = lambda call: answer("Ana likes green tea.")
+    model.hanging = True
+    await service.gateway.create_memory(ANYBODY, request)
+    (rough,) = await record(service).memories(ANA, ["memory"])
+    model.hanging = False
+    await settled(service)
+    (refined,) = await record(service).memories(ANA, ["memory"])
+    assert (rough.trust, refined.trust, refined.text) == (trust, trust, "Ana likes green tea.")
+
+
 async def test_an_embedding_of_another_server_is_not_waited_for(opened: Open, model: ModelServer, clock: Clock) -> None:
     service = await opened(**using(model, openai_embedding_model="embedding-model", embedding_timeout_seconds=60))
     await create(service)

@@ -13,7 +13,7 @@ import numpy as np
 from memory_service.context import estimated_tokens, summary_id
 from memory_service.reflection import KNOWN_INSIGHTS
 from memory_service.stores.base import Entries
-from memory_service.values import Memory, Scope, Session, Sitting, Turn, Unembedded, turn_item_id
+from memory_service.values import Memory, Scope, Session, Sitting, Turn, Unembedded, is_less, turn_item_id
 from tests.properties.lanes import BUDGET_TOKENS, Answer, K, Lane
 from tests.properties.model import CANARIES, Said, Told
 from tests.properties.models import CANARY, WORD, turns_told
@@ -135,13 +135,14 @@ def invariant_10_coverage_at_rest(head: Session) -> None:
 
 
 def invariant_11_provenance(scope: Scope, memories: Iterable[Memory], turns: dict[str, list[Turn]]) -> None:
-    """Each derived record cites turns that exist, and are of the same user."""
+    """Each derived record cites turns that exist, and are of the same user; it is trusted no more than they are."""
     for memory in memories:
         assert memory.sources, memory
         for source in memory.sources:
             assert 1 <= source.seq <= len(turns.get(source.session_id, []))
             cited = turns[source.session_id][source.seq - 1]
             assert cited.seq == source.seq
+            assert memory.edited or not is_less(cited.trust, memory.trust)
             if memory.kind == "insight":
                 assert memory.text.split()[-1] in " ".join(message.content for message in cited.messages)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from memory_service.stores.base import Commit, Entries, Store
-from memory_service.values import KINDS, Memory, turn_item_id
+from memory_service.values import KINDS, TRUSTS, Memory, turn_item_id
 from tests.support.values import (
     NOON,
     a_key,
     a_memory,
     a_scope,
+    a_sitting,
     a_vector,
     begin,
     embed_all,
@@ -82,6 +85,20 @@ class RecallContract:
         assert names(await followed(store))[0] == "m", "who comes later is told too, and finds no vector"
         assert "m+" not in names(await followed(store))
         assert "walnuts" not in str((await store.export(ANA)).things)
+
+    async def test_how_far_a_memory_and_a_summary_are_trusted_is_kept_through_every_door(self, store: Store) -> None:
+        await begin(store, a_key(), turns=3)
+        sitting = a_sitting().done("all of it", 1, NOON, "low")
+        await store.commit(Commit(scope=ANA, sittings=(replace(sitting, version=1),)))
+        for trust in TRUSTS:
+            memory = a_memory(f"of {trust}", trust=trust)
+            await keep(store, memory)
+            assert await store.find_memory(ANA, memory.memory_id) == memory
+        assert [one.summary_trust for one in await store.sittings(a_key())] == ["low"]
+        (page,) = await followed(store)
+        listed = await store.memories(ANA, ["insight"])
+        for told in (page.memories, listed, (await store.items(ANA, [one.memory_id for one in listed], "")).memories):
+            assert {one.memory_id: one.trust for one in told} == {f"of {trust}": trust for trust in TRUSTS}
 
     async def test_memories_come_newest_first_and_by_id_among_equals(self, store: Store) -> None:
         times = {"e": 0, "b": 1, "d": 1, "a": 1, "c": 2}

@@ -42,7 +42,14 @@ def everything(turns: int = 30) -> list[Exported]:
     ]
     sittings = [
         a_sitting(
-            "Z:2", through_seq=4, version=3, reflection="done", reflected_through=4, summary="of Z", started_at=NOON
+            "Z:2",
+            through_seq=4,
+            version=3,
+            reflection="done",
+            reflected_through=4,
+            summary="of Z",
+            summary_trust="low",
+            started_at=NOON,
         ),
         a_sitting("b@3", version=7, reflection="dead", attempts=8, last_error="bad_model_output"),
         a_sitting("c.4", through_seq=2, version=2, attempts=1, last_error="x", due_at=LATER, ended=True),
@@ -66,7 +73,9 @@ def everything(turns: int = 30) -> list[Exported]:
 
 def memories() -> list[Memory]:
     newer = a_memory("insight_b", text="Five cats", sources=(Source(session_id="s1", seq=2),), category="pets")
-    older = a_memory("insight_a", confidence=0.25, importance=1.0, model="m", prompt_version="1").superseded(newer)
+    older = a_memory(
+        "insight_a", trust="low", confidence=0.25, importance=1.0, model="m", prompt_version="1"
+    ).superseded(newer)
     told = {"started_at": NOON.isoformat(), "topics": ["cats"], "turn_count": 4}
     return [
         newer,
@@ -75,5 +84,5 @@ def memories() -> list[Memory]:
         a_memory("summary_z", kind="summary", session_id="Z:2", metadata=told, text="Of cats"),
         a_memory("chunk_z", kind="chunk", session_id="Z:2", metadata={"topics": ["a"], "entities": []}),
         a_memory("memory_1", kind="memory", tags=("x y", "z"), metadata={"k": 1}, session_id="elsewhere"),
-        a_memory("M", kind="memory", text="In capitals \U0001f600"),
+        a_memory("M", kind="memory", trust="high", text="In capitals \U0001f600"),
     ]
