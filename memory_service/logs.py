@@ -25,6 +25,7 @@ FACTS = {
     "jobs",
     "model",
 }
+FACTS |= {"memories", "turns"}
 FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}
 

@@ -197,7 +197,8 @@ class Reflector:
         times = said_at.values()  # in any order, where old talk is brought in
         started_at = min([*times, sitting.started_at] if sitting.started_at else times)
         summary = _summary(key, sitting, findings, started_at, max(times), self._reader)
-        others = (summary, *await asyncio.to_thread(self._chunks, key, turns))
+        chunks = await asyncio.to_thread(self._chunks, key, turns)
+        others = [memory for memory in (summary, *chunks) if memory.text]  # nothing is left to tell of what is withheld
         held = await self._held(key.scope, known, settled, new, others)
         settled = [memory for memory in held.values() if memory.is_settled]
         known = [held[memory.memory_id] for memory in known]
@@ -242,10 +243,10 @@ class Reflector:
         return read | {memory.memory_id: memory for memory in now}
 
     async def _read(self, turns: list[Turn], earlier_summary: str, known: list[Memory]) -> Findings:
-        """Ask the reader, in as many calls as the length needs."""
+        """Ask the reader, in as many calls as the length needs; none where no turn has words any more."""
         insights: list[Finding] = []
         topics: list[str] = []
-        for part in parts_of(turns):
+        for part in parts_of([turn for turn in turns if turn.messages]):
             excerpt = Excerpt(turns=part, earlier_summary=earlier_summary, known=tuple(known))
             with self._breaker.watched():
                 findings = await self._reader.reflect(excerpt)
@@ -320,7 +321,9 @@ def _insight(
 ) -> Memory:
     seqs = sorted({seq for seq in finding.turns if seq in said_at})
     return Memory(
-        memory_id=derived_id("insight", key.session_id, sitting.first_seq, sitting.through_seq, number),
+        memory_id=derived_id(
+            "insight", key.session_id, sitting.first_seq, sitting.through_seq, number, *_again(sitting)
+        ),
         kind="insight",
         text=finding.text[:LONGEST_INSIGHT],
         created_at=said_at[seqs[-1]] if seqs else max(said_at.values()),
@@ -332,6 +335,11 @@ def _insight(
         model=reader.name,
         prompt_version=reader.prompt_version,
     )
+
+
+def _again(sitting: Sitting) -> tuple[int, ...]:
+    """What tells insights of another reading of a sitting: those of the one before may be in quarantine."""
+    return (sitting.begun_anew,) if sitting.begun_anew else ()
 
 
 def _summary(
@@ -362,7 +370,7 @@ def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
         text=extract.extract("", spoken, CHUNK_WORDS),
         created_at=turns[-1].created_at,
         session_id=key.session_id,
-        sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns),
+        sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns if turn.messages),
         metadata={"topics": list(extract.topics(spoken)), "entities": list(extract.entities(spoken))},
         model=EXTRACTIVE,
     )

@@ -18,6 +18,7 @@ from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.base import (
+    ALL,
     REQUESTS_KEPT,
     Capabilities,
     Commit,
@@ -30,6 +31,7 @@ from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.stores.transient_record import (
     Item,
@@ -37,6 +39,7 @@ from memory_service.stores.transient_record import (
     by_token,
     check,
     drop,
+    drop_vectors,
     forget_requests,
     memories_of,
     things_of,
@@ -344,6 +347,21 @@ class TransientStore(Store):
         record.epoch = uuid4().hex
         self._lags.begin_anew(scope)
         return erased
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        record, key = self._of(scope), SessionKey(scope=scope, session_id=what.session_id)
+        session = record.sessions.get(what.session_id)
+        if session is None:
+            return Quarantined()
+        sittings, turns = await self._sittings(key), sorted(await self._turns(key, 0, ALL), key=lambda turn: turn.seq)
+        held = Concerned(session=session, sittings=sittings, turns=turns, memories=list(memories_of(record)))
+        then = rewritten(what, held)
+        if then.session is not None:
+            drop_vectors(record, [thing.item_id for thing in then.things])
+            await self._restore(scope, then.things)
+            record.epoch = uuid4().hex
+            self._lags.begin_anew(scope)
+        return then.counts
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         self._erased.update(erasure_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from uuid import uuid4
 
@@ -37,10 +37,10 @@ class Record(Struct):
 
 
 def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequence[str]) -> Erased:
-    for item_id in (*memories, *(turn_item_id(turn.session_id, turn.seq) for turn in turns)):
+    names = [*memories, *(turn_item_id(turn.session_id, turn.seq) for turn in turns)]
+    for item_id in names:
         record.items.pop(item_id, None)
-        for vector in [name for name in record.vectors if name[0] == item_id]:
-            del record.vectors[vector]
+    drop_vectors(record, names)
     stored = {(turn.session_id, turn.turn_id) for turn in turns}
     effects = record.effects.items()
     requests = [key for key, (_, effect) in effects if (effect.session_id, effect.turn_id) in stored]
@@ -59,6 +59,11 @@ def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequ
         turns=len(turns),
         memories=len(memories),
     )
+
+
+def drop_vectors(record: Record, item_ids: Collection[str]) -> None:
+    for vector in [name for name in record.vectors if name[0] in item_ids]:
+        del record.vectors[vector]
 
 
 def things_of(record: Record) -> Iterator[Exported]:

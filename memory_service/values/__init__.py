@@ -9,6 +9,7 @@ from __future__ import annotations
 from memory_service.values.memories import (
     EXTRACTIVE,
     KINDS,
+    WHOLE,
     Kind,
     Memory,
     Only,
@@ -42,6 +43,7 @@ from memory_service.values.sessions import (
     Session,
     Sitting,
     Turn,
+    Withheld,
 )
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "KINDS",
     "KNOWLEDGE_OWNER",
     "NOBODY",
+    "WHOLE",
     "Durability",
     "Effect",
     "Hot",
@@ -69,6 +72,7 @@ __all__ = [
     "Unembedded",
     "Value",
     "Vector",
+    "Withheld",
     "derived_id",
     "effect_of",
     "knowledge_of",

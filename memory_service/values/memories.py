@@ -15,6 +15,8 @@ Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "k
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXTRACTIVE = "extractive"
 """Named as the model of what was picked and quoted, not written."""
+WHOLE = 0
+"""Stands for a session in place of one of its turns."""
 
 
 class Source(Value, frozen=True, kw_only=True):
@@ -36,7 +38,8 @@ class Memory(Value, frozen=True, kw_only=True):
 
     `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
     its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
-    they are to.
+    they are to. `withheld`: the turns in quarantine for which it is kept and not shown, or `WHOLE` sessions.
+    Without `valid_to` it holds, `superseded_by` or not: then that is in quarantine.
     """
 
     memory_id: str
@@ -59,6 +62,7 @@ class Memory(Value, frozen=True, kw_only=True):
     updated_at: datetime | None = None
     agent_id: str | None = None
     rough: Rough | None = None
+    withheld: tuple[Source, ...] = ()
 
     @property
     def is_settled(self) -> bool:

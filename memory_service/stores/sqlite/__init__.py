@@ -38,6 +38,7 @@ from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.stores.sqlite import erasing, gateway, keys, mirrors, moving
 from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
@@ -296,6 +297,10 @@ class SQLiteStore(Store):
         erased: Erased = await self._writer.change(change)
         await self._writer.clear_log()
         return erased
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        counts: Quarantined = await self._writer.change(lambda db: erasing.quarantine(db, scope, what))
+        return counts
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         await self._writer.change(lambda db: erasing.note(db, *erasure_ids))
