@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from msgspec.structs import replace
 
 from memory_service.errors import ContentTooLarge, StaleVersion, StoreThrottled, StoreUnavailable, UnsafeStart
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
-from memory_service.stores.cosmos import client
+from memory_service.stores.cosmos import batches, client
+from memory_service.stores.quarantine import Quarantine
 from memory_service.values import Effect, Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY as ACCOUNT_KEY
 from tests.cosmos.launcher import CosmosServer
+from tests.stores.contract_erasing import ANA
+from tests.stores.contract_quarantine import OF_TURN_2, exported, poisoned, shown, words
+from tests.stores.contract_quarantine import named as named_turns
 from tests.stores.cosmos_account import everything, settings_for
 from tests.support.background import until
 from tests.support.stores import opened
@@ -491,3 +496,44 @@ async def test_cancelled_commits_settle_though_answers_are_lost(
     assert await store.load(KEY) == then
     item, *_ = await store.due_vectors("space", 1)
     await store.commit(Commit(scope=KEY.scope, vectors=(a_vector(item),)))
+
+
+async def test_a_quarantine_that_is_cut_off_anywhere_is_completed_by_asking_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await poisoned(store)
+    before, held = await exported(store), await shown(store)
+    send, left = batches.send, 0
+
+    async def cut(*given: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError("cut off")
+        await send(*given)
+
+    monkeypatch.setattr(batches, "send", cut)
+
+    async def asked(what: Quarantine, batches_until_then: int) -> bool:
+        """Ask twice, at first to be cut off; returns whether that was."""
+        nonlocal left
+        left = batches_until_then
+        try:
+            await store.quarantine(ANA, what)
+        except StoreUnavailable:
+            left = 1000
+            await store.quarantine(ANA, what)
+            return True
+        return False
+
+    for number in count():
+        put = await asked(named_turns(2), number)
+        assert "poison" not in await words(store)
+        assert await shown(store) == held - OF_TURN_2
+        (sitting,) = await store.sittings(a_key("s"))
+        assert (sitting.reflection, sitting.summary) == ("pending", "")
+        let_out = await asked(named_turns(2, release=True), number)
+        assert (await exported(store), await shown(store)) == (before, held)
+        if not put and not let_out:
+            break
+    assert number > 5
