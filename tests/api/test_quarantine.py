@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ import pytest
 
 from client.errors import NotFound
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
-from tests.api.conftest import ClientAt, Connect
+from tests.api.conftest import ClientAt, Connect, Visit
 from tests.api.talking import (
     ALL_KINDS,
     CONTEXT,
@@ -264,6 +265,51 @@ async def test_an_erasure_takes_what_is_withheld_too_and_no_file_or_log_line_hol
     assert holding(tmp_path, POISON) == []
     assert (await released(http))["turns"] == 0
     assert places_of(await readable(http)) == set()
+
+
+@only_sqlite
+async def test_a_copy_in_which_it_was_withheld_is_rid_of_what_was_erased_since(visit: Visit, tmp_path: Path) -> None:
+    record = tmp_path / "record" / "memory.db"
+    settings = {"store_url": f"sqlite:///{record}"}
+    async with visit(**settings) as http:
+        await poisoned(http)
+        await withheld(http, 2)
+        await settled(http)
+    copyfile(record, tmp_path / "copy.db")
+    async with visit(**settings) as http:
+        assert (await http.delete("/sessions/s/turns/2", params={"user_id": "ana"})).status_code == 200
+        await settled(http)
+    (tmp_path / "copy.db").replace(record)
+    async with visit(**settings) as http:
+        await settled(http)
+        assert (await released(http))["turns"] == 0
+        assert places_of(await readable(http)) == set()
+    assert holding(tmp_path, POISON) == []
+
+
+@only_sqlite
+async def test_what_holds_while_its_successor_is_withheld_holds_on_if_somebody_changes_it(
+    http: httpx2.AsyncClient,
+) -> None:
+    await talk(http, "ana", "s0", "I live in Lisbon.")
+    await settled(http)
+    await talk(http, "ana", "s", "I live in Porto.")
+    await settled(http)
+
+    async def homes() -> dict[str, dict[str, Any]]:
+        listed = (await http.get("/memories", params={"user_id": "ana", "kinds": "insight"})).json()["memories"]
+        return {memory["text"]: memory for memory in listed}
+
+    (porto,) = (await homes()).values()
+    assert "Porto" in porto["text"]
+    for change in ({}, {"pinned": True}):
+        await withheld(http)
+        (lisbon,) = (await homes()).values()
+        assert ("Lisbon" in lisbon["text"], lisbon["superseded_by"]) == (True, None)
+        if change:
+            await http.patch(f"/memories/{lisbon['id']}", json={"user_id": "ana", **change})
+        await released(http)
+        assert set(await homes()) == {porto["text"], *([lisbon["text"]] if change else [])}
 
 
 @only_sqlite
