@@ -194,6 +194,17 @@ def erase_session(user_id: str, session_id: str) -> Call:
     return Call(method="DELETE", path=f"/sessions/{quote(session_id, safe='')}", query={"user_id": user_id})
 
 
+def quarantine(user_id: str, session_id: str, turn_numbers: Iterable[int] | None) -> Call:
+    body = _present(user_id=user_id, turn_numbers=None if turn_numbers is None else list(turn_numbers))
+    return Call(method="POST", path=f"/sessions/{quote(session_id, safe='')}/quarantine", body=body)
+
+
+def release(user_id: str, session_id: str, turn_number: int | None) -> Call:
+    named = {} if turn_number is None else {"turn_number": str(turn_number)}
+    path = f"/sessions/{quote(session_id, safe='')}/quarantine"
+    return Call(method="DELETE", path=path, query={"user_id": user_id, **named})
+
+
 def erase_turn(user_id: str, session_id: str, turn_number: int) -> Call:
     path = f"/sessions/{quote(session_id, safe='')}/turns/{turn_number}"
     return Call(method="DELETE", path=path, query={"user_id": user_id})

@@ -94,3 +94,14 @@ class Rights(Caller, ABC, Generic[A]):
     def erase_turn(self, turn_number: int, *, session_id: str | None = None) -> A:
         """Erase the words of a turn and what was learnt from it; its number stays. Raises NotFound."""
         return self._send(_calls.erase_turn(self.user_id, self._bound(session_id), turn_number))
+
+    def quarantine(self, turn_numbers: Iterable[int] | None = None, *, session_id: str | None = None) -> A:
+        """Withhold these turns of the session, or all there are, and all that was derived from them.
+
+        The answer counts what is withheld; `release` gives it back. Raises NotFound.
+        """
+        return self._send(_calls.quarantine(self.user_id, self._bound(session_id), turn_numbers))
+
+    def release(self, turn_number: int | None = None, *, session_id: str | None = None) -> A:
+        """Give back what is withheld of the session: one turn, or all. The answer counts it. Raises NotFound."""
+        return self._send(_calls.release(self.user_id, self._bound(session_id), turn_number))

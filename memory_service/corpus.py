@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from heapq import nlargest
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -137,7 +138,6 @@ class Corpus:
         self._items: list[Item] = []
         self._postings: dict[str, array[int]] = {}
         self._places: dict[str, list[int]] = {}
-        self._last_of_session: dict[str, tuple[int, int]] = {}
         self._names: set[str] = set()
         self._speakers: dict[str | None, int] = {None: 0}
         self._lengths = Column(np.float32)
@@ -160,18 +160,17 @@ class Corpus:
         return self._text_bytes + self._vectors.size_bytes + ITEM_BYTES * (len(self._items) + 1)
 
     def add_turn(self, turn: Turn, tokenize: Tokenizer) -> None:
-        """Add a turn's messages, after all earlier turns of its session; one that is here already stays as it is."""
+        """Add a turn's messages, in whatever order turns come; one that is here already stays as it is."""
         item_id = turn_item_id(turn.session_id, turn.seq)
         if item_id in self._places:
             return
         places = []
         for item in items_of(turn):
-            place = self._append(item, tokenize(item.words))
-            self._link(turn.session_id, turn.seq, place)
-            places.append(place)
+            places.append(self._append(item, tokenize(item.words)))
             if item.name:
                 self._names.add(item.name)
         self._places[item_id] = places
+        self._link(turn, places)
 
     def add_memory(self, memory: Memory, tokenize: Tokenizer) -> None:
         """Add a memory, in place of an earlier one of its id; a superseded one only leaves."""
@@ -212,13 +211,15 @@ class Corpus:
         self._vectors.append(0)
         return place
 
-    def _link(self, session_id: str, seq: int, place: int) -> None:
-        """Make a message and the one before it neighbours, unless turns between them are not here."""
-        last_seq, last = self._last_of_session.get(session_id, (0, -1))
-        self._last_of_session[session_id] = seq, place
-        if last >= 0 and seq <= last_seq + 1:
-            self._before.data[place] = last
-            self._after.data[last] = place
+    def _link(self, turn: Turn, places: list[int]) -> None:
+        """Make messages of a turn neighbours, the outer ones of those of the turns beside it, if these are here."""
+        if not places:
+            return
+        before = self._places.get(turn_item_id(turn.session_id, turn.seq - 1), [])
+        after = self._places.get(turn_item_id(turn.session_id, turn.seq + 1), [])
+        for place, following in pairwise([*before[-1:], *places, *after[:1]]):
+            self._before.data[following] = place
+            self._after.data[place] = following
 
     def _bury(self, item_id: str) -> None:
         for place in self._places.pop(item_id, []):

@@ -213,7 +213,7 @@ class Erasing:
 def _named(thing: Exported) -> Named | None:
     if thing.session is not None:
         return "session", (thing.session.session_id,), thing.session.created_at
-    if thing.turn is not None and thing.turn.messages:
+    if thing.turn is not None and thing.turn.told().messages:
         return "turn", (thing.turn.session_id, thing.turn.seq), thing.turn.received_at
     if thing.memory is not None and not thing.memory.is_deleted:
         return "memory", (thing.memory.memory_id,), thing.memory.created_at

@@ -27,7 +27,7 @@ FACTS = {
 }
 FACTS |= {"credential", "memory", "permission", "route", "session", "tenant", "user"}  # of the audit
 FACTS |= {"by", "key", "reason", "refused", "request_id", "seconds", "status", "store", "url", "verb"}
-FACTS |= {"count", "memories", "sessions"}
+FACTS |= {"count", "memories", "sessions", "turns"}
 AUDIT = "memory_service.audit"
 """The logger of who did what by which right. It is written whatever LOG_LEVEL says."""
 _ALWAYS = {"event", "level", "logger", "timestamp", "exception", "exc_info", "_record", "_from_structlog"}

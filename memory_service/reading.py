@@ -29,8 +29,8 @@ class Reading:
         self._topics: list[str] = []
 
     async def read(self, turns: Sequence[Turn], known: Sequence[Memory]) -> Findings:
-        """`known` rests on no words of tools either."""
-        for part in parts_of(turns):
+        """`known` rests on no words of tools either. Turns that have no words any more are not read."""
+        for part in parts_of([turn for turn in turns if turn.messages]):
             await self._read(part, tuple(known))
         return Findings(summary=self._summary, topics=tuple(self._topics[:MOST_TOPICS]), insights=tuple(self._insights))
 

@@ -201,7 +201,8 @@ class Reflector:
         times = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
         started_at = min([*times, sitting.started_at] if sitting.started_at else times)
         summary = _summary(key, sitting, findings, started_at, max(times), self._reader, trust)
-        others = (summary, *await asyncio.to_thread(self._chunks, key, turns))
+        chunks = await asyncio.to_thread(self._chunks, key, turns)
+        others = [memory for memory in (summary, *chunks) if memory.text]  # nothing is left to tell of what is withheld
         held = await self._held(key.scope, known, settled, new, others)
         settled = [memory for memory in held.values() if memory.is_settled]
         known = [held[memory.memory_id] for memory in known]
@@ -299,7 +300,9 @@ def _insight(
 ) -> Memory:
     seqs = sorted({seq for seq in finding.turns if seq in said})
     return Memory(
-        memory_id=derived_id("insight", key.session_id, sitting.first_seq, sitting.through_seq, number),
+        memory_id=derived_id(
+            "insight", key.session_id, sitting.first_seq, sitting.through_seq, number, *_again(sitting)
+        ),
         kind="insight",
         text=finding.text[:LONGEST_INSIGHT],
         created_at=said[seqs[-1]].created_at if seqs else max(turn.created_at for turn in said.values()),
@@ -312,6 +315,11 @@ def _insight(
         prompt_version=reader.prompt_version,
         trust=least(said[seq].trust for seq in seqs),
     )
+
+
+def _again(sitting: Sitting) -> tuple[int, ...]:
+    """What tells insights of another reading of a sitting: those of the one before may be in quarantine."""
+    return (sitting.begun_anew,) if sitting.begun_anew else ()
 
 
 def _summary(
@@ -353,7 +361,7 @@ def _chunk(key: SessionKey, turns: list[Turn]) -> Memory:
         text=extract.extract("", spoken, CHUNK_WORDS),
         created_at=turns[-1].created_at,
         session_id=key.session_id,
-        sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns),
+        sources=tuple(Source(session_id=key.session_id, seq=turn.seq) for turn in turns if turn.messages),
         metadata={"topics": list(extract.topics(spoken)), "entities": list(extract.entities(spoken))},
         model=EXTRACTIVE,
         trust=least(turn.trust for turn in turns),

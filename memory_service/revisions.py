@@ -136,10 +136,10 @@ class Revisions:
 
 
 def _messages(turns: Sequence[Turn]) -> tuple[Said, ...]:
-    """Of a turn that did not come as one message, each message is one, said when the turn was."""
+    """Of a turn that did not come as one message, each message is one, said when the turn was; of one without, none."""
     shown: list[Said] = []
     for turn in turns:
-        if turn.messages[0].said_at is not None:
+        if turn.messages and turn.messages[0].said_at is not None:
             shown.append(turn.messages)
         else:
             shown += [(_plain(message, turn.created_at.timestamp()),) for message in turn.messages]

@@ -36,16 +36,20 @@ class Rights:
     ) -> tuple[list[Memory], Place | None]:
         """Return memories of a user, newest first, and from where to go on; None: there are no more.
 
-        Without those that were deleted, of which there may be some on the way: a page may hold fewer than `limit`.
+        Without those that were deleted or are in quarantine, of which there may be some on the way: a page may hold
+        fewer than `limit`.
         """
         found = await self._store.memories(scope, list(kinds), limit=limit, superseded=superseded, after=after)
         last = (found[-1].created_at, found[-1].memory_id) if len(found) == limit else None
-        return [memory for memory in found if not memory.is_deleted], last
+        return [memory for memory in found if not (memory.is_deleted or memory.withheld)], last
 
     async def find(self, scope: Scope, memory_id: str) -> Memory:
-        """Return a memory of a user, superseded or not. Raises MemoryNotFound."""
+        """Return a memory of a user, superseded or not; as long as it is in quarantine there is none.
+
+        Raises MemoryNotFound.
+        """
         memory = await self._store.find_memory(scope, memory_id)
-        if memory is None or memory.is_deleted or memory.kind not in OWN:
+        if memory is None or memory.is_deleted or memory.withheld or memory.kind not in OWN:
             raise MemoryNotFound
         return memory
 
@@ -69,6 +73,8 @@ class Rights:
     def _edited(self, held: Memory, changes: Mapping[str, Any]) -> Memory:
         now = max(self._now(), (held.updated_at or min(held.created_at, self._now())) + MOMENT)
         memory = replace(held, **changes, updated_at=now, rough=None)
+        if memory.valid_to is None:  # also when what has replaced it comes back from quarantine
+            memory = replace(memory, superseded_by=None)
         if "text" in changes:  # its user's own words now
             memory = replace(memory, confidence=1.0, model=None, prompt_version=None, trust="high")
         return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory

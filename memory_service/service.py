@@ -25,6 +25,7 @@ from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Kept, Memories, MemoryDraft, document_memory_id, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved
 from memory_service.redaction import Redactor
 from memory_service.refining import Refiner
@@ -113,6 +114,8 @@ class MemoryService:
         erased = self._something_erased
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
         self.retention = Retention(parts.store, self.erasing, parts.keeping, now=now, monotonic=monotonic)
+        self.quarantine = Quarantining(parts.store, parts.pool, erased, now=now)
+        """Withholding what should not be believed, and giving it back."""
         self.gateway = Gateway(
             parts.store,
             parts.revisions,

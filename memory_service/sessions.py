@@ -54,7 +54,7 @@ class Draft(Value, frozen=True, kw_only=True):
 
     def is_of(self, turn: Turn) -> bool:
         """Tell whether the turn could have been made from this."""
-        dated = self.created_at is None or self.created_at == turn.created_at
+        dated, turn = self.created_at is None or self.created_at == turn.created_at, turn.told()
         return dated and (self.messages, self.metadata) == (turn.messages, turn.metadata)
 
 

@@ -28,7 +28,7 @@ from memory_service.limits import (
     check_text,
 )
 from memory_service.stores.exports import Exported
-from memory_service.values import Memory, Request, Session, Sitting, Turn, Value, Vector
+from memory_service.values import WHOLE, Memory, Request, Session, Sitting, Source, Turn, Value, Vector
 
 FORMAT, VERSION = "agent-memory-user", 1
 KINDS = ("session", "sitting", "request", "turn", "memory")
@@ -229,9 +229,13 @@ class _Checked:
             self._count_turn(place, value)
         else:
             _check_memory(place, value)
-            for source in value.sources:
-                if not 1 <= source.seq <= self._turns_of(place, source.session_id):
-                    raise ValidationFailed(f"{place}.sources", "rests on a turn that is not in the file")
+            self._check_sources(f"{place}.sources", value.sources, 1)
+            self._check_sources(f"{place}.withheld", value.withheld, WHOLE)
+
+    def _check_sources(self, place: str, sources: Iterable[Source], least: int) -> None:
+        for source in sources:
+            if not least <= source.seq <= self._turns_of(place, source.session_id):
+                raise ValidationFailed(place, "names a turn that is not in the file")
 
     def _turns_of(self, place: str, session_id: str) -> int:
         if session_id not in self._sessions:
@@ -284,6 +288,7 @@ def _check_sitting(place: str, sitting: Sitting, turns: int) -> None:
     _check_numbers(place, 1, sitting.first_seq, sitting.through_seq, turns)
     _check_numbers(place, 0, sitting.reflected_through, sitting.through_seq)
     _check_numbers(place, 0, sitting.attempts)
+    _check_numbers(place, 0, sitting.begun_anew)
     _check_numbers(place, 0, sitting.insights_count)
     _check_written(f"{place}.summary", sitting.summary)
     _check_written(f"{place}.last_error", sitting.last_error)
@@ -294,6 +299,9 @@ def _check_sitting(place: str, sitting: Sitting, turns: int) -> None:
 def _check_turn(place: str, turn: Turn) -> None:
     check_id(f"{place}.session_id", turn.session_id)
     check_id(f"{place}.turn_id", turn.turn_id)
+    if turn.withheld and (turn.messages or turn.metadata):
+        raise ValidationFailed(f"{place}.withheld", "is of a turn that is told")
+    turn = turn.told()
     if len(turn.messages) > MAX_MESSAGES:  # one whose words were erased has none
         raise ValidationFailed(f"{place}.messages", f"more than {MAX_MESSAGES}")
     for message in turn.messages:
@@ -309,6 +317,8 @@ def _check_memory(place: str, memory: Memory) -> None:
         check_text(f"{place}.text", memory.text)
     if not (0 <= memory.confidence <= 1 and 0 <= memory.importance <= 1):
         raise ValidationFailed(place, "confidence and importance are from 0 to 1")
+    if memory.withheld and (memory.valid_to is None or not memory.text):
+        raise ValidationFailed(f"{place}.withheld", "is of a memory that holds, or is no more")
     check_tags(f"{place}.tags", memory.tags)
     if memory.kind == "memory":
         check_metadata(f"{place}.metadata", memory.metadata)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from random import Random
 from typing import Any
 
@@ -455,6 +456,21 @@ def test_messages_between_which_turns_are_missing_are_no_neighbours() -> None:
     for seq, told in ((3, "rain"), (4, "porto"), (5, "sea"), (7, "moon")):
         corpus.add_turn(says(told, seq), tokenize)
     assert {hit.item.id for hit in search(corpus, "porto", limit=50)} == {"s#3.0", "s#4.0", "s#5.0"}
+
+
+def test_neighbours_are_the_same_in_whatever_order_turns_come() -> None:
+    texts = ["tea cake", "rain", "porto sea", "moon"]
+    asked = [says(text, seq) for seq, text in enumerate(texts, 1)]
+    expected = None
+    for order in permutations(asked):
+        corpus = Corpus()
+        for one in order:
+            corpus.add_turn(one, tokenize)
+        found = {hit.item.text: hit.score for hit in search(corpus, "tea porto", limit=50)}
+        expected = expected or found
+        assert found == expected
+    assert expected
+    assert set(expected) == set(texts), "those beside a hit are found by it"
 
 
 def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_vector() -> None:

@@ -24,12 +24,12 @@ from memory_service.stores.base import Commit, Store
 from memory_service.stores.exports import Exported
 from memory_service.transfers import PAGE, Transfers
 from memory_service.user_files import Foot, Head, UserFile, line_of
-from memory_service.values import Scope, Source, Vector
+from memory_service.values import WHOLE, Message, Scope, Source, Vector, Withheld
 from tests.api.talking import PATIENCE_S, problem, settled, told
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.support.lives import LATER, PATIENT, everything
 from tests.support.stores import FaultyStore, opened
-from tests.support.values import a_key, a_memory, a_scope, a_session, a_sitting, a_turn
+from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, a_sitting, a_turn
 
 ANA, ANAS = a_scope(), "/users/ana/export"
 IMPORT = "/users/import"
@@ -392,6 +392,29 @@ def test_a_file_that_says_what_cannot_be_is_refused(whole: list[bytes], right: b
     content = b"".join(whole)
     assert right in content
     assert why in refusal([content.replace(right, wrong, 1)])
+
+
+def test_what_is_in_quarantine_goes_along_and_one_that_cannot_be_is_refused() -> None:
+    head = Exported(session=a_session(turn_count=1, version=2))
+    turn, source = a_turn(1).hidden(), Source(session_id="s", seq=1)
+    memory = a_memory("m", valid_to=NOON, withheld=(source, Source(session_id="s", seq=WHOLE)))
+    written(file_of(head, Exported(turn=turn), Exported(memory=memory)))
+    assert isinstance(turn.withheld, Withheld)
+    for wrong_turn in (
+        replace(turn, messages=a_turn(1).messages),
+        replace(turn, metadata={"k": 1}),
+        replace(turn, withheld=replace(turn.withheld, metadata={"k k": 1})),
+        replace(turn, withheld=replace(turn.withheld, messages=(Message(role="user", content="\0"),))),
+    ):
+        refusal([file_of(head, Exported(turn=wrong_turn))])
+    for change in (
+        {"valid_to": None},
+        {"text": ""},
+        {"withheld": (Source(session_id="s", seq=2),)},
+        {"withheld": (Source(session_id="t", seq=1),)},
+        {"withheld": (Source(session_id="s", seq=-1),)},
+    ):
+        refusal([file_of(head, Exported(turn=turn), Exported(memory=replace(memory, **change)))])
 
 
 def test_a_vector_of_something_else_or_of_another_length_is_refused() -> None:

@@ -55,11 +55,11 @@ async def erase_user(service: MemoryService, caller: Caller, body: EraseUser) ->
 
 
 async def erase_session(service: MemoryService, caller: Caller, body: EraseSession) -> ErasedAnswer:
-    return _receipt(service, body.user_id, await service.erasing.session(_key(caller, body)))
+    return _receipt(service, body.user_id, await service.erasing.session(key_of(caller, body)))
 
 
 async def erase_turn(service: MemoryService, caller: Caller, body: EraseTurn) -> ErasedAnswer:
-    return _receipt(service, body.user_id, await service.erasing.turn(_key(caller, body), body.turn_number))
+    return _receipt(service, body.user_id, await service.erasing.turn(key_of(caller, body), body.turn_number))
 
 
 ERASING = (
@@ -96,7 +96,7 @@ ERASING = (
 )
 
 
-def _key(caller: Caller, body: EraseSession) -> SessionKey:
+def key_of(caller: Caller, body: EraseSession) -> SessionKey:
     scope = caller.scope(body.user_id) if body.user_id else nobody_of(caller.of_all_users())
     return SessionKey(scope=scope, session_id=body.session_id)
 

@@ -259,7 +259,7 @@ def _memory(memory: Memory) -> MemoryAnswer:
         tags=list(memory.tags),
         metadata=memory.metadata,
         sources=[schemas.SourceAnswer(source.session_id, source.seq) for source in memory.sources],
-        superseded_by=memory.superseded_by,
+        superseded_by=memory.superseded_by if memory.valid_to else None,
     )
 
 

@@ -19,6 +19,7 @@ from memory_service.api.gateway import GATEWAY
 from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
+from memory_service.api.quarantine import QUARANTINE
 from memory_service.api.rights import RIGHTS
 from memory_service.api.transfers import TRANSFERS
 from memory_service.corpus import Hit
@@ -221,6 +222,7 @@ VERBS = (
     *MEMORIES,
     *RIGHTS,
     *ERASING,
+    *QUARANTINE,
     *KNOWLEDGE,
     *TRANSFERS,
     *DRIVERS,

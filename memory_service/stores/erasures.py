@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.stores.settling import settled
 from memory_service.values import Scope
 
@@ -37,6 +38,15 @@ class ErasureVerbs(ABC):
         with self._translated():
             return await settled(self._forget(scope, what, erasure_id))
 
+    async def quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        """Put turns of a session in quarantine, or let them out, with what was derived from them.
+
+        Twice is once. If it fails, some of it may be done: to be asked for again. Returns how much it was; nothing, if
+        there is no such session.
+        """
+        with self._translated():
+            return await settled(self._quarantine(scope, what))
+
     async def note_erasures(self, erasure_ids: Collection[str]) -> None:
         """Note erasures that there was nothing to be done for."""
         with self._translated():
@@ -55,6 +65,8 @@ class ErasureVerbs(ABC):
     def _erase(self, scope: Scope, erasure_id: str) -> Awaitable[Erased]: ...
     @abstractmethod
     def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Awaitable[Erased]: ...
+    @abstractmethod
+    def _quarantine(self, scope: Scope, what: Quarantine) -> Awaitable[Quarantined]: ...
     @abstractmethod
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None: ...
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from memory_service.stores.exports import Exported
@@ -55,28 +56,30 @@ class Forgotten(Value, frozen=True, kw_only=True):
 
 def forgotten(what: Forgetting, held: Held) -> Forgotten:
     """Tell what goes beside the session or the turn itself."""
-    read_anew = None if what.seq is None else _sitting_of(what.seq, held.sittings)
+    read_anew = None if what.seq is None else sitting_of(what.seq, held.sittings)
     kept = {memory.memory_id: _without(what, memory, read_anew) for memory in held.memories}
     gone = {memory_id for memory_id, memory in kept.items() if memory is None}
     left = [memory for memory in _current_again(gone, kept) if memory not in held.memories]
     things = [Exported(memory=memory) for memory in left]
     if held.turn is not None and held.session is not None:
         # first: a restored session comes before its turns and sittings
-        things = [Exported(session=_without_summary(held.session, held.turn.seq)), *things]
-        things += [Exported(turn=replace(held.turn, messages=(), metadata={}))]
-        things += [Exported(sitting=_unread(read_anew, what.now))] if read_anew else []
+        things = [Exported(session=without_summary(held.session, held.turn.seq)), *things]
+        things += [Exported(turn=replace(held.turn, messages=(), metadata={}, withheld=UNSET))]
+        things += [Exported(sitting=unread(read_anew, what.now))] if read_anew else []
     return Forgotten(memories=tuple(sorted(gone)), left=tuple(things))
 
 
-def _sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:
+def sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:
     return next((one for one in sittings if one.first_seq <= seq <= one.through_seq), None)
 
 
 def _without(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> Memory | None:
     """What is left of a memory: itself, if it rests on nothing that goes; nothing, if on nothing else.
 
-    What its user has written over rests on nothing but that.
+    What its user has written over rests on nothing but that. What was in quarantine for what goes, goes with it.
     """
+    if any(map(what.covers, memory.withheld)):
+        return None
     if not _touched(what, memory, read_anew):
         return memory
     left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
@@ -107,17 +110,18 @@ def _current_again(gone: set[str], kept: dict[str, Memory | None]) -> Iterator[M
     for memory in kept.values():
         if memory is not None:
             again = memory.superseded_by in gone and bool(memory.text)
-            yield replace(memory, valid_to=None, superseded_by=None) if again else memory
+            valid_to = memory.valid_to if memory.withheld else None
+            yield replace(memory, valid_to=valid_to, superseded_by=None) if again else memory
 
 
-def _without_summary(session: Session, seq: int) -> Session:
-    """Its head once more, and without a cumulative summary that may tell of this turn: it is compacted anew."""
-    told = session.opened_at_seq <= seq <= session.compacted_through
+def without_summary(session: Session, *seqs: int) -> Session:
+    """Its head once more, and without a cumulative summary that may tell of these turns: it is compacted anew."""
+    told = any(session.opened_at_seq <= seq <= session.compacted_through for seq in seqs)
     compacted = {"compacted_through": 0, "cumulative_summary": ""} if told else {}
     return replace(session, version=session.version + 1, **compacted)
 
 
-def _unread(sitting: Sitting, now: datetime) -> Sitting:
+def unread(sitting: Sitting, now: datetime) -> Sitting:
     """To be reflected on from its beginning."""
     return replace(
         sitting,
@@ -129,5 +133,6 @@ def _unread(sitting: Sitting, now: datetime) -> Sitting:
         due_at=now,
         lease_until=None,
         last_error=None,
+        begun_anew=sitting.begun_anew + 1,
         version=sitting.version + 1,
     )

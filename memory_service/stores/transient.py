@@ -17,8 +17,9 @@ from msgspec.structs import replace
 from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
-from memory_service.stores.aging import AgedMemory, Tenants, is_aged
+from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import (
+    ALL,
     REQUESTS_KEPT,
     Capabilities,
     Commit,
@@ -31,13 +32,17 @@ from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.transient_mirrors import Lags
 from memory_service.stores.transient_record import (
     Item,
     Record,
+    aged_memories,
+    aged_sessions,
     by_token,
     check,
     drop,
+    drop_vectors,
     forget_requests,
     memories_of,
     things_of,
@@ -236,24 +241,10 @@ class TransientStore(Store):
     # What nobody has touched for long
 
     async def _aged_sessions(self, whose: Tenants, untouched_since: datetime, limit: int) -> list[SessionKey]:
-        aged = [
-            (session.touched_at, SessionKey(scope=scope, session_id=session.session_id))
-            for scope, record in self._records.items()
-            for session in record.sessions.values()
-            if whose.include(scope.tenant_id) and session.touched_at <= untouched_since
-        ]
-        return [key for _, key in sorted(aged, key=lambda found: found[0])[:limit]]
+        return aged_sessions(self._records, whose, untouched_since)[:limit]
 
     async def _aged_memories(self, whose: Tenants, unchanged_since: datetime, limit: int) -> list[AgedMemory]:
-        aged = [
-            AgedMemory(scope=scope, memory=memory)
-            for scope, record in self._records.items()
-            for memory in memories_of(record)
-            if whose.include(scope.tenant_id)
-            and is_aged(memory, unchanged_since)
-            and memory.session_id not in record.sessions
-        ]
-        return sorted(aged, key=lambda one: one.memory.created_at)[:limit]
+        return aged_memories(self._records, whose, unchanged_since)[:limit]
 
     # To-do columns
 
@@ -369,6 +360,21 @@ class TransientStore(Store):
             del self._records[scope]
         self._lags.begin_anew(scope)
         return erased
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        record, key = self._of(scope), SessionKey(scope=scope, session_id=what.session_id)
+        session = record.sessions.get(what.session_id)
+        if session is None:
+            return Quarantined()
+        sittings, turns = await self._sittings(key), sorted(await self._turns(key, 0, ALL), key=lambda turn: turn.seq)
+        held = Concerned(session=session, sittings=sittings, turns=turns, memories=list(memories_of(record)))
+        then = rewritten(what, held)
+        if then.session is not None:
+            drop_vectors(record, [thing.item_id for thing in then.things])
+            await self._restore(scope, then.things)
+            record.epoch = uuid4().hex
+            self._lags.begin_anew(scope)
+        return then.counts
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         self._erased.update(erasure_ids)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from uuid import uuid4
 
 from msgspec import Struct, field
 
 from memory_service.errors import StaleVersion
+from memory_service.stores.aging import AgedMemory, Tenants, is_aged
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.bodies import require_unchanged
 from memory_service.stores.exports import Erased, Exported, exported_item
 from memory_service.stores.forgetting import Forgetting
-from memory_service.values import Effect, Memory, Request, Session, Sitting, Turn, Vector, turn_item_id
+from memory_service.values import (
+    Effect,
+    Memory,
+    Request,
+    Scope,
+    Session,
+    SessionKey,
+    Sitting,
+    Turn,
+    Vector,
+    turn_item_id,
+)
 
 
 class Item(Struct):
@@ -37,10 +49,10 @@ class Record(Struct):
 
 
 def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequence[str]) -> Erased:
-    for item_id in (*memories, *(turn_item_id(turn.session_id, turn.seq) for turn in turns)):
+    names = [*memories, *(turn_item_id(turn.session_id, turn.seq) for turn in turns)]
+    for item_id in names:
         record.items.pop(item_id, None)
-        for vector in [name for name in record.vectors if name[0] == item_id]:
-            del record.vectors[vector]
+    drop_vectors(record, names)
     stored = {(turn.session_id, turn.turn_id) for turn in turns}
     effects = record.effects.items()
     requests = [key for key, (_, effect) in effects if (effect.session_id, effect.turn_id) in stored]
@@ -59,6 +71,11 @@ def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequ
         turns=len(turns),
         memories=len(memories),
     )
+
+
+def drop_vectors(record: Record, item_ids: Collection[str]) -> None:
+    for vector in [name for name in record.vectors if name[0] in item_ids]:
+        del record.vectors[vector]
 
 
 def things_of(record: Record) -> Iterator[Exported]:
@@ -114,3 +131,25 @@ def by_token(items: Iterable[Item]) -> list[Item]:
 
 def memories_of(record: Record) -> Iterator[Memory]:
     return (item.value for item in record.items.values() if isinstance(item.value, Memory))
+
+
+def aged_sessions(records: Mapping[Scope, Record], whose: Tenants, untouched_since: datetime) -> list[SessionKey]:
+    aged = [
+        (session.touched_at, SessionKey(scope=scope, session_id=session.session_id))
+        for scope, record in records.items()
+        for session in record.sessions.values()
+        if whose.include(scope.tenant_id) and session.touched_at <= untouched_since
+    ]
+    return [key for _, key in sorted(aged, key=lambda found: found[0])]
+
+
+def aged_memories(records: Mapping[Scope, Record], whose: Tenants, unchanged_since: datetime) -> list[AgedMemory]:
+    aged = [
+        AgedMemory(scope=scope, memory=memory)
+        for scope, record in records.items()
+        for memory in memories_of(record)
+        if whose.include(scope.tenant_id)
+        and is_aged(memory, unchanged_since)
+        and memory.session_id not in record.sessions
+    ]
+    return sorted(aged, key=lambda one: one.memory.created_at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from memory_service.values.memories import (
     EXTRACTIVE,
     KINDS,
+    WHOLE,
     Kind,
     Memory,
     Only,
@@ -42,6 +43,7 @@ from memory_service.values.sessions import (
     Session,
     Sitting,
     Turn,
+    Withheld,
 )
 from memory_service.values.trust import TRUSTS, Trust, is_less, least
 
@@ -51,6 +53,7 @@ __all__ = [
     "KNOWLEDGE_OWNER",
     "NOBODY",
     "TRUSTS",
+    "WHOLE",
     "Durability",
     "Effect",
     "Hot",
@@ -72,6 +75,7 @@ __all__ = [
     "Unembedded",
     "Value",
     "Vector",
+    "Withheld",
     "derived_id",
     "effect_of",
     "is_less",

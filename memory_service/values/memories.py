@@ -16,6 +16,8 @@ Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "k
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXTRACTIVE = "extractive"
 """Named as the model of what was picked and quoted, not written."""
+WHOLE = 0
+"""Stands for a session in place of one of its turns."""
 
 
 class Source(Value, frozen=True, kw_only=True):
@@ -37,7 +39,9 @@ class Memory(Value, frozen=True, kw_only=True):
 
     `confidence` and `importance` are in [0, 1]. With `valid_to` it was superseded: kept, not shown; or deleted: only
     its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
-    they are to. `trust` is that of the least trusted turn it rests on, until its words are somebody's own.
+    they are to. `trust` is that of the least trusted turn it rests on, until its words are somebody's own. `withheld`:
+    the turns in quarantine for which it is kept and not shown, or `WHOLE` sessions. Without `valid_to` it holds,
+    `superseded_by` or not: then that is in quarantine.
     """
 
     memory_id: str
@@ -61,6 +65,7 @@ class Memory(Value, frozen=True, kw_only=True):
     agent_id: str | None = None
     rough: Rough | None = None
     trust: Trust = "normal"
+    withheld: tuple[Source, ...] = ()
 
     @property
     def is_settled(self) -> bool:

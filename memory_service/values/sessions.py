@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from memory_service.errors import SessionEnded
@@ -35,8 +36,18 @@ class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
         return "low" if self.role == "tool" else "normal"
 
 
+class Withheld(Value, frozen=True, kw_only=True):
+    """What a turn has said that nobody is told: it is kept where no reader looks."""
+
+    messages: tuple[Message, ...]
+    metadata: dict[str, Any] = {}
+
+
 class Turn(Value, frozen=True, kw_only=True):
-    """One exchange. `seq` is dense from 1 within its session; a stored turn is never rewritten."""
+    """One exchange. `seq` is dense from 1 within its session; a stored turn is never rewritten.
+
+    One in quarantine has its words in `withheld` alone.
+    """
 
     session_id: str
     seq: int
@@ -45,6 +56,18 @@ class Turn(Value, frozen=True, kw_only=True):
     created_at: datetime
     received_at: datetime
     metadata: dict[str, Any] = {}
+    withheld: Withheld | UnsetType = UNSET
+
+    def hidden(self) -> Turn:
+        return replace(
+            self, messages=(), metadata={}, withheld=Withheld(messages=self.messages, metadata=self.metadata)
+        )
+
+    def told(self) -> Turn:
+        """As it was stored, in quarantine or not."""
+        if not self.withheld:
+            return self
+        return replace(self, messages=self.withheld.messages, metadata=self.withheld.metadata, withheld=UNSET)
 
     @property
     def trust(self) -> Trust:
@@ -143,7 +166,8 @@ class Sitting(Value, frozen=True, kw_only=True):
 
     Turns `first_seq..through_seq` are to be reflected on, those up to `reflected_through` already are.
     `summary` covers the reflected ones, which began at `started_at`, and has the trust `summary_trust`. `version`
-    fences: a worker whose claim was overtaken cannot commit.
+    fences: a worker whose claim was overtaken cannot commit. `begun_anew` counts how often it was to be read from its
+    beginning once more.
     """
 
     session_id: str
@@ -160,6 +184,7 @@ class Sitting(Value, frozen=True, kw_only=True):
     due_at: datetime
     lease_until: datetime | None = None
     last_error: str | None = None
+    begun_anew: int = 0
     version: int = 1
 
     @property

@@ -91,6 +91,8 @@ ROUTES = {
     "erase_user": Route("erase", "user", of_nobody()),
     "erase_session": Route("erase", "user", of_user()),
     "erase_turn": Route("erase", "user", of_user()),
+    "put_in_quarantine": Route("erase", "user", of_user()),
+    "let_out": Route("erase", "user", of_user()),
     "export_user": Route("read", "user", of_nobody()),
     "import_user": Route("admin", "user", of_user()),
     "get_session_context": Route("read", "user", of_session()),
@@ -117,6 +119,8 @@ OPEN = {"health", "live", "ready", "gateway_health"}
 LAST = [
     "end_session",
     "delete_memory",
+    "let_out",
+    "put_in_quarantine",
     "erase_turn",
     "erase_session",
     "erase_user",

@@ -143,3 +143,21 @@ async def test_what_was_erased_at_one_is_held_by_the_other_no_more(pair: Pair) -
     await told(pair[1], STORE, **turn("I said 3."))
     assert await said(pair[1]) == [f"I said {number}." for number in range(4)]
     assert "zebrafinch" not in str(await told(pair[1], RETRIEVE, **asked))
+
+
+async def test_what_was_put_in_quarantine_at_one_is_held_by_the_other_no_more_until_it_is_let_out(pair: Pair) -> None:
+    await told(pair[0], START, **ANA)
+    for number in range(3):
+        await told(pair[0], STORE, **turn(f"My zebrafinch is number {number}."))
+    asked = {"user_id": "ana", "query": "number", "top_k": 100}
+    for http in pair:  # both hold it now: the session, what is searched, and the answer
+        assert (await told(http, RETRIEVE, **asked))["count"] == 6
+        assert len(await said(http)) == 3
+    await told(pair[0], "/sessions/s/quarantine", user_id="ana", turn_numbers=[2])
+    for http in pair:
+        assert "is number 1" not in str([await told(http, RETRIEVE, **asked), await said(http)])
+        assert len(await said(http)) == 2
+    await pair[1].delete("/sessions/s/quarantine", params={"user_id": "ana"})
+    for http in pair:
+        assert (await told(http, RETRIEVE, **asked))["count"] == 6
+        assert len(await said(http)) == 3

@@ -24,6 +24,7 @@ from tests.stores.contract_gateway import GatewayContract
 from tests.stores.contract_keys import DurableKeyContract, KeyContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
+from tests.stores.contract_quarantine import QuarantineContract
 from tests.stores.contract_reads import ReadContract
 from tests.stores.contract_recall import RecallContract
 from tests.support.stores import opened
@@ -41,6 +42,7 @@ class StoreContract(
     MovingContract,
     ErasingContract,
     AgingContract,
+    QuarantineContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:

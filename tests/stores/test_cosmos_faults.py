@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ from msgspec.structs import replace
 
 from memory_service.errors import ContentTooLarge, StaleVersion, StoreThrottled, StoreUnavailable, UnsafeStart
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
-from memory_service.stores.cosmos import client
+from memory_service.stores.cosmos import batches, client
+from memory_service.stores.cosmos.erasing import Erasing
+from memory_service.stores.quarantine import Quarantine
 from memory_service.values import Effect, Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY as ACCOUNT_KEY
 from tests.cosmos.launcher import CosmosServer
+from tests.stores.contract_erasing import ANA, resting_on
+from tests.stores.contract_quarantine import OF_TURN_2, exported, poisoned, shown, words
+from tests.stores.contract_quarantine import named as named_turns
 from tests.stores.cosmos_account import everything, settings_for
 from tests.support.background import until
 from tests.support.stores import opened
@@ -491,3 +497,89 @@ async def test_cancelled_commits_settle_though_answers_are_lost(
     assert await store.load(KEY) == then
     item, *_ = await store.due_vectors("space", 1)
     await store.commit(Commit(scope=KEY.scope, vectors=(a_vector(item),)))
+
+
+async def test_what_was_derived_while_the_words_were_being_hidden_is_withheld_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await poisoned(store)
+    epoch, begin_epoch = await store.epoch(ANA), Erasing.begin_epoch
+
+    async def late(erasing: Erasing, owner: str) -> None:
+        assert "ana s 2" not in await words(store), "whoever reads it now may do so in the new epoch"
+        await store.commit(Commit(scope=ANA, memories=(resting_on("insight_late", ("s", 2)),), epoch=epoch))
+        await begin_epoch(erasing, owner)
+
+    monkeypatch.setattr(Erasing, "begin_epoch", late)
+    await store.quarantine(ANA, named_turns(2))
+    assert "insight_late" not in await shown(store)
+
+
+async def test_what_others_write_meanwhile_is_not_written_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    await poisoned(store)
+    send, moved = batches.send, False
+
+    async def meanwhile(*given: Any) -> None:
+        nonlocal moved
+        names = [operation[1][0] for operation in given[2] if operation[0] == "replace"]
+        if not moved and "memory:insight_2" in names:
+            moved = True
+            hot = await store.load(a_key("s"))
+            assert hot is not None
+            turn = a_turn(5, "s")
+            await store.commit(Commit(scope=ANA, session=hot.session.with_turn(turn), turns=(turn,)))
+            held = await store.find_memory(ANA, "insight_2")
+            assert held is not None
+            await store.commit(Commit(scope=ANA, memories=(replace(held, tags=("t",)),)))
+        await send(*given)
+
+    monkeypatch.setattr(batches, "send", meanwhile)
+    await store.quarantine(ANA, named_turns(2))
+    assert moved
+    hot = await store.load(a_key("s"))
+    assert hot is not None
+    assert (hot.session.turn_count, len(await store.turns(a_key("s")))) == (5, 5)
+    held = await store.find_memory(ANA, "insight_2")
+    assert held is not None
+    assert (held.tags, bool(held.withheld)) == (("t",), True)
+
+
+async def test_a_quarantine_that_is_cut_off_anywhere_is_completed_by_asking_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await poisoned(store)
+    before, held = await exported(store), await shown(store)
+    send, left = batches.send, 0
+
+    async def cut(*given: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError("cut off")
+        await send(*given)
+
+    monkeypatch.setattr(batches, "send", cut)
+
+    async def asked(what: Quarantine, batches_until_then: int) -> bool:
+        """Ask twice, at first to be cut off; returns whether that was."""
+        nonlocal left
+        left = batches_until_then
+        try:
+            await store.quarantine(ANA, what)
+        except StoreUnavailable:
+            left = 1000
+            await store.quarantine(ANA, what)
+            return True
+        return False
+
+    for number in count():
+        put = await asked(named_turns(2), number)
+        assert "poison" not in await words(store)
+        assert await shown(store) == held - OF_TURN_2
+        (sitting,) = await store.sittings(a_key("s"))
+        assert (sitting.reflection, sitting.summary) == ("pending", "")
+        let_out = await asked(named_turns(2, release=True), number)
+        assert (await exported(store), await shown(store)) == (before, held)
+        if not put and not let_out:
+            break
+    assert number > 5

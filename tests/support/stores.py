@@ -23,6 +23,7 @@ from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.stores.transient import TransientStore
 from memory_service.values import (
     Effect,
@@ -181,6 +182,9 @@ class YieldingStore(Store):
 
     async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         return await self._around("forget", lambda: self.inner.forget(scope, what, erasure_id))
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        return await self._around("quarantine", lambda: self.inner.quarantine(scope, what))
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         await self._around("note_erasures", lambda: self.inner.note_erasures(erasure_ids))

@@ -46,6 +46,7 @@ from memory_service.stores.cosmos.gateway import OfGateway
 from memory_service.stores.cosmos.keys import Keys
 from memory_service.stores.cosmos.mirrors import Mirrors
 from memory_service.stores.cosmos.moving import Moving
+from memory_service.stores.cosmos.quarantine import Quarantines
 from memory_service.stores.cosmos.search import Search
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting
@@ -53,6 +54,7 @@ from memory_service.stores.gateway import Unrefined
 from memory_service.stores.indexing import Index, decided
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
+from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.values import (
     Effect,
     Hot,
@@ -84,6 +86,7 @@ class CosmosStore(Store):
         self._commits = Commits(client, names, self._index, point)
         self._moving = Moving(client, names, self._commits, self._index)
         self._erasing = Erasing(client, names, self._moving)
+        self._quarantines = Quarantines(client, names, self._moving, self._commits, self._erasing)
         self._mirrors = Mirrors(client, names)
         self._api_keys = Keys(client, names)
         self._gateway = OfGateway(client, names)
@@ -304,6 +307,9 @@ class CosmosStore(Store):
 
     async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         return await self._erasing.forget(scope, what, erasure_id)
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        return await self._quarantines.move(scope, what)
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         await self._erasing.note(erasure_ids)

@@ -46,7 +46,7 @@ class Erasing:
         owner, gone = doc.owner_of(scope), Counter[str]()
         found = await self._in_interactions(owner)
         if any(row["type"] not in STAYS for row in found) or await self._has_memories(owner):
-            await self._begin_epoch(owner)
+            await self.begin_epoch(owner)
             found = await self._erase_page(self._names.interactions, owner, gone)
             for container in self._names.of_memories:
                 while await self._erase_page(container, owner, gone):
@@ -66,7 +66,7 @@ class Erasing:
             return Erased()
         if what.spares(_head_in(found)):
             return Erased()
-        await self._begin_epoch(owner)
+        await self.begin_epoch(owner)
         with_it = forgotten(what, await self._held(owner, what, await self._of_session(owner, what)))
         gone = Counter({"memories": len(with_it.memories)})
         await self._write_memories(scope, with_it)
@@ -80,11 +80,11 @@ class Erasing:
             await self._delete(names, owner, gone)
             await self._moving.restore(scope, [thing for thing in with_it.left if not thing.memory])
             gone["turns"] = 1
-        await self._begin_mirrors_anew(await self._in_interactions(owner), owner)
+        await self.begin_mirrors_anew(owner)
         await self.note([erasure_id])
         return Erased(**gone)
 
-    async def _begin_epoch(self, owner: str) -> None:
+    async def begin_epoch(self, owner: str) -> None:
         epoch = {**doc.epoch_document(uuid4().hex), "owner": owner}
         await batches.send(self._client, self._names.interactions, [("upsert", (epoch,))], owner, "erase")
 
@@ -150,6 +150,9 @@ class Erasing:
         ]
         await batches.send_each(self._client, self._names.interactions, deletions, owner)
         gone.update(ERASED_AS[row["type"]] for row in found if row["type"] in ERASED_AS)
+
+    async def begin_mirrors_anew(self, owner: str) -> None:
+        await self._begin_mirrors_anew(await self._in_interactions(owner), owner)
 
     async def _begin_mirrors_anew(self, found: Iterable[Document], owner: str) -> None:
         operations = [erased(row["id"]) for row in found if row["type"] == MIRROR]

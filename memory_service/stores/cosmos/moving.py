@@ -117,15 +117,20 @@ class Moving:
         rows = list(islice(merge(*found, key=lambda row: str(row["name"])), limit))
         return rows, rows[-1]["name"] if rows else None
 
-    async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+    async def documents(self, scope: Scope, things: Sequence[Exported]) -> dict[str, list[Document]]:
+        """Things as they are kept, by container."""
         turns = [thing.turn for thing in things if thing.turn]
         indexed = await self._index.columns(turns, [thing.memory for thing in things if thing.memory])
-        by_container: dict[str, list[Operation]] = {}
+        by_container: dict[str, list[Document]] = {}
         for thing in things:
             container, document = self._placed(thing, scope)
             whole = {"owner": doc.owner_of(scope), **document, **indexed.get(thing.item_id, {})}
-            by_container.setdefault(container, []).append(("upsert", (whole,)))
-        for container, operations in by_container.items():
+            by_container.setdefault(container, []).append(whole)
+        return by_container
+
+    async def restore(self, scope: Scope, things: Sequence[Exported]) -> None:
+        for container, documents in (await self.documents(scope, things)).items():
+            operations: list[Operation] = [("upsert", (whole,)) for whole in documents]
             await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
 
     def _placed(self, thing: Exported, scope: Scope) -> tuple[str, Document]:

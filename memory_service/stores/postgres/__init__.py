@@ -48,6 +48,7 @@ from memory_service.stores.postgres.mirrors import Mirrors
 from memory_service.stores.postgres.moving import Moving
 from memory_service.stores.postgres.schema import migrate, require_usable
 from memory_service.stores.postgres.search import Search
+from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.values import (
     Effect,
     Hot,
@@ -315,6 +316,9 @@ class PostgresStore(Store):
 
     async def _forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         return await self._erasing.forget(scope, what, erasure_id)
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        return await self._erasing.quarantine(scope, what)
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         await self._erasing.note(erasure_ids)

@@ -1,9 +1,12 @@
-"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Each in one transaction."""
+"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Each in one transaction.
+
+So is what is put in quarantine, which stays in the tables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 
@@ -12,6 +15,7 @@ from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.postgres.client import Client
 from memory_service.stores.postgres.moving import LOCK, OWNER, Moving, named
+from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.values import Scope, turn_item_id
 
 OF_A_USER = ("vectors", "memories", "requests", "turns", "sittings", "sessions")
@@ -51,7 +55,8 @@ OF_NOBODY = f"DELETE FROM owners WHERE id = {OWNER}" + "".join(
 )
 
 Rows = list[tuple[Any, ...]]
-Work = Callable[[AsyncConnection[Any]], Awaitable[Erased]]
+T = TypeVar("T")
+Work = Callable[[AsyncConnection[Any]], Awaitable[T]]
 
 
 class Erasing:
@@ -105,10 +110,24 @@ class Erasing:
 
         return await self._alone(scope, erasure_id, work)
 
-    async def _alone(self, scope: Scope, erasure_id: str, work: Work) -> Erased:
+    async def quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        async def work(db: AsyncConnection[Any]) -> Quarantined:
+            values = {**named(scope), "session": what.session_id}
+            held = await self._concerned(db, values)
+            if held is None:
+                return Quarantined()
+            then = rewritten(what, held)
+            if then.session is not None:
+                await self._moving.write_in(db, "quarantine", await self._moving.values(scope, then.things))
+                await self._client.execute(db, "quarantine", NEW_EPOCH, values)
+            return then.counts
+
+        return await self._alone(scope, "", work)
+
+    async def _alone(self, scope: Scope, erasure_id: str, work: Work[T]) -> T:
         """Work in a transaction in which nobody else writes this user, and in which the erasure is noted."""
 
-        async def transaction(db: AsyncConnection[Any], _: bool) -> Erased:
+        async def transaction(db: AsyncConnection[Any], _: bool) -> T:
             async with db.transaction():
                 for sql in (LOCK[0], LOCK[-1]):
                     await self._client.execute(db, "erase", sql, named(scope))
@@ -131,6 +150,21 @@ class Erasing:
             session=session_of(heads[0][0]),
             sittings=[sitting_of(body) for (body,) in sittings],
             turn=turn_of(turns[0][0]) if turns else None,
+            memories=[memory_of(body) for (body,) in memories],
+        )
+
+    async def _concerned(self, db: AsyncConnection[Any], values: dict[str, Any]) -> Concerned | None:
+        heads = await self._rows(db, f"SELECT head FROM sessions WHERE id = {SESSION}", values)
+        if not heads:
+            return None
+        of_session = f"WHERE session = {SESSION} ORDER BY"
+        sittings = await self._rows(db, f"SELECT body FROM sittings {of_session} first_seq", values)
+        turns = await self._rows(db, f"SELECT body FROM turns {of_session} seq", values)
+        memories = await self._rows(db, f"SELECT body FROM memories WHERE owner = {OWNER} ORDER BY written", values)
+        return Concerned(
+            session=session_of(heads[0][0]),
+            sittings=[sitting_of(body) for (body,) in sittings],
+            turns=[turn_of(body) for (body,) in turns],
             memories=[memory_of(body) for (body,) in memories],
         )
 

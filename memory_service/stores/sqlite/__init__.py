@@ -31,7 +31,6 @@ from memory_service.stores.bodies import (
     session_of,
     sitting_of,
     turn_of,
-    turns_named,
     window_of,
 )
 from memory_service.stores.exports import Erased, Exported, Exports, Users
@@ -39,9 +38,11 @@ from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.gateway import Unrefined
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
-from memory_service.stores.sqlite import aging, erasing, gateway, keys, mirrors, moving
+from memory_service.stores.quarantine import Quarantine, Quarantined
+from memory_service.stores.sqlite import aging, erasing, gateway, keys, mirrors, moving, searchable
 from memory_service.stores.sqlite.rows import epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
+from memory_service.stores.sqlite.searchable import OWNER
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
     Effect,
@@ -54,21 +55,11 @@ from memory_service.values import (
     Sitting,
     Turn,
     Unembedded,
-    Vector,
 )
 
 T = TypeVar("T")
 READERS = 4
 
-OWNER = "(SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?)"
-NAMED = "(SELECT value FROM json_each(?))"
-TURNS_NAMED = f"""
-SELECT body FROM json_each(?) AS named
-JOIN sessions ON sessions.owner = {OWNER} AND session_id = named.value ->> 0
-JOIN turns ON turns.session = sessions.id AND turns.seq = named.value ->> 1 ORDER BY sessions.id, turns.seq
-"""
-MEMORIES_NAMED = f"SELECT body FROM memories WHERE owner = {OWNER} AND memory_id IN {NAMED}"
-VECTORS_NAMED = f"SELECT item_id, data FROM vectors WHERE owner = {OWNER} AND space = ? AND item_id IN {NAMED}"
 SESSION = f"(SELECT id FROM sessions WHERE owner = {OWNER} AND session_id = ?)"
 
 
@@ -202,10 +193,10 @@ class SQLiteStore(Store):
         return found[0] if found else None
 
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries:
-        return await self._read(lambda db: _entries(db, scope, cursor or (0, 0, 0), space, limit))
+        return await self._read(lambda db: searchable.entries(db, scope, cursor or (0, 0, 0), space, limit))
 
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
-        return await self._read(lambda db: _items(db, scope, item_ids, space))
+        return await self._read(lambda db: searchable.items(db, scope, item_ids, space))
 
     # What drivers lack
 
@@ -278,7 +269,7 @@ class SQLiteStore(Store):
         )
 
     async def _due_vectors(self, space: str, limit: int, users: Collection[Scope] | None) -> list[Unembedded]:
-        return await self._read(lambda db: _due_vectors(db, space, limit))
+        return await self._read(lambda db: searchable.due_vectors(db, space, limit))
 
     # All that is kept of a user
 
@@ -305,6 +296,10 @@ class SQLiteStore(Store):
         erased: Erased = await self._writer.change(change)
         await self._writer.clear_log()
         return erased
+
+    async def _quarantine(self, scope: Scope, what: Quarantine) -> Quarantined:
+        counts: Quarantined = await self._writer.change(lambda db: erasing.quarantine(db, scope, what))
+        return counts
 
     async def _note_erasures(self, erasure_ids: Collection[str]) -> None:
         await self._writer.change(lambda db: erasing.note(db, *erasure_ids))
@@ -335,62 +330,3 @@ def _names(key: SessionKey) -> tuple[str, str, str]:
 
 def _scope(tenant_id: str, user_id: str) -> Scope:
     return Scope(tenant_id=tenant_id, user_id=user_id)
-
-
-def _entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], space: str, limit: int) -> Entries:
-    def following(table: str, column: str, after: int, *values: object, where: str = "") -> list[tuple[Any, ...]]:
-        sql = f"SELECT id, {column} FROM {table} WHERE owner = {OWNER} AND id > ? {where} ORDER BY id LIMIT ?"
-        return db.execute(sql, (*_owner(scope), after, *values, limit)).fetchall()
-
-    turns = following("turns", "body", cursor[0])
-    memories = following("memories", "body", cursor[1])
-    # Not before all items are out: the vector of a late item may be an early one, and would find nothing to go with.
-    unread = limit in (len(turns), len(memories))
-    vectors = [] if unread else following("vectors", "item_id, data", cursor[2], space, where="AND space = ?")
-    tables = (turns, memories, vectors)
-    return Entries(
-        turns=[turn_of(body) for _, body in turns],
-        memories=[memory_of(body) for _, body in memories],
-        vectors=[Vector(item_id=item, token=0, space=space, data=data) for _, item, data in vectors],
-        cursor=tuple(rows[-1][0] if rows else before for rows, before in zip(tables, cursor, strict=True)),
-        more=any(len(rows) == limit for rows in tables),
-        epoch=epoch_of(db, scope),
-    )
-
-
-def _items(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
-    owner, names = _owner(scope), msgspec.json.encode(item_ids).decode()
-    numbers = msgspec.json.encode(turns_named(item_ids)).decode()
-    return Entries(
-        turns=[turn_of(body) for (body,) in db.execute(TURNS_NAMED, (numbers, *owner))],
-        memories=[memory_of(body) for (body,) in db.execute(MEMORIES_NAMED, (*owner, names))],
-        vectors=[
-            Vector(item_id=item_id, token=0, space=space, data=data)
-            for item_id, data in db.execute(VECTORS_NAMED, (*owner, space, names))
-        ],
-        cursor=None,
-        more=False,
-    )
-
-
-def _due_vectors(db: apsw.Connection, space: str, limit: int) -> list[Unembedded]:
-    found: list[Unembedded] = []
-    for table in ("turns", "memories"):
-        # three ranges of one index: no vector yet, and vectors of another space on either side of ours
-        for where, values in (("space IS NULL", ()), ("space < ?", (space,)), ("space > ?", (space,))):
-            if len(found) < limit:
-                sql = (
-                    f"SELECT {table}.id, tenant_id, user_id, body FROM {table} JOIN owners ON owners.id = owner"
-                    f" WHERE {where} ORDER BY {table}.space, {table}.id LIMIT ?"
-                )
-                rows = db.execute(sql, (*values, limit - len(found))).fetchall()
-                found += [_unembedded(table, row) for row in rows]
-    return found
-
-
-def _unembedded(table: str, row: tuple[Any, ...]) -> Unembedded:
-    token, tenant_id, user_id, body = row
-    scope = _scope(tenant_id, user_id)
-    if table == "turns":
-        return Unembedded(scope=scope, token=token, turn=turn_of(body))
-    return Unembedded(scope=scope, token=token, memory=memory_of(body))

@@ -1,4 +1,7 @@
-"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Inside one transaction."""
+"""Taking what is kept of a user away from the tables: all of it, a session, or a turn. Inside one transaction.
+
+So is what is put in quarantine, which stays in the tables.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import apsw
 from memory_service.stores.bodies import memory_of, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.sqlite.mirrors import begin_anew
 from memory_service.stores.sqlite.moving import restore
 from memory_service.stores.sqlite.rows import known_owner
@@ -62,10 +66,26 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
         db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory_id))
         db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
     restore(db, scope, with_it.left)
+    _begin_epoch(db, owner, scope)
+    return _counted({**gone, "memories": len(with_it.memories)})
+
+
+def quarantine(db: apsw.Connection, scope: Scope, what: Quarantine) -> Quarantined:
+    owner = known_owner(db, scope)
+    held = None if owner is None else _concerned(db, owner, what)
+    if owner is None or held is None:
+        return Quarantined()
+    then = rewritten(what, held)
+    if then.session is not None:
+        restore(db, scope, then.things)
+        _begin_epoch(db, owner, scope)
+    return then.counts
+
+
+def _begin_epoch(db: apsw.Connection, owner: int, scope: Scope) -> None:
     db.execute("UPDATE owners SET epoch = lower(hex(randomblob(8))) WHERE id = ?", (owner,))
     db.execute(OF_NOBODY, (owner,))
     begin_anew(db, scope)
-    return _counted({**gone, "memories": len(with_it.memories)})
 
 
 def note(db: apsw.Connection, *erasure_ids: str) -> None:
@@ -74,6 +94,21 @@ def note(db: apsw.Connection, *erasure_ids: str) -> None:
 
 def erasures(db: apsw.Connection) -> set[str]:
     return {str(erasure_id) for (erasure_id,) in db.execute("SELECT erasure_id FROM erasures")}
+
+
+def _concerned(db: apsw.Connection, owner: int, what: Quarantine) -> Concerned | None:
+    sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
+    for session, head in db.execute(sql, (owner, what.session_id)):
+        sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
+        turns = db.execute("SELECT body FROM turns WHERE session = ? ORDER BY seq", (session,))
+        memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
+        return Concerned(
+            session=session_of(head),
+            sittings=[sitting_of(body) for (body,) in sittings],
+            turns=[turn_of(body) for (body,) in turns],
+            memories=[memory_of(body) for (body,) in memories],
+        )
+    return None
 
 
 def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
