@@ -319,7 +319,7 @@ def _insight(
 
 def _again(sitting: Sitting) -> tuple[int, ...]:
     """What tells insights of another reading of a sitting: those of the one before may be in quarantine."""
-    return (sitting.begun_anew,) if sitting.begun_anew else ()
+    return ()
 
 
 def _summary(

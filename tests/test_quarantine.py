@@ -129,11 +129,11 @@ def memories(draw: st.DrawFn) -> list[Memory]:
     return found
 
 
-some_turns = st.none() | st.frozensets(st.integers(1, TURNS), min_size=1)
-moves = st.lists(st.tuples(st.sampled_from(SESSIONS), some_turns, st.booleans()), max_size=5)
+some_turns = st.none() | st.frozensets(st.integers(1, TURNS), min_size=1, max_size=2)
+moves = st.lists(st.tuples(st.sampled_from(SESSIONS), some_turns, st.booleans()), min_size=1, max_size=5)
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(memories(), moves, st.permutations([(name, seq) for name in SESSIONS for seq in range(1, TURNS + 1)]))
 def test_what_holds_follows_from_what_is_poison_and_is_after_a_release_what_it_was(
     held: list[Memory], moved: list[Any], order: list[Place]
@@ -149,6 +149,19 @@ def test_what_holds_follows_from_what_is_poison_and_is_after_a_release_what_it_w
     for session_id in SESSIONS:  # what is withheld of a session without a turn that is
         graph.move(session_id, None, release=True)
     assert (graph.words, graph.known, graph.current) == before
+
+
+def test_what_was_read_anew_since_is_not_withheld_again_unless_a_former_try_may_have_been_cut_off() -> None:
+    graph = Graph([])
+    graph.move("a", frozenset({2}), release=False)
+    sources = tuple(Source(session_id="a", seq=seq) for seq in (1, 2))
+    graph.memories["clean"] = replace(a_memory("clean"), kind="summary", sources=sources)
+    what = Quarantine(session_id="a", seqs=frozenset({2}), now=NOON)
+    once_more = rewritten(what, graph.held("a"))
+    assert (once_more.counts.turns, once_more.session) == (1, None)
+    cut_off = rewritten(replace(what, again=True), graph.held("a"))
+    assert [memory.memory_id for memory in cut_off.memories] == ["clean"]
+    assert len(cut_off.sittings) == 1
 
 
 KEY = a_key()
