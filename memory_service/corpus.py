@@ -71,7 +71,7 @@ class Item(msgspec.Struct, frozen=True):
             and (only.category is None or self.category == only.category)
             and (only.agent_id is None or self.agent_id == only.agent_id)
             and only.without_tags.isdisjoint(self.tags)
-            and not is_less(self.trust, only.min_trust)
+            and (only.min_trust == "low" or not is_less(self.trust, only.min_trust))
         )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -311,7 +312,7 @@ async def load_long_term(store: Store, summaries: int, insights: int, scope: Sco
 
     def of(least: Trust) -> LongTerm:
         # before the cut: what is not to be told takes no place
-        trusted = [memory for memory in known if not is_less(memory.trust, least)][:insights]
+        trusted = islice((memory for memory in known if not is_less(memory.trust, least)), insights)
         told = [memory for memory in recent if not is_less(memory.trust, least)]
         return LongTerm(insights=tuple(trusted), summaries=tuple(told), most_summaries=summaries)
 

@@ -14,10 +14,13 @@ TRUSTS: tuple[Trust, ...] = get_args(Trust)
 """The least first."""
 
 
+_RANK = {trust: rank for rank, trust in enumerate(TRUSTS)}
+
+
 def least(trusts: Iterable[Trust]) -> Trust:
     """The trust of what rests on all of these; of what rests on nothing that was said: normal."""
-    return min(trusts, key=TRUSTS.index, default="normal")
+    return min(trusts, key=_RANK.__getitem__, default="normal")
 
 
 def is_less(one: Trust, other: Trust) -> bool:
-    return TRUSTS.index(one) < TRUSTS.index(other)
+    return _RANK[one] < _RANK[other]

@@ -38,6 +38,7 @@ async def test_an_insight_says_what_was_learned_where_and_how_surely(
     assert 0 < insight.pop("importance") <= 1
     assert insight.pop("id").startswith("insight_")
     assert insight.pop("pinned") is False
+    assert insight.pop("trust") == "normal"
     assert insight == {
         "content": "The user: I live in Lisbon.",
         "category": "identity",
@@ -155,8 +156,9 @@ async def test_a_summary_says_which_session_it_is_of_when_it_was_and_what_about(
         "cumulative_summary",
         "key_topics",
         "turn_count",
+        "trust",
     }
-    assert (summary["session_id"], summary["turn_count"]) == ("s", 3)
+    assert (summary["session_id"], summary["turn_count"], summary["trust"]) == ("s", 3, "normal")
     assert (moment(summary["start_time"]), moment(summary["end_time"])) == (AT, AT + timedelta(hours=2))
     assert "My boat is called Ida." in summary["summary"]
     assert summary["cumulative_summary"] == summary["summary"]
