@@ -250,7 +250,7 @@ async def test_where_only_a_tool_spoke_nothing_is_learnt(opened: Open, model: Mo
     await say(service, Message(role="tool", content=ORDER))
     await service.end_session(KEY, wait_s=PATIENCE_S)
     derived = await record(service).memories(ANA, ["insight", "summary", "chunk"])
-        assert [(one.kind, one.trust) for one in derived] == [("summary", "low")]
+    assert [(one.kind, one.trust) for one in derived] == [("summary", "low")]
 
 
 async def test_no_model_is_shown_an_insight_that_rests_on_a_tool(opened: Open, model: ModelServer) -> None:
