@@ -192,9 +192,9 @@ class Reflector:
         known, settled = await self._known(key.scope, unread)
         findings = await self._read(unread, earlier_summary, [*map(self._redactor.memory, known)])
         self._point("after_model")
-        said_at = {turn.seq: turn.created_at for turn in unread}
+        said_at = {turn.seq: turn.created_at for turn in unread if turn.messages}  # nothing rests on what is not there
         new = [_insight(key, sitting, place, one, said_at, self._reader) for place, one in enumerate(findings.insights)]
-        times = said_at.values()  # in any order, where old talk is brought in
+        times = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
         started_at = min([*times, sitting.started_at] if sitting.started_at else times)
         summary = _summary(key, sitting, findings, started_at, max(times), self._reader)
         chunks = await asyncio.to_thread(self._chunks, key, turns)
@@ -339,7 +339,7 @@ def _insight(
 
 def _again(sitting: Sitting) -> tuple[int, ...]:
     """What tells insights of another reading of a sitting: those of the one before may be in quarantine."""
-    return ()
+    return (sitting.begun_anew,) if sitting.begun_anew else ()
 
 
 def _summary(
