@@ -58,6 +58,5 @@ class Quarantining:
             try:
                 done = await self._store.quarantine(key.scope, what)
             finally:  # also of one that failed: some of it may be done
-                self._pool.forget(key.scope)
                 self._changed(key.scope)
         return done

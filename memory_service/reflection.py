@@ -196,7 +196,7 @@ class Reflector:
         reading = Reading(self._reader, self._breaker, earlier_summary, is_low=sitting.summary_trust == "low")
         findings = await reading.read(unread, shown)
         self._point("after_model")
-        said = {turn.seq: turn for turn in unread}
+        said = {turn.seq: turn for turn in unread if turn.messages}  # nothing rests on what is not there
         new = [_insight(key, sitting, place, one, said, self._reader) for place, one in enumerate(findings.insights)]
         times = [turn.created_at for turn in unread]  # in any order, where old talk is brought in
         started_at = min([*times, sitting.started_at] if sitting.started_at else times)
@@ -319,7 +319,7 @@ def _insight(
 
 def _again(sitting: Sitting) -> tuple[int, ...]:
     """What tells insights of another reading of a sitting: those of the one before may be in quarantine."""
-    return ()
+    return (sitting.begun_anew,) if sitting.begun_anew else ()
 
 
 def _summary(

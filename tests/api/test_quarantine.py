@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -12,7 +13,9 @@ import httpx2
 import pytest
 
 from client.errors import NotFound
+from memory_service.chaos.model_modes import answer
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
+from memory_service.llm.offline import MOST_FACTS
 from tests.api.conftest import ClientAt, Connect, Visit
 from tests.api.talking import (
     ALL_KINDS,
@@ -102,7 +105,8 @@ async def test_poison_is_at_once_in_no_answer_and_what_is_left_is_read_anew(http
     assert "tea" in str(after["insights"])
     (summary,) = [one for one in after["summaries"]["summaries"] if one["session_id"] == "s"]
     assert "tea" in summary["summary"]
-    assert any("trains" in memory["text"] for memory in after["memories"] if memory["kind"] == "chunk")
+    (chunk,) = [memory for memory in after["memories"] if memory["kind"] == "chunk" and "trains" in memory["text"]]
+    assert [source["turn_number"] for source in chunk["sources"]] == [1, 3]
     assert "Lisbon" in str(after["messages"])
     assert [len(one["content"]) > 0 for one in after["context"]["active_context"]] == [True] * 4
 
@@ -313,6 +317,26 @@ async def test_what_holds_while_its_successor_is_withheld_holds_on_if_somebody_c
 
 
 @only_sqlite
+async def test_what_is_found_instead_takes_the_place_of_nothing_that_is_withheld(http: httpx2.AsyncClient) -> None:
+    """Of more facts than are kept of a sitting, one that is withheld makes room for another."""
+    await talk(
+        http,
+        "ana",
+        "s",
+        *(f"I prefer {a} to {b}." for a, b in pairwise("abcdefghijklmnopqrstuvwxyz"[: MOST_FACTS + 2])),
+    )
+    await settled(http)
+    before = str(await told(http, INSIGHTS, user_id="ana"))
+    assert ("a to b" in before, "b to c" in before) == (False, True)
+    await withheld(http, 2)
+    await settled(http)
+    meanwhile = str(await told(http, INSIGHTS, user_id="ana"))
+    assert ("a to b" in meanwhile, "b to c" in meanwhile) == (True, False)
+    assert (await released(http))["memories"] == 1, "its insight: the summary and the chunk were made anew"
+    assert "b to c" in str(await told(http, INSIGHTS, user_id="ana"))
+
+
+@only_sqlite
 async def test_a_user_who_moves_away_takes_the_quarantine_along(connect: Connect, tmp_path: Path) -> None:
     here = await connect()
     await poisoned(here)
@@ -366,6 +390,22 @@ async def test_a_model_that_is_reading_it_brings_nothing_back(connect: Connect, 
     assert places_of(await readable(http)) == set()
     assert "tea" in str(await told(http, INSIGHTS, user_id="ana"))
     assert all(POISON not in chat.prompt for chat in model.chats[asked:])
+
+
+@only_sqlite
+async def test_what_a_model_says_to_rest_on_what_is_withheld_does_not(connect: Connect, model: ModelServer) -> None:
+    endpoint = {"openai_base_url": model.openai_url, "openai_api_key": API_KEY, "openai_model": CHAT_MODEL}
+    http = await connect(**endpoint)
+    await talk(http, "ana", "s", *TEXTS)
+    await settled(http)
+    insight = {"category": "fact", "confidence": 0.9, "importance": 0.9, "replaces": None}
+    made_up = [{**insight, "text": f"Statement {number}", "turns": [number, 3]} for number in (1, 2)]
+    model.play(answer({"summary": "They talked.", "topics": [], "insights": made_up}))
+    await withheld(http, 2)
+    await settled(http)
+    found = (await told(http, INSIGHTS, user_id="ana"))["insights"]
+    rests_on = {one["content"]: [source["turn_number"] for source in one["sources"]] for one in found}
+    assert rests_on == {"Statement 1": [1, 3], "Statement 2": [3]}
 
 
 @only_sqlite
