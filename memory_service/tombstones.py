@@ -21,6 +21,8 @@ from memory_service.errors import StoreUnavailable, UnsafeStart
 from memory_service.values import Scope, Value
 
 What = Literal["user", "session", "turn", "memory"]
+LONGEST_LINE = 1000
+"""Bytes; so far back at most is where the last line that was written whole ends."""
 
 
 class Tombstone(Value, frozen=True, kw_only=True):
@@ -100,7 +102,9 @@ class Tombstones:
 
     def _append(self, lines: Sequence[bytes]) -> None:
         with self._path.open("r+b") as file:
-            file.seek(len(_whole_lines(file.read())))
+            begins = max(file.seek(0, os.SEEK_END) - LONGEST_LINE, 0)
+            file.seek(begins)
+            file.seek(begins + len(_whole_lines(file.read())))
             file.write(b"".join(line + b"\n" for line in lines))
             file.truncate()
             file.flush()
