@@ -227,7 +227,7 @@ def breaking(make_process: MakeProcess) -> Iterator[MakeProcess]:
 async def test_a_service_whose_disk_fails_says_so_ends_with_a_status_of_its_own_and_comes_back_whole(
     breaking: MakeProcess,
 ) -> None:
-    process = breaking(DRAIN_DELAY_SECONDS="5")
+    process = breaking(DRAIN_DELAY_SECONDS="10")
     await started(process)
     dying = process.process
     assert dying is not None
