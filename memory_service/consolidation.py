@@ -1,8 +1,9 @@
-"""How new insights join those already held: add, replace or leave out. Pure.
+"""How new insights join those already held: add, replace, repeat or leave out. Pure.
 
-Nothing is deleted: what is replaced keeps its text with `valid_to` and `superseded_by`. Statements that
-differ in a number, a name or a negation are never taken for the same. On what somebody edited, pinned or deleted they
-had the last word: it stays as it is, and a candidate that says the same or replaces it is left out.
+Nothing is deleted: what is replaced keeps its text with `valid_to` and `superseded_by`. What only says the same as one
+that is held is kept too, superseded by it from the start: each rests on its own turns alone, and holds when the other
+one goes. On what somebody edited, pinned or deleted they had the last word: it stays as it is, and a candidate that
+says the same or replaces it is left out.
 
 No trust is ever raised, and none is lowered by what is said later: a candidate changes nothing about what is trusted
 more than itself, and takes the place of what is trusted less and says the same.
@@ -10,22 +11,17 @@ more than itself, and takes the place of what is trusted less and says the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
+from memory_service.last_word import LastWord
 from memory_service.llm.base import Finding
-from memory_service.text import STOP_WORDS, words
+from memory_service.statements import Statement, same
 from memory_service.values import Memory, is_less
 
-SAME = 0.8
-"""Share of common words from which two statements say the same."""
 LONGEST_INSIGHT = 1000
-
-_NEGATION = re.compile(r"\b(not|no|never|none|nobody|nothing|without|neither|nor|\w+n['’]t)\b", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
 class Consolidated(msgspec.Struct, frozen=True):
@@ -34,24 +30,6 @@ class Consolidated(msgspec.Struct, frozen=True):
     memories: tuple[Memory, ...]
     added: int
     dropped: int
-
-
-class _Statement(msgspec.Struct, frozen=True):
-    """What tells two statements apart."""
-
-    words: frozenset[str]
-    numbers: frozenset[str]
-    names: frozenset[str]
-    negated: bool
-
-    def cannot_merge_with(self, other: _Statement) -> bool:
-        if self.words - other.words and other.words - self.words:
-            return True  # a word stands for another: a number spelled out, the name of a person or a day
-        return self.numbers != other.numbers or self.names != other.names or self.negated != other.negated
-
-    def likeness(self, other: _Statement) -> float:
-        union = self.words | other.words
-        return len(self.words & other.words) / len(union) if union else 0.0
 
 
 def consolidate(
@@ -64,8 +42,8 @@ def consolidate(
     """
     held = {memory.memory_id: memory for memory in known if memory.valid_to is None}
     ours = {memory.memory_id for memory in new}
-    word = _LastWord(settled)
-    statements = {memory.memory_id: _statement(memory.text) for memory in (*known, *new)}
+    word = LastWord(settled)
+    statements = {memory.memory_id: Statement.of(memory.text) for memory in (*known, *new)}
     changed: dict[str, Memory] = {}
     added = dropped = 0
     for finding, memory in zip(findings, new, strict=True):
@@ -74,39 +52,23 @@ def consolidate(
             continue
         if word.is_on(memory, _named(finding, known)):
             continue
-        same = _same(memory, held.values(), statements)
-        if same is not None and (same.memory_id in ours or not is_less(same.trust, memory.trust)):
-            # one of our own ids, held before we wrote it: an attempt that was cut off left it, and counted nothing
-            added += same.memory_id in ours and same.memory_id not in changed
-            changed[same.memory_id] = held[same.memory_id] = _joined(same, memory)
+        like = same(memory, held.values(), statements)
+        if like is not None and like.memory_id in ours:
+            # held before we wrote it: an attempt that was cut off left it, and counted nothing
+            added += like.memory_id not in changed
+            changed[like.memory_id] = held[like.memory_id] = _joined(like, memory)
             continue
-        for old in _replaced(memory, same, _named(finding, known), held):
+        if like is not None and not is_less(like.trust, memory.trust):
+            if like.repeated_by not in ours:
+                changed[memory.memory_id] = _repeated(like, memory)
+                changed[like.memory_id] = held[like.memory_id] = replace(like, repeated_by=memory.memory_id)
+            continue
+        for old in _replaced(memory, like, _named(finding, known), held):
             changed[old.memory_id] = old.superseded(memory)
             del held[old.memory_id]
         changed[memory.memory_id] = held[memory.memory_id] = memory
         added += 1
     return Consolidated(tuple(changed.values()), added, dropped)
-
-
-class _LastWord:
-    """What somebody edited, pinned or deleted."""
-
-    def __init__(self, settled: Iterable[Memory]) -> None:
-        self._settled = {memory.memory_id: memory for memory in settled}
-        self._statements = {memory_id: _statement(memory.text) for memory_id, memory in self._settled.items()}
-
-    def is_on(self, memory: Memory, replaces: Memory | None) -> bool:
-        """Whether a candidate is one of these, says the same, replaces it, or is what an edited one said before.
-
-        What replaces a deleted one is something new.
-        """
-        statements = {**self._statements, memory.memory_id: _statement(memory.text)}
-        return (
-            memory.memory_id in self._settled
-            or (replaces is not None and replaces.memory_id in self._settled and not replaces.is_deleted)
-            or any(other.edited and set(memory.sources) <= set(other.sources) for other in self._settled.values())
-            or _same(memory, self._settled.values(), statements) is not None
-        )
 
 
 def _named(finding: Finding, known: Sequence[Memory]) -> Memory | None:
@@ -116,34 +78,20 @@ def _named(finding: Finding, known: Sequence[Memory]) -> Memory | None:
     return known[finding.replaces - 1]
 
 
-def _replaced(memory: Memory, same: Memory | None, named: Memory | None, held: Mapping[str, Memory]) -> list[Memory]:
+def _replaced(memory: Memory, like: Memory | None, named: Memory | None, held: Mapping[str, Memory]) -> list[Memory]:
     """Those of the held that hold no more because of a new one: no later one, and none that is trusted more."""
-    ids = dict.fromkeys(one.memory_id for one in (same, named) if one is not None)
+    ids = dict.fromkeys(one.memory_id for one in (like, named) if one is not None)
     found = [held[memory_id] for memory_id in ids if memory_id in held]
     return [old for old in found if old.created_at <= memory.created_at and not is_less(memory.trust, old.trust)]
 
 
-def _same(memory: Memory, held: Iterable[Memory], statements: dict[str, _Statement]) -> Memory | None:
-    ours = statements[memory.memory_id]
-    for other in held:
-        theirs = statements[other.memory_id]
-        if not ours.cannot_merge_with(theirs) and ours.likeness(theirs) >= SAME:
-            return other
-    return None
-
-
-def _statement(text: str) -> _Statement:
-    found = words(text)
-    return _Statement(
-        words=frozenset(word.lower() for word in found if word.lower() not in STOP_WORDS),
-        numbers=frozenset(_NUMBER.findall(text)),
-        names=frozenset(word for word in found[1:] if word[0].isupper()),
-        negated=bool(_NEGATION.search(text)),
-    )
-
-
 def _joined(held: Memory, again: Memory) -> Memory:
-    """What is held, with where it was said again, unless that is trusted less: it adds nothing."""
+    """What is held, with where it was said again in the same stretch, unless that is trusted less."""
     if is_less(again.trust, held.trust):
         return held
     return replace(held, sources=tuple(dict.fromkeys(held.sources + again.sources)))
+
+
+def _repeated(held: Memory, again: Memory) -> Memory:
+    """What says the same as what is held, behind those that did before: of a stretch there is one."""
+    return replace(again, valid_to=held.created_at, superseded_by=held.repeated_by or held.memory_id)

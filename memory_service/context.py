@@ -115,7 +115,8 @@ def _insight_line(memory: Memory) -> str:
 
 
 def _summary_line(memory: Memory) -> str:
-    line = f"- Session {memory.session_id} ({memory.created_at:%Y-%m-%d}): {fence(memory.text)}"
+    name = f"Session {memory.session_id}" if memory.session_id else "A session"  # which was erased
+    line = f"- {name} ({memory.created_at:%Y-%m-%d}): {fence(memory.text)}"
     topics = ", ".join(fence(topic) for topic in memory.metadata.get("topics", ()))
     return f"{line}\n  Topics: {topics}" if topics else line
 

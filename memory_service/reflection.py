@@ -26,7 +26,7 @@ from memory_service.pool import LongTermCache, SessionPool
 from memory_service.reading import Reading, parts_of
 from memory_service.recall import Recall
 from memory_service.redaction import Redactor
-from memory_service.stores.base import Commit, Store
+from memory_service.stores.base import ALL, Commit, Store
 from memory_service.values import (
     EXTRACTIVE,
     Hot,
@@ -190,7 +190,7 @@ class Reflector:
         turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
         turns, earlier_summary = await self._cleaned(turns, sitting.summary)
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
-        known, settled = await self._known(key.scope, unread)
+        known, settled = await self._known(key.scope, unread, anew=sitting.begun_anew > 0)
         trust = least([*(turn.trust for turn in unread), *([sitting.summary_trust] if sitting.summary else [])])
         shown = [self._redactor.memory(memory) for memory in known if memory.trust != "low"]
         reading = Reading(self._reader, self._breaker, earlier_summary, is_low=sitting.summary_trust == "low")
@@ -227,12 +227,13 @@ class Reflector:
                 await self._store.commit(Commit(scope=commit.scope, sittings=(again,)))
             raise
 
-    async def _known(self, scope: Scope, turns: Iterable[Turn]) -> tuple[list[Memory], list[Memory]]:
+    async def _known(self, scope: Scope, turns: Iterable[Turn], *, anew: bool) -> tuple[list[Memory], list[Memory]]:
         """Insights held that these turns may touch, nearest first, those of low trust last; and all on which somebody
-        had the last word.
+        had the last word: if the turns are read anew, what was deleted of what they taught, too.
         """
-        held = {memory.memory_id: memory for memory in await self._store.memories(scope, ["insight"], limit=1000)}
-        settled = [memory for memory in held.values() if memory.is_settled]
+        found = await self._store.memories(scope, ["insight"], limit=ALL if anew else 1000, superseded=anew)
+        settled = [memory for memory in found if memory.is_settled]
+        held = {memory.memory_id: memory for memory in found if memory.valid_to is None}
         if len(held) <= KNOWN_INSIGHTS:
             return _low_last(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")

@@ -1,12 +1,12 @@
 """What a user may do about their memories: see them, correct one, pin it, have some deleted.
 
 What somebody changed by hand stays so: a reflection writes over none of it (`Memory.is_settled`). What a correction
-replaces is not kept: it may be what is to be gone. Of what is deleted its id is left, so that it does not come back.
+replaces is not kept: it may be what is to be gone. Of what is deleted its place is left, so that it does not come back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from memory_service.context import summary_id
 from memory_service.errors import MemoryNotFound, StaleVersion
-from memory_service.stores.base import Commit, Store
+from memory_service.last_word import deleted, repeats
+from memory_service.stores.base import ALL, Commit, Store
 from memory_service.stores.bodies import Place
 from memory_service.values import Kind, Memory, Scope, SessionKey, Sitting
 
@@ -75,24 +76,34 @@ class Rights:
         memory = replace(held, **changes, updated_at=now, rough=None)
         if memory.valid_to is None:  # also when what has replaced it comes back from quarantine
             memory = replace(memory, superseded_by=None)
-        if "text" in changes:  # its user's own words now
+        if memory.text != held.text:  # its user's own words now
             memory = replace(memory, confidence=1.0, model=None, prompt_version=None, trust="high")
+            memory = replace(memory, metadata={**memory.metadata, **_without_words(memory)})
         return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory
 
     async def delete(self, scope: Scope, memory_ids: Sequence[str]) -> list[str]:
-        """Delete memories of any kind, so that nothing of them but their ids is left; returns ids of those there were.
+        """Delete memories of any kind, so that no word of them is left; returns ids of those there were.
 
-        What is in no summary goes together.
+        What is in no summary goes together, with what is kept of the same behind it.
         """
         held = await self._store.items(scope, list(dict.fromkeys(memory_ids)), "")
         gone = [memory for memory in held.memories if not memory.is_deleted]
-        if others := tuple(memory.deleted(self._now()) for memory in gone if memory.kind != "summary"):
-            await self._store.commit(Commit(scope=scope, memories=others))
+        others = [memory for memory in gone if memory.kind != "summary"]
+        if others:
+            with_them = (*others, *await self._repeats(scope, others))
+            memories = tuple(deleted(memory, self._now()) for memory in with_them)
+            await self._store.commit(Commit(scope=scope, memories=memories))
             self._changed(scope)
         for memory in gone:
             if memory.kind == "summary":
                 await self._delete_summary(scope, memory)
         return [memory.memory_id for memory in gone]
+
+    async def _repeats(self, scope: Scope, memories: Iterable[Memory]) -> list[Memory]:
+        insights = [memory for memory in memories if memory.kind == "insight" and memory.text]
+        if not insights:
+            return []
+        return repeats(insights, await self._store.memories(scope, ["insight"], limit=ALL, superseded=True))
 
     async def _delete_summary(self, scope: Scope, held: Memory) -> None:
         for _ in range(ATTEMPTS):
@@ -106,8 +117,12 @@ class Rights:
 
     async def _put(self, scope: Scope, held: Memory, memory: Memory) -> Memory:
         """Write a memory in place of what it was. Raises StaleVersion."""
-        sittings = await self._sittings_of(scope, held, memory.text) if memory.text != held.text else ()
-        await self._store.commit(Commit(scope=scope, sittings=sittings, memories=(memory,), unchanged=(held,)))
+        sittings: tuple[Sitting, ...] = ()
+        memories = [memory]
+        if memory.text != held.text:
+            sittings = await self._sittings_of(scope, held, memory.text)
+            memories += [deleted(one, self._now()) for one in await self._repeats(scope, [held])]
+        await self._store.commit(Commit(scope=scope, sittings=sittings, memories=tuple(memories), unchanged=(held,)))
         self._changed(scope)
         return memory
 
@@ -122,6 +137,12 @@ class Rights:
             for sitting in sittings
             if summary_id(held.session_id, sitting.first_seq) == held.memory_id
         )
+
+
+def _without_words(memory: Memory) -> dict[str, list[str]]:
+    """What was taken from the words that a summary or a chunk had before, emptied."""
+    taken = ("topics", "entities") if memory.kind in ("summary", "chunk") else ()
+    return {name: [] for name in taken if name in memory.metadata}
 
 
 def changed_at(memory: Memory) -> datetime:

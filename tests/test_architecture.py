@@ -16,11 +16,12 @@ FLOORS = [
     ["tags"],
     ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog"],
     ["values", "points", "text", "breaker", "rate_limits"],
-    ["telling"],
+    ["telling", "statements", "stores.superseding"],
     [
         "context",
         "ranking",
         "extract",
+        "last_word",
         "limits",
         "redaction",
         "stores.aging",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from memory_service.consolidation import Consolidated, consolidate
+from memory_service.last_word import deleted
 from memory_service.llm.base import Finding
 from memory_service.values import Memory, Source, Trust, is_less, least
 
@@ -55,25 +57,36 @@ def test_what_an_attempt_that_was_cut_off_left_counts_as_added_once() -> None:
         "In the morning Ana always prefers green tea",
     ],
 )
-def test_the_same_statement_is_not_added_twice_and_gains_the_sources(again: str) -> None:
+def test_the_same_statement_is_not_added_twice_and_is_kept_behind_the_first(again: str) -> None:
     held = memory("Green tea is what Ana prefers in the morning", 1, 2, name="held")
-    result = joined(memory(again, 2, 9, session="later", days=4), held)
+    new = memory(again, 2, 9, session="later", days=4, name="again")
+    result = joined(new, held)
     assert (result.added, result.dropped) == (0, 0)
-    [kept] = result.memories
-    assert kept.memory_id == "held"
-    assert kept.text == held.text
-    assert kept.created_at == held.created_at
-    assert kept.sources == (
-        Source(session_id="s", seq=1),
-        Source(session_id="s", seq=2),
-        Source(session_id="later", seq=2),
-        Source(session_id="later", seq=9),
+    assert result.memories == (
+        replace(new, valid_to=held.created_at, superseded_by="held"),
+        replace(held, repeated_by="again"),
     )
 
 
+def test_each_that_says_the_same_stands_behind_the_one_before() -> None:
+    held = replace(memory("Ana prefers green tea", 1, name="held"), repeated_by="before")
+    (last, first) = joined(memory("Ana prefers green tea", 9, name="last"), held).memories
+    assert (last.superseded_by, first.repeated_by) == ("before", "last")
+
+
+def test_of_one_reading_one_is_kept_behind_what_says_the_same_also_if_it_was_cut_off_before() -> None:
+    held = memory("Ana prefers green tea", 1, name="held")
+    new = [memory("Ana prefers green tea", place, name=f"new {place}") for place in (5, 6)]
+    findings = [Finding(text=one.text, turns=()) for one in new]
+    result = consolidate(findings, [held], new)
+    assert [one.memory_id for one in result.memories] == ["new 5", "held"]
+    assert consolidate(findings, [result.memories[1]], new).memories == ()
+
+
 def test_a_source_is_kept_once_however_often_it_is_named() -> None:
-    held = memory("Ana prefers green tea", 1, 2)
-    [kept] = joined(memory("Ana prefers green tea", 2, 1, 3, name="again"), held).memories
+    first, second = memory("Ana prefers green tea", 1, 2, name="a"), memory("Ana prefers green tea", 2, 1, 3, name="b")
+    findings = [Finding(text=one.text, turns=()) for one in (first, second)]
+    [kept] = consolidate(findings, [], [first, second]).memories
     assert [source.seq for source in kept.sources] == [1, 2, 3]
 
 
@@ -228,7 +241,8 @@ def test_nothing_held_is_ever_lost_or_reworded(known: list[str], found: list[tup
 
     before = {m.memory_id: m for m in [*held, *new]}
     assert result.dropped == sum(not real for _, real, _ in found)
-    assert result.added == sum(m.memory_id.startswith("new") for m in result.memories)
+    repeated = {m.repeated_by for m in result.memories}
+    assert result.added == sum(m.memory_id.startswith("new") and m.memory_id not in repeated for m in result.memories)
     assert len({m.memory_id for m in result.memories}) == len(result.memories)
     for written in result.memories:
         origin = before[written.memory_id]
@@ -237,7 +251,7 @@ def test_nothing_held_is_ever_lost_or_reworded(known: list[str], found: list[tup
         assert written.sources
         if written.superseded_by is not None:
             assert written.valid_to == before[written.superseded_by].created_at
-            assert written.created_at <= written.valid_to
+            assert written.created_at <= written.valid_to or written.memory_id in repeated
 
 
 def _without_sources(name: str, text: str) -> Memory:
@@ -259,14 +273,38 @@ def test_what_says_the_same_as_what_was_settled_is_left_out_and_not_merged_into_
 
 
 def test_what_an_edited_insight_said_before_does_not_come_back_under_another_id() -> None:
-    """A model that reads the same turns again may find its insights in another order."""
+    """A model that reads the same turns again may find its insights in another order, and put them otherwise."""
     again = memory("Ana lives in Lisbon", 3)
     findings = [Finding(text=again.text, turns=(3,))]
-    edited, pinned = by_hand("Ana lives in Porto", 3, 4, edited=True), by_hand("Ana likes tea", 3, 4, pinned=True)
+    edited = by_hand("Ana lives in Porto", 3, 4, edited=True, trust="high")
+    pinned = by_hand("Ana likes tea", 3, 4, pinned=True)
     assert consolidate(findings, [edited], [again], [edited]).memories == ()
     assert consolidate(findings, [pinned], [again], [pinned]).memories == (again,), "of that turn, and something else"
     more = memory("Ana lives in Lisbon", 3, 5)
     assert consolidate(findings, [edited], [more], [edited]).memories == (more,), "it rests on something else too"
+
+
+@pytest.mark.parametrize("state", [{"pinned": True}, {"edited": True, "importance": 0.9}], ids=str)
+def test_what_was_changed_beside_its_words_keeps_out_its_like_and_no_other(state: dict[str, Any]) -> None:
+    held = by_hand("Ana lives in the old town of Lisbon", 3, **state)
+    for text, taken in (("Ana lives in Lisbon, old town", False), ("Ana works at a bank", True)):
+        again = memory(text, 3)
+        assert bool(joined_to(held, again)) == taken
+
+
+def test_what_was_deleted_keeps_out_its_like_from_the_same_turns_and_no_other() -> None:
+    gone = deleted(memory("Ana lives in the old town of Lisbon", 3, name="held"), AT)
+    assert "isbon" not in repr(gone)
+    for text, turn, taken in (
+        ("Ana lives in Lisbon, old town", 3, False),
+        ("Ana works at a bank", 3, True),
+        ("Ana lives in Lisbon, old town", 4, True),
+    ):
+        assert bool(joined_to(gone, memory(text, turn))) == taken
+
+
+def joined_to(settled: Memory, again: Memory) -> tuple[Memory, ...]:
+    return consolidate([Finding(text=again.text, turns=())], [], [again], [settled]).memories
 
 
 def test_what_replaces_a_deleted_insight_is_new() -> None:
@@ -284,7 +322,9 @@ def trusted(trust: Trust, text: str, *turns: int, name: str | None = None, days:
 
 def test_what_is_trusted_less_adds_nothing_to_what_says_the_same() -> None:
     held = trusted("normal", "Ana prefers green tea", 1, name="held")
-    assert joined(trusted("low", "Ana prefers green tea", 9, days=1, name="again"), held).memories == (held,)
+    again = trusted("low", "Ana prefers green tea", 9, days=1, name="again")
+    behind = replace(again, valid_to=held.created_at, superseded_by="held")
+    assert joined(again, held).memories == (behind, replace(held, repeated_by="again"))
 
 
 def test_what_is_trusted_more_takes_the_place_of_what_says_the_same() -> None:
@@ -292,12 +332,6 @@ def test_what_is_trusted_more_takes_the_place_of_what_says_the_same() -> None:
     new = trusted("normal", "In the morning Ana prefers green tea", 9, days=1, name="again")
     again = replace(new, text="Ana prefers green tea!")
     assert joined(again, held) == Consolidated(memories=(held.superseded(again), again), added=1, dropped=0)
-
-
-def test_what_is_trusted_alike_keeps_its_trust_and_gains_the_sources() -> None:
-    held = trusted("low", "Ana prefers green tea", 1, name="held")
-    (kept,) = joined(trusted("low", "Ana prefers green tea", 9, name="again"), held).memories
-    assert (kept.trust, [source.seq for source in kept.sources]) == ("low", [1, 9])
 
 
 @pytest.mark.parametrize(

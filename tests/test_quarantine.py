@@ -71,7 +71,7 @@ class Graph:
                 self.whole.discard(session_id)
 
     def is_poisoned(self, memory: Memory) -> bool:
-        if not memory.text or (memory.edited and memory.model is None):
+        if not memory.text or (memory.edited and memory.trust == "high"):
             return False
         if not memory.sources:
             return memory.session_id in self.whole
@@ -121,6 +121,7 @@ def memories(draw: st.DrawFn) -> list[Memory]:
             session_id=sources[0].session_id if sources else draw(st.sampled_from([*SESSIONS, None])),
             model=draw(st.sampled_from([None, "gpt", "extractive"])),
             edited=draw(st.booleans()),
+            trust=draw(st.sampled_from(["low", "normal", "high"])),
         )
         by = draw(st.sampled_from([None, *range(number + 1, count)]))
         if by is not None:

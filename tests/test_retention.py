@@ -189,14 +189,16 @@ async def test_what_others_say_too_stays_with_them(opened: Open, clock: Clock) -
     await talk(service, ANA, "old")
     clock.advance(days=20)
     await talk(service, ANA, "new")
-    sources = (Source(session_id="old", seq=1), Source(session_id="new", seq=1))
-    both = a_memory("insight_both", session_id="old", sources=sources)
-    await record(service).commit(Commit(scope=ANA, memories=(both,)))
+    told = a_memory("insight_old", session_id="old", sources=(Source(session_id="old", seq=1),))
+    again = a_memory("insight_new", session_id="new", sources=(Source(session_id="new", seq=1),))
+    memories = (replace(told, repeated_by="insight_new"), again.superseded(told))
+    await record(service).commit(Commit(scope=ANA, memories=memories))
     clock.advance(days=15)
     await carried_out(service)
-    left = await record(service).find_memory(ANA, "insight_both")
+    left = await record(service).find_memory(ANA, "insight_new")
     assert left is not None
-    assert left.sources == sources[1:]
+    assert left.valid_to is None
+    assert await record(service).find_memory(ANA, "insight_old") is None
 
 
 async def test_a_session_that_waits_for_its_reflection_goes_all_the_same(opened: Open, clock: Clock) -> None:

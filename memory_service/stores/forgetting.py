@@ -5,13 +5,14 @@ What was derived only from what goes, goes too. A sitting that loses a turn is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from memory_service.stores.exports import Exported
+from memory_service.stores.superseding import behind, valid_to
 from memory_service.values import Memory, Session, Sitting, Source, Turn, Value
 
 
@@ -31,8 +32,8 @@ class Forgetting(Value, frozen=True, kw_only=True):
         return source.session_id == self.session_id and self.seq in (None, source.seq)
 
     def leaves(self, memory: Memory) -> bool:
-        """Whether a memory stays though it rests on nothing any more: its user has had the last word on it."""
-        return memory.edited or (memory.pinned and self.untouched_since is not None)
+        """Whether a memory stays though what it rests on goes: it is in its user's own words, or was to outlast age."""
+        return memory.is_own_words or (self.untouched_since is not None and (memory.pinned or memory.edited))
 
     def spares(self, session: Session | None) -> bool:
         return session is not None and self.untouched_since is not None and session.touched_at > self.untouched_since
@@ -59,7 +60,7 @@ def forgotten(what: Forgetting, held: Held) -> Forgotten:
     read_anew = None if what.seq is None else sitting_of(what.seq, held.sittings)
     kept = {memory.memory_id: _without(what, memory, read_anew) for memory in held.memories}
     gone = {memory_id for memory_id, memory in kept.items() if memory is None}
-    left = [memory for memory in _current_again(gone, kept) if memory not in held.memories]
+    left = [memory for memory in _current_again(gone, kept, held, what.now) if memory not in held.memories]
     things = [Exported(memory=memory) for memory in left]
     if held.turn is not None and held.session is not None:
         # first: a restored session comes before its turns and sittings
@@ -74,18 +75,28 @@ def sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:
 
 
 def _without(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> Memory | None:
-    """What is left of a memory: itself, if it rests on nothing that goes; nothing, if on nothing else.
+    """What is left of a memory: itself, if it rests on nothing that goes; else nothing, for its words may tell of that.
 
-    What its user has written over rests on nothing but that. What was in quarantine for what goes, goes with it.
+    What its user has written over rests on nothing but that. What was in quarantine for what goes, goes with it. Where
+    one was deleted, that is known as long as any of its turns may be read again.
     """
+    if memory.is_deleted:
+        return None if _is_all(what, memory) else memory
     if any(map(what.covers, memory.withheld)):
         return None
     if not _touched(what, memory, read_anew):
         return memory
-    left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
-    if not left and not what.leaves(memory):
+    if not what.leaves(memory):
         return None
+    left = tuple(source for source in memory.sources if not what.covers(source) and not _is_of(read_anew, source))
     return replace(memory, sources=left, session_id=left[0].session_id if left else None)
+
+
+def _is_all(what: Forgetting, memory: Memory) -> bool:
+    """Whether nothing is left that a memory rests on."""
+    if not memory.sources:
+        return what.seq is None and memory.session_id == what.session_id
+    return all(map(what.covers, memory.sources))
 
 
 def _touched(what: Forgetting, memory: Memory, read_anew: Sitting | None) -> bool:
@@ -105,13 +116,35 @@ def _is_of(sitting: Sitting | None, source: Source) -> bool:
     )
 
 
-def _current_again(gone: set[str], kept: dict[str, Memory | None]) -> Iterator[Memory]:
-    """What is left; what was replaced by something that goes holds again."""
-    for memory in kept.values():
-        if memory is not None:
-            again = memory.superseded_by in gone and bool(memory.text)
-            valid_to = memory.valid_to if memory.withheld else None
-            yield replace(memory, valid_to=valid_to, superseded_by=None) if again else memory
+def _current_again(gone: set[str], kept: Mapping[str, Memory | None], held: Held, now: datetime) -> Iterator[Memory]:
+    """What is left; what was replaced by something that goes is replaced by what that was, or holds again."""
+    before = {memory.memory_id: memory for memory in held.memories}
+    left = {name: _relinked(memory, gone, before) for name, memory in kept.items() if memory is not None}
+    for name, memory in left.items():
+        again = memory.text and gone.intersection(behind(before[name], before))
+        yield replace(memory, valid_to=valid_to(memory, behind(memory, left), left, now)) if again else memory
+
+
+def _relinked(memory: Memory, gone: set[str], before: Mapping[str, Memory]) -> Memory:
+    return replace(
+        memory,
+        superseded_by=_left_behind(memory.superseded_by, gone, before),
+        repeated_by=_left_before(memory, gone, before),
+    )
+
+
+def _left_behind(name: str | None, gone: set[str], before: Mapping[str, Memory]) -> str | None:
+    seen = set()
+    while name in gone and name not in seen:
+        seen.add(name)
+        name = before[name].superseded_by
+    return name
+
+
+def _left_before(memory: Memory, gone: set[str], before: Mapping[str, Memory]) -> str | None:
+    """The newest that is left of those that say the same."""
+    name = _left_behind(memory.repeated_by, gone, before)
+    return None if name == memory.memory_id else name
 
 
 def without_summary(session: Session, *seqs: int) -> Session:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from memory_service.stores.exports import Exported
 from memory_service.stores.forgetting import sitting_of, unread, without_summary
+from memory_service.stores.superseding import behind, valid_to
 from memory_service.values import EXTRACTIVE, WHOLE, Memory, Session, Sitting, Source, Turn, Value
 
 MOMENT = timedelta(microseconds=1)
@@ -102,7 +103,7 @@ Marks = Mapping[str, tuple[Source, ...]]
 
 def _marked(what: Quarantine, held: Concerned, seqs: set[int], touched: Sequence[Sitting]) -> Marks:
     def mark(memory: Memory) -> tuple[Source, ...]:
-        if not memory.text or (memory.edited and memory.model is None):  # deleted, or its user's own words
+        if not memory.text or memory.is_own_words:  # deleted, or its user's own
             return ()
         if not memory.sources:
             is_whole = what.seqs is None and memory.session_id == what.session_id
@@ -153,29 +154,10 @@ def _as_they_hold(memories: Iterable[Memory], marked: Marks, now: datetime) -> l
     moved = {name for name, memory in after.items() if bool(memory.withheld) != bool(before[name].withheld)}
     found = []
     for name, memory in after.items():
-        behind = _behind(memory, after)
-        if name in moved or moved.intersection(behind):
-            memory = replace(memory, valid_to=_valid_to(memory, behind, after, now))
+        names = behind(memory, after)
+        if name in moved or moved.intersection(names):
+            memory = replace(memory, valid_to=valid_to(memory, names, after, now))
         if memory != before[name]:
             # so that whoever has read it before does not write over it
             found.append(replace(memory, updated_at=max(now, (memory.updated_at or now - MOMENT) + MOMENT)))
     return found
-
-
-def _behind(memory: Memory, memories: Mapping[str, Memory]) -> list[str]:
-    """What it was replaced by, what that was by, and so on to the first that is not withheld."""
-    names: list[str] = []
-    name = memory.superseded_by
-    while name is not None and name not in names:
-        names.append(name)
-        by = memories.get(name)
-        name = by.superseded_by if by is not None and by.withheld else None
-    return names
-
-
-def _valid_to(memory: Memory, behind: Sequence[str], memories: Mapping[str, Memory], now: datetime) -> datetime | None:
-    by = [memories.get(name) for name in behind]
-    holds = all(one is not None and one.withheld for one in by)
-    if holds:
-        return (memory.valid_to or now) if memory.withheld else None
-    return by[0].created_at if by[0] is not None and by[0].text else memory.valid_to or now

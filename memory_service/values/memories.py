@@ -41,7 +41,8 @@ class Memory(Value, frozen=True, kw_only=True):
     its id is kept. `model` says who wrote it (or `extractive`), `updated_at` when its words became other ones; `rough`:
     they are to. `trust` is that of the least trusted turn it rests on, until its words are somebody's own. `withheld`:
     the turns in quarantine for which it is kept and not shown, or `WHOLE` sessions. Without `valid_to` it holds,
-    `superseded_by` or not: then that is in quarantine.
+    `superseded_by` or not: then that is in quarantine. `repeated_by`: the newest that says the same, of those that were
+    learnt later; each is kept, superseded by the one before it, so that it holds when that goes.
     """
 
     memory_id: str
@@ -59,6 +60,7 @@ class Memory(Value, frozen=True, kw_only=True):
     prompt_version: str | None = None
     valid_to: datetime | None = None
     superseded_by: str | None = None
+    repeated_by: str | None = None
     pinned: bool = False
     edited: bool = False
     updated_at: datetime | None = None
@@ -71,6 +73,11 @@ class Memory(Value, frozen=True, kw_only=True):
     def is_settled(self) -> bool:
         """Whether somebody has had the last word on it: what is learnt later changes nothing about it."""
         return self.pinned or self.edited or self.is_deleted
+
+    @property
+    def is_own_words(self) -> bool:
+        """Whether somebody has put it in words of their own: then it rests on nothing that was said."""
+        return self.edited and self.trust == "high"
 
     @property
     def is_deleted(self) -> bool:
@@ -86,7 +93,16 @@ class Memory(Value, frozen=True, kw_only=True):
 
     def deleted(self, now: datetime) -> Memory:
         """What is left in its place, so that everybody who holds a copy learns that it is gone."""
-        return Memory(memory_id=self.memory_id, kind=self.kind, text="", created_at=now, valid_to=now, updated_at=now)
+        return Memory(
+            memory_id=self.memory_id,
+            kind=self.kind,
+            text="",
+            created_at=now,
+            valid_to=now,
+            updated_at=now,
+            session_id=self.session_id,
+            sources=self.sources,
+        )
 
 
 class Vector(Value, frozen=True, kw_only=True):

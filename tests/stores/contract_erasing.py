@@ -11,6 +11,7 @@ from memory_service.errors import StaleVersion
 from memory_service.stores.base import Commit, DuplicateRequest, Store
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting
+from memory_service.stores.quarantine import Quarantine
 from memory_service.values import KINDS, Memory, Request, Scope, Session, Source
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_sitting, a_turn, embed_all
 
@@ -50,7 +51,7 @@ async def ids(store: Store, scope: Scope = ANA) -> set[str]:
 
 
 class ErasingContract:
-    async def test_a_session_goes_with_what_rests_on_it_alone(self, store: Store) -> None:
+    async def test_a_session_goes_with_what_rests_on_it(self, store: Store) -> None:
         for name in ("s", "s2"):
             await talk(store, name)
         await talk(store, "s", BEN)
@@ -65,10 +66,8 @@ class ErasingContract:
         await store.commit(Commit(scope=ANA, memories=tuple(memories)))
         await embed_all(store)
         erased = await store.forget(ANA, Forgetting(session_id="s", now=LATER), "e1")
-        assert erased == Erased(sessions=1, sittings=1, requests=4, turns=4, memories=3)
-        assert await ids(store) == {"insight_of_both", "insight_of_s2", "memory_alone"}
-        (left,) = [m for m in await store.memories(ANA, ["insight"]) if m.memory_id == "insight_of_both"]
-        assert (left.sources, left.session_id) == ((Source(session_id="s2", seq=1),), "s2")
+        assert erased == Erased(sessions=1, sittings=1, requests=4, turns=4, memories=4)
+        assert await ids(store) == {"insight_of_s2", "memory_alone"}  # words that rest on both may be of one
         assert await store.load(a_key("s")) is None
         assert await store.turns(a_key("s")) == [] == await store.sittings(a_key("s"))
         assert await store.find_effect(ANA, "s-1") is None
@@ -86,6 +85,74 @@ class ErasingContract:
         await store.forget(ANA, Forgetting(session_id="s", now=LATER))
         (again,) = await store.memories(ANA, ["insight"])
         assert (again.memory_id, again.valid_to, again.superseded_by) == ("insight_old", None, None)
+
+    async def test_what_was_replaced_by_something_that_goes_is_replaced_by_what_that_was(self, store: Store) -> None:
+        for name in ("s", "s2"):
+            await talk(store, name)
+        newest = replace(resting_on("insight_newest", ("s2", 3)), created_at=LATER)
+        newer = resting_on("insight_newer", ("s", 1)).superseded(newest)
+        older = resting_on("insight_older", ("s2", 1)).superseded(newer)
+        await store.commit(Commit(scope=ANA, memories=(older, newer, newest)))
+        await store.forget(ANA, Forgetting(session_id="s", now=LATER))
+        left = {memory.memory_id: memory for memory in await store.memories(ANA, ["insight"], superseded=True)}
+        assert left.keys() == {"insight_older", "insight_newest"}
+        assert (left["insight_older"].superseded_by, left["insight_older"].valid_to) == ("insight_newest", LATER)
+
+    async def test_what_is_behind_one_in_quarantine_holds_when_what_that_was_replaced_by_goes(
+        self, store: Store
+    ) -> None:
+        for name in ("s", "s2", "s3"):
+            await talk(store, name)
+        newest = resting_on("insight_newest", ("s", 3))
+        newer = resting_on("insight_newer", ("s2", 1)).superseded(newest)
+        older = resting_on("insight_older", ("s3", 1)).superseded(newer)
+        await store.commit(Commit(scope=ANA, memories=(older, newer, newest)))
+        await store.quarantine(ANA, Quarantine(session_id="s2", now=LATER))
+        assert [memory.memory_id for memory in await store.memories(ANA, ["insight"])] == ["insight_newest"]
+        await store.forget(ANA, Forgetting(session_id="s", now=LATER))
+        assert [memory.memory_id for memory in await store.memories(ANA, ["insight"])] == ["insight_older"]
+        await store.quarantine(ANA, Quarantine(session_id="s2", now=LATER, release=True))
+        assert [memory.memory_id for memory in await store.memories(ANA, ["insight"])] == ["insight_newer"]
+
+    async def test_of_those_that_say_the_same_the_next_holds_when_the_first_goes(self, store: Store) -> None:
+        for name in ("s", "s2", "s3", "s4"):
+            await talk(store, name)
+        first = replace(resting_on("insight_1", ("s", 1)), repeated_by="insight_4")
+        others = [
+            replace(resting_on(f"insight_{n}", (f"s{n}", 1)), superseded_by=f"insight_{n - 1}", valid_to=NOON)
+            for n in (2, 3, 4)
+        ]
+        await store.commit(Commit(scope=ANA, memories=(first, *others)))
+        for gone, held, last in (("s4", "insight_1", "insight_3"), ("s2", "insight_1", "insight_3")):
+            await store.forget(ANA, Forgetting(session_id=gone, now=LATER))
+            (one,) = await store.memories(ANA, ["insight"])
+            assert (one.memory_id, one.repeated_by) == (held, last)
+        await store.forget(ANA, Forgetting(session_id="s", now=LATER))
+        (one,) = await store.memories(ANA, ["insight"])
+        assert (one.memory_id, one.valid_to, one.superseded_by) == ("insight_3", None, None)
+
+    @pytest.mark.parametrize("own", [True, False])
+    async def test_words_of_its_user_stay_and_others_go_whatever_was_changed_beside_them(
+        self, store: Store, own: bool
+    ) -> None:
+        await talk(store, "s")
+        trust = "high" if own else "normal"
+        kept = resting_on("insight_s", ("s", 1), edited=True, trust=trust)
+        stored = replace(a_memory("memory_s"), kind="memory", session_id="s", edited=True, trust=trust)
+        await store.commit(Commit(scope=ANA, memories=(kept, stored)))
+        await store.forget(ANA, Forgetting(session_id="s", now=LATER))
+        assert await ids(store) == ({"insight_s", "memory_s"} if own else set())
+
+    async def test_what_was_deleted_is_known_as_long_as_its_turns_are_there(self, store: Store) -> None:
+        await talk(store, "s")
+        summary = resting_on("summary_s", ("s", 1), ("s", 4), kind="summary").deleted(LATER)
+        await store.commit(Commit(scope=ANA, memories=(resting_on("insight_2", ("s", 2)).deleted(LATER), summary)))
+        await store.forget(ANA, Forgetting(session_id="s", seq=3, now=LATER))
+        assert await ids(store) == {"insight_2", "summary_s"}
+        await store.forget(ANA, Forgetting(session_id="s", seq=2, now=LATER))
+        assert await ids(store) == {"summary_s"}
+        await store.forget(ANA, Forgetting(session_id="s", now=LATER))
+        assert await ids(store) == set()
 
     async def test_a_turn_loses_its_words_and_its_sitting_is_read_once_more(self, store: Store) -> None:
         head = await talk(store, "s")

@@ -195,7 +195,7 @@ class QuarantineContract:
         self, store: Store
     ) -> None:
         await poisoned(store)
-        own = replace(resting_on("insight_own", ("s", 2), text="in my words"), edited=True, model=None)
+        own = replace(resting_on("insight_own", ("s", 2), text="in my words"), edited=True, trust="high")
         tagged = replace(resting_on("insight_tagged", ("s", 2)), edited=True, model="gpt", tags=("t",), pinned=True)
         misled = replace(resting_on("insight_misled", ("s", 3)), model="gpt")
         quoted = replace(resting_on("insight_quoted", ("s", 3)), model="extractive")
