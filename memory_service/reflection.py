@@ -231,9 +231,9 @@ class Reflector:
         """Insights held that these turns may touch, nearest first, those of low trust last; and all on which somebody
         had the last word: if the turns are read anew, what was deleted of what they taught, too.
         """
-        found = await self._store.memories(scope, ["insight"], limit=ALL if anew else 1000, superseded=anew)
-        settled = [memory for memory in found if memory.is_settled]
-        held = {memory.memory_id: memory for memory in found if memory.valid_to is None}
+        insights = await self._store.memories(scope, ["insight"], limit=ALL if anew else 1000, superseded=anew)
+        settled = [memory for memory in insights if memory.is_settled]
+        held = {memory.memory_id: memory for memory in insights if memory.valid_to is None}
         if len(held) <= KNOWN_INSIGHTS:
             return _low_last(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
