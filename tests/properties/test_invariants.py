@@ -16,7 +16,7 @@ from tests.properties.machine import MemoryMachine
 from tests.properties.stores import SLOW_GROUNDS
 
 PROFILES = {
-    "ci": settings(max_examples=40, stateful_step_count=30, derandomize=True),
+    "ci": settings(max_examples=30, stateful_step_count=30, derandomize=True),
     "long": settings(max_examples=1_000, stateful_step_count=60),
 }
 TIMEOUTS_S = {"ci": 600, "long": 0}
@@ -36,7 +36,7 @@ class SlowMachine(MemoryMachine):
 TestInvariants = pytest.mark.timeout(TIMEOUTS_S[profile])(MemoryMachine.TestCase)
 TestInvariants.settings = chosen
 TestInvariantsOnSlowStores = pytest.mark.timeout(TIMEOUTS_S[profile])(SlowMachine.TestCase)
-TestInvariantsOnSlowStores.settings = settings(chosen, max_examples=chosen.max_examples // 4)
+TestInvariantsOnSlowStores.settings = settings(chosen, max_examples=chosen.max_examples // 6)
 
 
 @pytest.fixture(autouse=True)
