@@ -129,7 +129,7 @@ def _relinked(memory: Memory, gone: set[str], before: Mapping[str, Memory]) -> M
     return replace(
         memory,
         superseded_by=_left_behind(memory.superseded_by, gone, before),
-        repeated_by=_left_before(memory, gone, before),
+        repeated_by=_left_behind(memory.repeated_by, gone, before),  # may be itself
     )
 
 
@@ -139,12 +139,6 @@ def _left_behind(name: str | None, gone: set[str], before: Mapping[str, Memory])
         seen.add(name)
         name = before[name].superseded_by
     return name
-
-
-def _left_before(memory: Memory, gone: set[str], before: Mapping[str, Memory]) -> str | None:
-    """The newest that is left of those that say the same."""
-    name = _left_behind(memory.repeated_by, gone, before)
-    return None if name == memory.memory_id else name
 
 
 def without_summary(session: Session, *seqs: int) -> Session:
