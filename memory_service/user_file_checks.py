@@ -11,19 +11,25 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from memory_service.errors import ValidationFailed
+from memory_service.errors import MalformedJson, ValidationFailed
+from memory_service.gateway import models
+from memory_service.gateway.messages import kept_of
+from memory_service.gateway.reading import Model, read
 from memory_service.limits import (
+    MAX_NAME,
     MAX_SAFE_INTEGER,
+    MAX_TEXT,
     check_exact,
     check_id,
     check_metadata,
     check_moment,
     check_name,
+    check_no_nul,
     check_tags,
     check_text,
 )
 from memory_service.stores.exports import Exported
-from memory_service.values import Memory, Session, Sitting, Turn, Value, Vector
+from memory_service.values import OWN, Memory, Message, Session, Sitting, Turn, Value, Vector
 
 MAX_WRITTEN, MAX_MESSAGES = 1_000_000, 1000
 """Characters of what a model wrote; messages of a turn."""
@@ -41,9 +47,18 @@ def _check_numbers(place: str, *ordered: int) -> None:
         raise ValidationFailed(place, "its numbers do not go together")
 
 
-def _check_written(place: str, text: str | None) -> None:
+def _check_written(place: str, text: str | None, most: int = MAX_WRITTEN) -> None:
     if text:
-        check_text(place, text, MAX_WRITTEN)
+        check_text(place, text, most)
+
+
+def _through_gateway(place: str, kind: type[Model], told: dict[str, Any]) -> Model:
+    """As the gateway takes it, which is asked for it again."""
+    check_no_nul(told, place)
+    try:
+        return read(kind, msgspec.json.encode(told))
+    except (ValidationFailed, MalformedJson):
+        raise ValidationFailed(place, "is not as the gateway would have taken it") from None
 
 
 def check_session(place: str, session: Session) -> None:
@@ -54,10 +69,14 @@ def check_session(place: str, session: Session) -> None:
     if (session.status == "ended") != (session.ended_by is not None):
         raise ValidationFailed(f"{place}.ended_by", "does not fit the status")
     _check_written(f"{place}.cumulative_summary", session.cumulative_summary)
+    _check_written(f"{place}.system_prompt", session.system_prompt, MAX_TEXT)
+    if session.metadata is not None:
+        _through_gateway(f"{place}.metadata", models.SessionContext, {"session_metadata": session.metadata})
     _check_numbers(place, 1, session.version, MAX_SAFE_INTEGER - 1)
     _check_numbers(place, 1, session.opened_at_seq, session.turn_count + 1)
     _check_numbers(place, 0, session.compacted_through, session.turn_count)
     _check_numbers(place, 0, session.handed_over_through, session.turn_count)
+    _check_numbers(place, 0, session.replaced_through, session.turn_count)
 
 
 def check_sitting(place: str, sitting: Sitting, turns: int) -> None:
@@ -82,14 +101,29 @@ def check_turn(place: str, turn: Turn) -> None:
     if len(turn.messages) > MAX_MESSAGES:  # one whose words were erased has none
         raise ValidationFailed(f"{place}.messages", f"more than {MAX_MESSAGES}")
     for message in turn.messages:
-        check_text(f"{place}.messages", message.content)
-        if message.name is not None:
-            check_name(f"{place}.messages", message.name)
+        _check_message(f"{place}.messages", message)
+        if message.said_at is not None or message.parts is not None:
+            _check_said(f"{place}.messages", message)
     check_metadata(f"{place}.metadata", turn.metadata)
 
 
+def _check_message(place: str, message: Message) -> None:
+    check_text(place, message.content)
+    if message.name is not None:
+        check_name(place, message.name)
+
+
+def _check_said(place: str, message: Message) -> None:
+    """That what came through the gateway is told there as it was."""
+    whole = {"role": message.role} if message.parts is None else message.parts
+    kept_of(_through_gateway(place, models.Message, {**whole, "timestamp": message.said_at}), place)
+
+
 def check_memory(place: str, memory: Memory) -> None:
+    if memory.kind not in OWN:
+        raise ValidationFailed(f"{place}.kind", "is not of a user's own memory")
     _check_memory_names(place, memory)
+    _check_rough(f"{place}.rough", memory)
     if memory.text or memory.valid_to is None:  # of one that was deleted only its id is kept
         check_text(f"{place}.text", memory.text)
     if not (0 <= memory.confidence <= 1 and 0 <= memory.importance <= 1):
@@ -112,21 +146,34 @@ def _check_memory_names(place: str, memory: Memory) -> None:
     for name in ("category", "model", "prompt_version"):
         if getattr(memory, name):
             check_name(f"{place}.{name}", getattr(memory, name))
+    _check_written(f"{place}.agent_id", memory.agent_id, MAX_NAME)
+    if memory.superseded_by == memory.memory_id:
+        raise ValidationFailed(f"{place}.superseded_by", "is the memory itself")
+
+
+def _check_rough(place: str, memory: Memory) -> None:
+    if memory.rough is not None:
+        _check_numbers(place, 0, memory.rough.attempts)
+        for message in memory.rough.messages:
+            _check_message(place, message)
+            check_no_nul(message.parts, place)
 
 
 class _Told(Struct):
     """What is told of a summary beside its text."""
 
-    started_at: datetime
+    started_at: str
     topics: list[str]
     turn_count: int
 
 
 def _check_summary(place: str, metadata: dict[str, Any]) -> None:
     try:
-        msgspec.convert(metadata, _Told)
-    except msgspec.ValidationError:
+        told = msgspec.convert(metadata, _Told)
+        check_moment(place, datetime.fromisoformat(told.started_at))
+    except (msgspec.ValidationError, ValueError):
         raise ValidationFailed(place, "is not that of a summary") from None
+    _check_numbers(place, 0, told.turn_count)
 
 
 def check_vector(thing: Exported, vector: Vector) -> None:

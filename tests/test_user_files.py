@@ -1,0 +1,142 @@
+"""What a file of a user may not say: over HTTP, a right file of which one thing was made another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from functools import reduce
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from memory_service.server import running
+from memory_service.settings import Settings
+from memory_service.stores.exports import Exported
+from memory_service.values import Message, Rough
+from tests.api.talking import PATIENCE_S, settled, told
+from tests.support.lives import PATIENT, everything
+from tests.support.values import a_memory
+from tests.test_transfers import IMPORT, NDJSON, file_of, imported
+
+Lines = list[dict[str, Any]]
+Place = tuple[str | int, ...]
+
+SAID = [
+    {"role": "user", "text": "Look at this", "timestamp": 5},
+    {"role": "assistant", "content": [{"type": "image", "data": "AA", "mimeType": "image/png"}], "timestamp": 6},
+    {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {"at": [1, None]}}], "timestamp": 7},
+    {"role": "user", "tool_results": [{"content": [{"type": "text", "text": "seen"}]}], "timestamp": 8},
+]
+TALK = {"session_id": "talk", "agent_id": "agent", "system_prompt": "Be kind.", "session_metadata": {"k": {"n": 1}}}
+
+
+@pytest.fixture
+async def http(make_settings: Callable[..., Settings]) -> AsyncIterator[httpx2.AsyncClient]:
+    async with running(make_settings(**PATIENT)) as url, httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        yield http
+
+
+async def a_right_file(http: httpx2.AsyncClient) -> Lines:
+    """What is given out of one who has come in, and has talked through the gateway since."""
+    rough = Rough(messages=(Message(role="tool", content="seen", said_at=8.0),))
+    to_refine = a_memory("memory_2", kind="memory", rough=rough, agent_id="agent", trust="low")
+    await imported(http, file_of(*everything(5), Exported(memory=to_refine)))
+    await told(http, "/upsert-session-context", session_context={**TALK, "user_id": "ana", "messages": SAID})
+    await settled(http)
+    return [json.loads(line) for line in (await http.get("/users/ana/export")).content.splitlines()]
+
+
+def with_another(lines: Lines, kind: str, place: Place, value: Any) -> bytes:
+    """The file, with another value at a place of the first thing of a kind that has it."""
+    lines = json.loads(json.dumps(lines))
+    for line in lines:
+        *way, last = kind, *place
+        try:
+            holder = reduce(lambda inner, step: inner[step], way, line)
+            holder[last]
+        except (LookupError, TypeError):
+            continue
+        holder[last] = value
+        return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    raise AssertionError(f"no {kind} has {place}")
+
+
+def nested(depth: int) -> Any:
+    return reduce(lambda inner, _: {"k": inner}, range(depth), 1)
+
+
+async def accepted(http: httpx2.AsyncClient, lines: Lines, wrongs: list[tuple[str, Place, Any]]) -> list[Any]:
+    """Those of these changes with which a file is not refused; of the others nothing may be stored."""
+    taken = []
+    before = (await http.get("/stats")).json()["store"]["commits"]
+    for kind, place, value in wrongs:
+        file = with_another(lines, kind, place, value)
+        refused = await http.post(IMPORT, content=file, headers=NDJSON, params={"user_id": "ben"})
+        if refused.status_code != 422:
+            taken.append((refused.status_code, kind, place, str(value)[:50]))
+            await http.delete("/users/ben")
+            continue
+        assert "line " in refused.json()["detail"]
+        assert (await http.get("/users/ben/export")).status_code == 404
+    assert taken or (await http.get("/stats")).json()["store"]["commits"] == before
+    return taken
+
+
+TOLD_OF_A_SESSION: list[tuple[str, Place, Any]] = [
+    ("session", ("system_prompt",), "x" * 100_001),
+    ("session", ("system_prompt",), "\0"),
+    ("session", ("metadata",), {"k": "\0"}),
+    ("session", ("metadata",), {"\0": 1}),
+    ("session", ("metadata",), nested(300)),
+    ("session", ("replaced_through",), -1),
+    ("session", ("replaced_through",), 6),
+]
+SAID_IN_PARTS: list[tuple[str, Place, Any]] = [
+    ("turn", ("messages", 0, "parts"), {}),
+    ("turn", ("messages", 0, "parts", "role"), "system"),
+    ("turn", ("messages", 0, "parts", "content"), [{"type": "text", "text": "\0"}]),
+    ("turn", ("messages", 0, "parts", "content"), [{"type": "text", "text": "x" * 100_001}]),
+    ("turn", ("messages", 0, "parts", "content"), [{"type": "smell"}]),
+    ("turn", ("messages", 0, "parts", "content"), [{"type": "json", "content": nested(300)}]),
+    ("turn", ("messages", 0, "parts", "tool_calls"), [{"name": "look", "arguments": {"\0": 1}}]),
+    ("turn", ("messages", 0, "parts"), {"role": "user", "surplus": "\0"}),
+    ("turn", ("messages", 0), {"role": "system", "content": "Be kind", "said_at": 5.0}),
+    ("turn", ("messages", 0), {"role": "user", "content": "hi", "parts": {"role": "user"}}),
+]
+TOLD_OF_A_MEMORY: list[tuple[str, Place, Any]] = [
+    ("memory", ("kind",), "message"),
+    ("memory", ("kind",), "knowledge"),
+    ("memory", ("superseded_by",), "M"),
+    ("memory", ("agent_id",), "\0"),
+    ("memory", ("agent_id",), "x" * 201),
+    ("memory", ("rough", "attempts"), -1),
+    ("memory", ("rough", "messages", 0, "content"), "\0"),
+    ("memory", ("rough", "messages", 0, "content"), "x" * 100_001),
+    ("memory", ("metadata", "started_at"), "2026-01-01T00:00:00.123456789z"),
+    ("memory", ("metadata", "started_at"), "2026-01-01T00:00:00"),
+    ("memory", ("metadata", "started_at"), "2026-01-01T24:00:00Z"),
+    ("memory", ("metadata", "started_at"), "1826-01-01T00:00:00Z"),
+    ("memory", ("metadata", "started_at"), 5),
+    ("memory", ("metadata", "turn_count"), -1),
+]
+
+
+async def test_what_could_not_be_told_again_is_refused_and_nothing_is_stored(http: httpx2.AsyncClient) -> None:
+    lines = await a_right_file(http)
+    wrongs = [*TOLD_OF_A_SESSION, *SAID_IN_PARTS, *TOLD_OF_A_MEMORY]
+    assert await accepted(http, lines, wrongs) == []
+
+
+async def test_what_was_said_through_the_gateway_is_told_there_word_for_word_of_who_came_in(
+    http: httpx2.AsyncClient,
+) -> None:
+    lines = await a_right_file(http)
+    file = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    assert (await imported(http, file, user_id="ben"))["change"] == "created"
+    one, other = [(await told(http, "/get-session-context", user_id=who))["results"] for who in ("ana", "ben")]
+    assert len(one) == 6
+    assert [{**session, "user_id": "ben"} for session in one] == other
+    assert (await told(http, "/summaries", user_id="ben"))["count"] == 1
+    assert (await http.get("/users/ben/export")).content.splitlines()[1:] == file.splitlines()[1:]
