@@ -29,7 +29,7 @@ from memory_service.limits import (
     check_text,
 )
 from memory_service.stores.exports import Exported
-from memory_service.values import OWN, Memory, Message, Session, Sitting, Turn, Value, Vector
+from memory_service.values import OWN, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
 
 MAX_WRITTEN, MAX_MESSAGES = 1_000_000, 1000
 """Characters of what a model wrote; messages of a turn."""
@@ -90,6 +90,11 @@ def check_sitting(place: str, sitting: Sitting, turns: int) -> None:
     _check_written(f"{place}.last_error", sitting.last_error)
     if sitting.lease_until is not None:
         raise ValidationFailed(f"{place}.lease_until", "no claim can be brought along")
+
+
+def check_effect(place: str, effect: Effect) -> None:
+    check_id(f"{place}.session_id", effect.session_id)
+    check_id(f"{place}.turn_id", effect.turn_id)
 
 
 def check_turn(place: str, turn: Turn) -> None:

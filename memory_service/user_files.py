@@ -19,6 +19,7 @@ from memory_service.errors import ValidationFailed
 from memory_service.limits import check_id, check_name
 from memory_service.stores.exports import Exported
 from memory_service.user_file_checks import (
+    check_effect,
     check_memory,
     check_moments,
     check_session,
@@ -198,6 +199,8 @@ class _Checked:
         for value in (thing.session, thing.sitting, thing.request, thing.turn, thing.memory):
             if value is not None:
                 self._check(value, f"$.{kind}")
+        if thing.effect is not None:
+            check_effect("$.effect", thing.effect)
         if thing.vector is not None:
             check_vector(thing, thing.vector)
 

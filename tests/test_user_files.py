@@ -122,11 +122,27 @@ TOLD_OF_A_MEMORY: list[tuple[str, Place, Any]] = [
     ("memory", ("metadata", "turn_count"), -1),
 ]
 
+NAMED_BY_A_REQUEST: list[tuple[str, Place, Any]] = [
+    ("effect", ("session_id",), "a\0b"),
+    ("effect", ("session_id",), "a b"),
+    ("effect", ("turn_id",), "a\0b"),
+    ("effect", ("turn_id",), ""),
+]
+
 
 async def test_what_could_not_be_told_again_is_refused_and_nothing_is_stored(http: httpx2.AsyncClient) -> None:
     lines = await a_right_file(http)
     wrongs = [*TOLD_OF_A_SESSION, *SAID_IN_PARTS, *TOLD_OF_A_MEMORY]
     assert await accepted(http, lines, wrongs) == []
+
+
+async def test_what_no_store_or_not_each_could_hold_is_refused_before_any_of_it_is_stored(
+    make_settings: Callable[..., Settings], postgres_url: str
+) -> None:
+    settings = make_settings(**PATIENT, store_url=postgres_url)
+    async with running(settings) as url, httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        lines = await a_right_file(http)
+        assert await accepted(http, lines, [*NAMED_BY_A_REQUEST, *TOLD_OF_A_MEMORY[:1]]) == []
 
 
 async def test_what_was_said_through_the_gateway_is_told_there_word_for_word_of_who_came_in(
