@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from memory_service.errors import MalformedJson, ValidationFailed
@@ -33,6 +34,8 @@ from memory_service.values import OWN, Effect, Memory, Message, Session, Sitting
 
 MAX_WRITTEN, MAX_MESSAGES = 1_000_000, 1000
 """Characters of what a model wrote; messages of a turn."""
+LONGEST = 1.001
+"""No number of a vector of unit length is greater, however it was rounded."""
 
 
 def check_moments(place: str, value: Value) -> None:
@@ -188,3 +191,5 @@ def check_vector(thing: Exported, vector: Vector) -> None:
     check_name("$.vector.space", vector.space)
     if len(vector.data) % (4 * texts) if texts else vector.data:
         raise ValidationFailed("$.vector.data", "is not as long as its numbers")
+    if not (abs(np.frombuffer(vector.data, np.float32)) <= LONGEST).all():  # which no NaN is
+        raise ValidationFailed("$.vector.data", "holds what is no number of a vector of unit length")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable
 from functools import reduce
 from typing import Any
@@ -129,6 +130,9 @@ NAMED_BY_A_REQUEST: list[tuple[str, Place, Any]] = [
     ("effect", ("turn_id",), ""),
 ]
 
+NO_NUMBERS: list[bytes] = [b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\xff\xff\x7f\x7f"]
+"""NaN, infinity, its opposite, and what is one as soon as anything is added."""
+
 
 async def test_what_could_not_be_told_again_is_refused_and_nothing_is_stored(http: httpx2.AsyncClient) -> None:
     lines = await a_right_file(http)
@@ -143,6 +147,17 @@ async def test_what_no_store_or_not_each_could_hold_is_refused_before_any_of_it_
     async with running(settings) as url, httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
         lines = await a_right_file(http)
         assert await accepted(http, lines, [*NAMED_BY_A_REQUEST, *TOLD_OF_A_MEMORY[:1]]) == []
+
+
+async def test_a_vector_that_is_near_to_nothing_or_to_all_is_refused(http: httpx2.AsyncClient) -> None:
+    lines = await a_right_file(http)
+    size = len(b64decode(next(line["vector"]["data"] for line in lines if "vector" in line)))
+    wrongs: list[tuple[str, Place, Any]] = [
+        ("vector", ("data",), b64encode(data).decode())
+        for bad in NO_NUMBERS
+        for data in (bad * (size // 4), bytes(size - 4) + bad)
+    ]
+    assert await accepted(http, lines, wrongs) == []
 
 
 async def test_what_was_said_through_the_gateway_is_told_there_word_for_word_of_who_came_in(
