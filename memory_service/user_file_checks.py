@@ -67,8 +67,7 @@ def _through_gateway(place: str, kind: type[Model], told: dict[str, Any]) -> Mod
 def check_session(place: str, session: Session) -> None:
     check_id(f"{place}.session_id", session.session_id)
     check_name(f"{place}.incarnation", session.incarnation)
-    if session.agent_id is not None:
-        check_id(f"{place}.agent_id", session.agent_id)
+    _check_written(f"{place}.agent_id", session.agent_id, MAX_NAME)
     if (session.status == "ended") != (session.ended_by is not None):
         raise ValidationFailed(f"{place}.ended_by", "does not fit the status")
     _check_written(f"{place}.cumulative_summary", session.cumulative_summary)

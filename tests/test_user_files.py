@@ -86,6 +86,8 @@ async def accepted(http: httpx2.AsyncClient, lines: Lines, wrongs: list[tuple[st
 
 
 TOLD_OF_A_SESSION: list[tuple[str, Place, Any]] = [
+    ("session", ("agent_id",), "x" * 201),
+    ("session", ("agent_id",), "\0"),
     ("session", ("system_prompt",), "x" * 100_001),
     ("session", ("system_prompt",), "\0"),
     ("session", ("metadata",), {"k": "\0"}),
@@ -171,3 +173,49 @@ async def test_what_was_said_through_the_gateway_is_told_there_word_for_word_of_
     assert [{**session, "user_id": "ben"} for session in one] == other
     assert (await told(http, "/summaries", user_id="ben"))["count"] == 1
     assert (await http.get("/users/ben/export")).content.splitlines()[1:] == file.splitlines()[1:]
+
+
+# All that was taken comes in again
+
+
+async def comes_in_again(http: httpx2.AsyncClient) -> bool:
+    file = (await http.get("/users/ana/export")).content
+    assert (await imported(http, file, user_id="ben"))["change"] == "created"
+    return (await http.get("/users/ben/export")).content.splitlines()[1:] == file.splitlines()[1:]
+
+
+async def test_an_agent_of_any_name_that_the_gateway_takes_comes_in_again(http: httpx2.AsyncClient) -> None:
+    for number, agent_id in enumerate(("my agent", "", "\u00e4gent\n", "x" * 200, None)):
+        talk = {"session_id": f"s{number}", "user_id": "ana", "agent_id": agent_id, "messages": SAID}
+        await told(http, "/upsert-session-context", session_context=talk)
+        if agent_id is not None:
+            memory = {"session_id": "s", "user_id": "ana", "agent_id": agent_id, "session_context": talk}
+            await told(http, "/create-memory", **memory)
+    await settled(http)
+    assert await comes_in_again(http)
+
+
+WHEN_SAID = [
+    ("1901-01-01T00:00:00Z", 200),
+    ("1901-01-01T00:00:00+23:59", 422),
+    ("1900-12-31T23:30:00-01:00", 200),
+    ("2199-12-31T23:59:59Z", 200),
+    ("2199-12-31T23:59:59-23:59", 422),
+    ("2200-01-01T00:30:00+01:00", 200),
+    ("0001-01-01T00:00:00+23:59", 422),
+    ("9999-12-31T23:59:59-23:59", 422),
+]
+SECONDS_OF_YEARS = {1900: -2_208_988_800, 1901: -2_177_452_800, 2199: 7_258_118_399, 2200: 7_258_118_400}
+
+
+async def test_what_was_said_at_any_time_that_is_taken_comes_in_again(http: httpx2.AsyncClient) -> None:
+    await told(http, "/sessions/start", user_id="ana", session_id="s")
+    for created_at, status in WHEN_SAID:
+        turn = {"user_id": "ana", "session_id": "s", "user_message": "hi", "agent_message": ""}
+        answered = await http.post("/memory/store", json={**turn, "created_at": created_at})
+        assert answered.status_code == status, created_at
+    messages = [{"role": "user", "text": "hi", "timestamp": seconds} for seconds in SECONDS_OF_YEARS.values()]
+    talk = {"session_id": "talk", "user_id": "ana", "messages": messages}
+    await told(http, "/upsert-session-context", session_context=talk)
+    await settled(http)
+    assert await comes_in_again(http)
