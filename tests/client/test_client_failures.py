@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from io import BytesIO
 from typing import Any
 
 import httpx2
@@ -194,3 +196,54 @@ async def test_half_a_character_is_refused_by_the_name_of_its_field(service, con
     with pytest.raises(errors.InvalidRequest, match="an id holds half a character"):
         await connect().delete_knowledge("\ud800")
     assert service.asked == []
+
+
+# What is never sent, as it would be about something else
+
+
+NAMED = [
+    ("erase_session", {}, "session_id"),
+    ("erase_turn", {"turn_number": 1}, "session_id"),
+    ("quarantine", {}, "session_id"),
+    ("release", {}, "session_id"),
+    ("reflection", {}, "session_id"),
+    ("memory", {}, "memory_id"),
+    ("edit_memory", {"pinned": True}, "memory_id"),
+    ("delete_memory", {}, "memory_id"),
+    ("delete_knowledge", {}, "doc_id"),
+]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "\ud800"])
+@pytest.mark.parametrize(("method", "arguments", "named"), NAMED)
+async def test_an_id_that_a_path_would_lead_elsewhere_by_is_not_sent(service, connect, method, arguments, named, name):
+    with pytest.raises(errors.InvalidRequest, match="an id"):
+        await getattr(connect(), method)(**arguments, **{named: name})
+    assert service.asked == []
+
+
+@pytest.mark.parametrize("user_id", ["", ".", "..", "\ud800"])
+async def test_a_user_whom_a_path_cannot_name_is_not_sent(service, connect, user_id):
+    client = connect(user_id=user_id)
+    for call in (client.erase_user, partial(client.export_user, BytesIO())):
+        with pytest.raises(errors.InvalidRequest, match="an id"):
+            await call()
+    assert service.asked == []
+
+
+@pytest.mark.parametrize("number", ["../../other", "1?user_id=eve", "1", 1.0, None])
+async def test_a_turn_is_named_by_a_whole_number_and_by_nothing_else(service, connect, number):
+    with pytest.raises(errors.InvalidRequest, match="whole number"):
+        await connect(session_id="mine").erase_turn(number)
+    assert service.asked == []
+
+
+async def test_no_turn_number_erases_another_session(client_of):
+    client = client_of("ana")
+    for session_id in ("other", "mine"):
+        await client.start_session(session_id)
+        await client.store_turn("hi", "hello")
+    with pytest.raises(errors.InvalidRequest):
+        await client.erase_turn("../../other")
+    assert (await client.get_context(session_id="other"))["active_context"]
+    assert (await client.erase_turn(1))["erased"]["turns"] == 1
