@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from io import BytesIO
 from typing import Any
 
@@ -198,9 +198,49 @@ async def test_half_a_character_is_refused_by_the_name_of_its_field(service, con
     assert service.asked == []
 
 
+HALF = "half a character"
+NO_JSON = "holds what JSON has not"
+UNSENDABLE = [
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": [{"b": "\ud800"}]}}, f"metadata holds {HALF}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"\ud800": 1}}, f"metadata holds {HALF}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": float("nan")}}, f"metadata {NO_JSON}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": {1}}}, f"metadata {NO_JSON}"),
+    ("store_turn", [b"hi", "hello"], {}, f"user_message {NO_JSON}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": reduce(lambda a, _: [a], range(10**5), 1)}}, NO_JSON),
+    ("store_memories", [[{"user_id": "ana", "content": "\ud800"}]], {}, f"memories holds {HALF}"),
+    ("store_knowledge", ["\ud800", "c"], {}, f"content holds {HALF}"),
+    ("retrieve", ["q"], {"kinds": ["\ud800"]}, f"kinds holds {HALF}"),
+    ("memories", [["\ud800"]], {}, f"kinds holds {HALF}"),
+    ("memories", [], {"cursor": "\ud800"}, f"cursor holds {HALF}"),
+    ("forget", [["\ud800"]], {}, f"ids holds {HALF}"),
+    ("edit_memory", ["m"], {"tags": ["\ud800"]}, f"tags holds {HALF}"),
+    ("end_session", [float("inf")], {}, f"wait_s {NO_JSON}"),
+    ("import_user", [BytesIO(b"x")], {"user_id": "\ud800"}, f"user_id holds {HALF}"),
+    ("memory", ["x" * 70_000], {}, "too long"),
+    ("memories", [], {"cursor": "x" * 70_000}, "too long"),
+]
+
+
+async def test_what_cannot_be_sent_is_refused_by_the_name_of_its_field(service, connect):
+    client = connect(session_id="s")
+    for method, values, named, why in UNSENDABLE:
+        with pytest.raises(errors.InvalidRequest, match=why):
+            await getattr(client, method)(*values, **named)
+    assert service.asked == []
+
+
+async def test_a_user_of_half_a_character_is_refused_wherever_the_name_is_sent(service, connect):
+    client = connect(user_id="\ud800", session_id="s")
+    for call in (client.start_session, client.memories, client.reflection, client.erase_session):
+        with pytest.raises(errors.InvalidRequest, match=f"user_id holds {HALF}"):
+            await call()
+    assert service.asked == []
+
+
 # What is never sent, as it would be about something else
 
 
+NO_STEPS = ["", ".", "..", "\ud800"]
 NAMED = [
     ("erase_session", {}, "session_id"),
     ("erase_turn", {"turn_number": 1}, "session_id"),
@@ -214,27 +254,29 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "\ud800"])
 @pytest.mark.parametrize(("method", "arguments", "named"), NAMED)
-async def test_an_id_that_a_path_would_lead_elsewhere_by_is_not_sent(service, connect, method, arguments, named, name):
-    with pytest.raises(errors.InvalidRequest, match="an id"):
-        await getattr(connect(), method)(**arguments, **{named: name})
-    assert service.asked == []
-
-
-@pytest.mark.parametrize("user_id", ["", ".", "..", "\ud800"])
-async def test_a_user_whom_a_path_cannot_name_is_not_sent(service, connect, user_id):
-    client = connect(user_id=user_id)
-    for call in (client.erase_user, partial(client.export_user, BytesIO())):
+async def test_an_id_that_a_path_would_lead_elsewhere_by_is_not_sent(service, connect, method, arguments, named):
+    client = connect()
+    for name in NO_STEPS:
         with pytest.raises(errors.InvalidRequest, match="an id"):
-            await call()
+            await getattr(client, method)(**arguments, **{named: name})
     assert service.asked == []
 
 
-@pytest.mark.parametrize("number", ["../../other", "1?user_id=eve", "1", 1.0, None])
-async def test_a_turn_is_named_by_a_whole_number_and_by_nothing_else(service, connect, number):
-    with pytest.raises(errors.InvalidRequest, match="whole number"):
-        await connect(session_id="mine").erase_turn(number)
+async def test_a_user_whom_a_path_cannot_name_is_not_sent(service, connect):
+    for user_id in NO_STEPS:
+        client = connect(user_id=user_id)
+        for call in (client.erase_user, partial(client.export_user, BytesIO())):
+            with pytest.raises(errors.InvalidRequest, match="an id"):
+                await call()
+    assert service.asked == []
+
+
+async def test_a_turn_is_named_by_a_whole_number_and_by_nothing_else(service, connect):
+    client = connect(session_id="mine")
+    for number in ("../../other", "1?user_id=eve", "1", 1.0, None):
+        with pytest.raises(errors.InvalidRequest, match="whole number"):
+            await client.erase_turn(number)
     assert service.asked == []
 
 
