@@ -19,9 +19,14 @@ _CREDENTIALS = ("authorization", "x-api-key")
 
 
 def credential(api_key: str | None = None) -> dict[str, str]:
-    """The header that a key, or else that of the environment, is sent in; none without one."""
-    key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
-    return {"Authorization": f"Bearer {key.strip()}"} if key.strip() else {}
+    """The header that a key, or else that of the environment, is sent in; none without one.
+
+    Raises ValueError, which does not repeat it, for one that no header can hold.
+    """
+    key = (os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"api_key (or {API_KEY_VARIABLE}) must be one line of ASCII characters")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Caller:

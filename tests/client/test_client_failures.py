@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from functools import partial, reduce
 from io import BytesIO
 from typing import Any
@@ -10,7 +11,8 @@ import httpx2
 import msgspec
 import pytest
 
-from client import errors
+from client import MemoryServiceClient, SyncMemoryServiceClient, errors
+from client._caller import API_KEY_VARIABLE
 from memory_service.api import schemas
 from tests.support.scripted_http import Answer, CutOff, Silence
 
@@ -195,6 +197,26 @@ async def test_half_a_character_is_refused_by_the_name_of_its_field(service, con
         await connect(session_id="s").store_turn("\ud800", "Noted.")
     with pytest.raises(errors.InvalidRequest, match="an id holds half a character"):
         await connect().delete_knowledge("\ud800")
+    assert service.asked == []
+
+
+@pytest.mark.parametrize("twin", [MemoryServiceClient, SyncMemoryServiceClient])
+@pytest.mark.parametrize("rest", ["\nx", "\r\nx: y", "\x7f", "\u00e4", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_repeated(monkeypatch, twin, rest):
+    with pytest.raises(ValueError, match="must be") as given:
+        twin("http://localhost", "ana", api_key=f"mem_secret{rest}")
+    monkeypatch.setenv(API_KEY_VARIABLE, f"mem_secret{rest}")
+    with pytest.raises(ValueError, match="must be") as found:
+        twin("http://localhost", "ana")
+    assert "secret" not in f"{given.value!r} {found.value!r}"
+
+
+async def test_what_a_header_of_the_callers_own_holds_is_not_repeated_either(service, connect, request):
+    kind = httpx2.AsyncClient if "awaited" in request.node.name else httpx2.Client
+    client = connect(http=kind(headers={"authorization": "Bearer mem_secret\nx"}))
+    with pytest.raises(errors.ConnectionFailed, match="LocalProtocolError") as failed:
+        await client.health()
+    assert "secret" not in "".join(traceback.format_exception(failed.value))
     assert service.asked == []
 
 
