@@ -116,6 +116,7 @@ TOLD_OF_A_MEMORY: list[tuple[str, Place, Any]] = [
     ("memory", ("agent_id",), "x" * 201),
     ("memory", ("rough", "attempts"), -1),
     ("memory", ("rough", "messages", 0, "content"), "\0"),
+    ("memory", ("rough", "messages", 0), {"role": "user", "content": "hi", "parts": {"role": "\0"}}),
     ("memory", ("rough", "messages", 0, "content"), "x" * 100_001),
     ("memory", ("metadata", "started_at"), "2026-01-01T00:00:00.123456789z"),
     ("memory", ("metadata", "started_at"), "2026-01-01T00:00:00"),
