@@ -2,6 +2,7 @@
 
 from client.errors import (
     BadAnswer,
+    ClientClosed,
     Conflict,
     ConnectionFailed,
     Forbidden,
@@ -23,6 +24,7 @@ from client.memory_client import MemoryServiceClient, SyncMemoryServiceClient
 
 __all__ = [
     "BadAnswer",
+    "ClientClosed",
     "Conflict",
     "ConnectionFailed",
     "Forbidden",

@@ -49,7 +49,7 @@ class Retries:
         error = failure if isinstance(failure, MemoryServiceError) else _no_answer(call, failure, attempt)
         asked_s = error.retry_after_s or 0.0
         if attempt >= self.max_attempts or asked_s > LONGEST_RETRY_AFTER_S or not _may_repeat(call, failure):
-            raise error from (None if error is failure else failure)
+            raise error from (None if error is failure or _repeats_a_header(failure) else failure)
         return asked_s + self.random() * min(LONGEST_BACKOFF_S, BACKOFF_S * 2.0 ** min(attempt - 1, 10))
 
 
@@ -61,10 +61,16 @@ def _may_repeat(call: Call, failure: MemoryServiceError | httpx2.RequestError) -
     return call.repeatable and isinstance(failure, LOST)
 
 
+def _repeats_a_header(failure: Exception) -> bool:
+    """Whether its words may hold one that cannot be sent: a key."""
+    return isinstance(failure, httpx2.LocalProtocolError)
+
+
 def _no_answer(call: Call, failure: httpx2.RequestError, attempts: int) -> MemoryServiceError:
     place = failure.request.url.netloc.decode("ascii")
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    reason = f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+    said = "" if _repeats_a_header(failure) else str(failure)
+    reason = f"{type(failure).__name__}: {said}" if said else type(failure).__name__
     if isinstance(failure, httpx2.DecodingError | httpx2.TooManyRedirects):
         return BadAnswer(f"{call.method} {call.path} from {place}: {reason}")
     return ConnectionFailed(f"no answer to {call.method} {call.path} from {place} in {tries} ({reason})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +12,27 @@ import httpx2
 from client import _calls
 from client._answers import Retries
 from client._calls import Call
-from client.errors import InvalidRequest, NoSession
+from client.errors import ClientClosed, InvalidRequest, NoSession
 
 API_KEY_VARIABLE = "MEMORY_SERVICE_API_KEY"
 _CREDENTIALS = ("authorization", "x-api-key")
 
 
 def credential(api_key: str | None = None) -> dict[str, str]:
-    """The header that a key, or else that of the environment, is sent in; none without one."""
-    key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
-    return {"Authorization": f"Bearer {key.strip()}"} if key.strip() else {}
+    """The header that a key, or else that of the environment, is sent in; none without one.
+
+    Raises ValueError, which does not repeat it, for one that no header can hold.
+    """
+    key = (os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"api_key (or {API_KEY_VARIABLE}) must be one line of ASCII characters")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class Caller:
     """What both clients know: where, who, with which key, which session, how long."""
+
+    _http: httpx2.AsyncClient | httpx2.Client
 
     def __init__(
         self,
@@ -74,22 +82,31 @@ class Caller:
         return bound
 
     def _request(self, call: Call) -> dict[str, Any]:
+        """What to send. Raises InvalidRequest for what cannot be, and ClientClosed."""
+        if self._http.is_closed:
+            raise ClientClosed
         return {
             "method": call.method,
-            "url": self.service_url + call.path,
-            "params": call.query or None,
+            "url": self._url(call),
             "json": _sendable(call.body) or None,
             "headers": {**self._headers, **({"Content-Type": call.media_type} if call.media_type else {})},
             "timeout": self._timeout_s + call.wait_s,
         }
 
+    def _url(self, call: Call) -> httpx2.URL:
+        try:
+            return httpx2.URL(self.service_url + call.path, params=_sendable(call.query) or None)
+        except httpx2.InvalidURL as exc:
+            raise InvalidRequest(f"{call.method} cannot be sent: {exc}") from exc
 
-def _sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises InvalidRequest for half a character (a lone surrogate), which no UTF-8 can hold."""
-    for name, value in body.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as exc:
-                raise InvalidRequest(f"{name} holds half a character, which cannot be sent") from exc
-    return body
+
+def _sendable(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises InvalidRequest for what is in no JSON, and for half a character (a lone surrogate), which no UTF-8 has."""
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidRequest(f"{name} holds half a character, which cannot be sent") from exc
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise InvalidRequest(f"{name} holds what JSON has not, or is nested too deep") from exc
+    return fields

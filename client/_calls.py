@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import index
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -187,35 +188,35 @@ def delete_knowledge(doc_id: str) -> Call:
 
 
 def erase_user(user_id: str) -> Call:
-    return Call(method="DELETE", path=f"/users/{quote(user_id, safe='')}")
+    return Call(method="DELETE", path=f"/users/{_in_path(user_id)}")
 
 
 def erase_session(user_id: str, session_id: str) -> Call:
-    return Call(method="DELETE", path=f"/sessions/{quote(session_id, safe='')}", query={"user_id": user_id})
+    return Call(method="DELETE", path=f"/sessions/{_in_path(session_id)}", query={"user_id": user_id})
 
 
 def quarantine(user_id: str, session_id: str, turn_numbers: Iterable[int] | None) -> Call:
     body = _present(user_id=user_id, turn_numbers=None if turn_numbers is None else list(turn_numbers))
-    return Call(method="POST", path=f"/sessions/{quote(session_id, safe='')}/quarantine", body=body)
+    return Call(method="POST", path=f"/sessions/{_in_path(session_id)}/quarantine", body=body)
 
 
 def release(user_id: str, session_id: str, turn_number: int | None) -> Call:
     named = {} if turn_number is None else {"turn_number": str(turn_number)}
-    path = f"/sessions/{quote(session_id, safe='')}/quarantine"
+    path = f"/sessions/{_in_path(session_id)}/quarantine"
     return Call(method="DELETE", path=path, query={"user_id": user_id, **named})
 
 
 def erase_turn(user_id: str, session_id: str, turn_number: int) -> Call:
-    path = f"/sessions/{quote(session_id, safe='')}/turns/{turn_number}"
+    path = f"/sessions/{_in_path(session_id)}/turns/{_whole(turn_number)}"
     return Call(method="DELETE", path=path, query={"user_id": user_id})
 
 
 def reflection(user_id: str, session_id: str) -> Call:
-    return Call(method="GET", path=f"/sessions/{quote(session_id, safe='')}/reflection", query={"user_id": user_id})
+    return Call(method="GET", path=f"/sessions/{_in_path(session_id)}/reflection", query={"user_id": user_id})
 
 
 def export_user(user_id: str) -> Call:
-    return Call(method="GET", path=f"/users/{quote(user_id, safe='')}/export")
+    return Call(method="GET", path=f"/users/{_in_path(user_id)}/export")
 
 
 def import_user(user_id: str | None) -> Call:
@@ -238,11 +239,24 @@ def stats() -> Call:
 
 
 def _in_path(name: str) -> str:
-    """Encode all of it, slashes too. Raises InvalidRequest for half a character (a lone surrogate)."""
+    """Encode all of it, slashes too. Raises InvalidRequest for what would name something else there, or nothing.
+
+    Dots by themselves are steps within a path, encoded or not; half a character (a lone surrogate) is in no UTF-8.
+    """
+    if name in ("", ".", ".."):
+        raise InvalidRequest("an id is empty or dots alone, by which a path names something else")
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as exc:
         raise InvalidRequest("an id holds half a character, which cannot be sent") from exc
+
+
+def _whole(number: int) -> int:
+    """Raises InvalidRequest: what is no number may be a path."""
+    try:
+        return index(number)
+    except TypeError as exc:
+        raise InvalidRequest("a turn is named by a whole number") from exc
 
 
 def _present(**fields: Any) -> dict[str, Any]:

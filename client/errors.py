@@ -16,7 +16,8 @@ MemoryServiceError
 │   └── RateLimited     more was asked than is allowed (429)
 ├── ConnectionFailed    no answer came: whether the service acted is not known
 ├── BadAnswer           an answer that is not the service's: a proxy's page, a redirect
-└── NoSession           no session was started or named; nothing was sent
+├── NoSession           no session was started or named; nothing was sent
+└── ClientClosed        this client was closed; nothing was sent
 """
 
 from __future__ import annotations
@@ -120,6 +121,13 @@ class NoSession(MemoryServiceError):
 
     def __init__(self) -> None:
         super().__init__("call start_session() first, or pass session_id=")
+
+
+class ClientClosed(MemoryServiceError):
+    default_code = "client_closed"
+
+    def __init__(self) -> None:
+        super().__init__("this client was closed: make another")
 
 
 ERRORS: Mapping[str | int, type[MemoryServiceError]] = {

@@ -34,7 +34,11 @@ def ask(url: str, method: str, path: str, **request: Any) -> Any:
     from client._caller import credential
 
     try:
-        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, headers=credential(), **request)
+        headers = credential()
+    except ValueError as exc:
+        raise click.ClickException(str(exc)) from exc
+    try:
+        answer = httpx2.request(method, url.rstrip("/") + path, trust_env=False, headers=headers, **request)
     except httpx2.TransportError as exc:
         raise click.ClickException(f"no answer from {url} ({type(exc).__name__})") from exc
     try:

@@ -25,7 +25,8 @@ MAX_DOCUMENT, MAX_CATEGORY, MAX_TITLE = LONGEST_KEY, 100, 500
 DOC_ID_PATTERN = r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]{1,500}$(?!\n)"
 """Without U+FFFD: it stands for what could not be read, so that a path that is no UTF-8 names nothing."""
 DOC_ID_MEANS = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
-FIRST_YEAR, LAST_YEAR = 1900, 2200
+FROM, UNTIL = datetime(1901, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""Moments are from the one on, and before the other."""
 METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
 
 _ID, _NAME, _KEY = re.compile(ID_PATTERN), re.compile(NAME_PATTERN), re.compile(METADATA_KEY)
@@ -64,8 +65,8 @@ def check_text(place: str, value: Any, most: int = MAX_TEXT) -> str:
 
 def check_moment(place: str, value: datetime) -> datetime:
     """Returns it in UTC."""
-    if value.tzinfo is None or not FIRST_YEAR < value.year < LAST_YEAR:
-        raise ValidationFailed(place, f"not between {FIRST_YEAR} and {LAST_YEAR}")
+    if value.tzinfo is None or not FROM <= value < UNTIL:
+        raise ValidationFailed(place, f"not between {FROM.year - 1} and {UNTIL.year}")
     return value.astimezone(UTC)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
+from memory_service.limits import FROM, UNTIL
 from memory_service.pool import HotSession, SessionPool
 from memory_service.sessions import Sessions
 from memory_service.stores.base import Commit, Store
@@ -22,8 +23,8 @@ from memory_service.values import Hot, Message, Session, SessionKey, Sitting, Tu
 Said = tuple[Message, ...]
 """One message of a list, as the messages of a turn; the first has its time."""
 
-DATED_FROM_S, DATED_UNTIL_S = -2_208_988_800, 7_258_118_400
-"""The years 1900 to 2199. A time that is none of theirs is kept, but the turn is dated as it comes."""
+DATED_FROM_S, DATED_UNTIL_S = FROM.timestamp(), UNTIL.timestamp()
+"""A time that is not between is kept, but the turn is dated as it comes."""
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 

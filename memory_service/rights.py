@@ -17,10 +17,8 @@ from memory_service.errors import MemoryNotFound, StaleVersion
 from memory_service.last_word import deleted, repeats
 from memory_service.stores.base import ALL, Commit, Store
 from memory_service.stores.bodies import Place
-from memory_service.values import Kind, Memory, Scope, SessionKey, Sitting
+from memory_service.values import OWN, Kind, Memory, Scope, SessionKey, Sitting
 
-OWN: tuple[Kind, ...] = ("summary", "insight", "memory", "episode", "chunk")
-"""Kinds of memories; messages are the record itself, and knowledge is nobody's own."""
 MOMENT = timedelta(microseconds=1)
 ATTEMPTS = 10
 """At changing a memory that others change at the same time."""

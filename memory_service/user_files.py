@@ -7,7 +7,6 @@ used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, BinaryIO
@@ -17,23 +16,23 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from memory_service.errors import ValidationFailed
-from memory_service.limits import (
-    MAX_SAFE_INTEGER,
-    check_exact,
-    check_id,
-    check_metadata,
-    check_moment,
-    check_name,
-    check_tags,
-    check_text,
-)
+from memory_service.limits import check_id, check_name
 from memory_service.stores.exports import Exported
-from memory_service.values import WHOLE, Memory, Request, Session, Sitting, Source, Turn, Value, Vector
+from memory_service.user_file_checks import (
+    check_effect,
+    check_memory,
+    check_moments,
+    check_session,
+    check_sitting,
+    check_turn,
+    check_vector,
+)
+from memory_service.values import WHOLE, Memory, Request, Session, Sitting, Source, Turn, Value
 
 FORMAT, VERSION = "agent-memory-user", 1
 KINDS = ("session", "sitting", "request", "turn", "memory")
-MAX_WRITTEN, MAX_KEY, MAX_MESSAGES = 1_000_000, 255, 1000
-"""Characters of what a model wrote, of a caller's name of a request; messages of a turn."""
+MAX_KEY = 255
+"""Characters of a caller's name of a request."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -200,8 +199,10 @@ class _Checked:
         for value in (thing.session, thing.sitting, thing.request, thing.turn, thing.memory):
             if value is not None:
                 self._check(value, f"$.{kind}")
+        if thing.effect is not None:
+            check_effect("$.effect", thing.effect)
         if thing.vector is not None:
-            _check_vector(thing, thing.vector)
+            check_vector(thing, thing.vector)
 
     @staticmethod
     def _kind_of(thing: Exported) -> str:
@@ -215,20 +216,20 @@ class _Checked:
         return kind
 
     def _check(self, value: Session | Sitting | Request | Turn | Memory, place: str) -> None:
-        _check_moments(place, value)
+        check_moments(place, value)
         if isinstance(value, Session):
-            _check_session(place, value)
+            check_session(place, value)
             self._sessions[value.session_id] = _Of(value.turn_count)
         elif isinstance(value, Sitting):
-            _check_sitting(place, value, self._turns_of(place, value.session_id))
+            check_sitting(place, value, self._turns_of(place, value.session_id))
         elif isinstance(value, Request):
             check_name(f"{place}.key", value.key, MAX_KEY)
             check_name(f"{place}.digest", value.digest)
         elif isinstance(value, Turn):
-            _check_turn(place, value)
+            check_turn(place, value)
             self._count_turn(place, value)
         else:
-            _check_memory(place, value)
+            check_memory(place, value)
             self._check_sources(f"{place}.sources", value.sources, 1)
             self._check_sources(f"{place}.withheld", value.withheld, WHOLE)
 
@@ -250,115 +251,6 @@ class _Checked:
             raise ValidationFailed(place, "is there twice")
         session.seqs.add(turn.seq)
         session.turn_ids.add(turn.turn_id)
-
-
-def _check_moments(place: str, value: Value) -> None:
-    for name in value.__struct_fields__:
-        if name.endswith(("_at", "_until", "_to")) and getattr(value, name) is not None:
-            check_moment(f"{place}.{name}", getattr(value, name))
-
-
-def _check_numbers(place: str, *ordered: int) -> None:
-    """Each at least the one before."""
-    if list(ordered) != sorted(ordered) or ordered[-1] >= MAX_SAFE_INTEGER:
-        raise ValidationFailed(place, "its numbers do not go together")
-
-
-def _check_written(place: str, text: str | None) -> None:
-    if text:
-        check_text(place, text, MAX_WRITTEN)
-
-
-def _check_session(place: str, session: Session) -> None:
-    check_id(f"{place}.session_id", session.session_id)
-    check_name(f"{place}.incarnation", session.incarnation)
-    if session.agent_id is not None:
-        check_id(f"{place}.agent_id", session.agent_id)
-    if (session.status == "ended") != (session.ended_by is not None):
-        raise ValidationFailed(f"{place}.ended_by", "does not fit the status")
-    _check_written(f"{place}.cumulative_summary", session.cumulative_summary)
-    _check_numbers(place, 1, session.version, MAX_SAFE_INTEGER - 1)
-    _check_numbers(place, 1, session.opened_at_seq, session.turn_count + 1)
-    _check_numbers(place, 0, session.compacted_through, session.turn_count)
-    _check_numbers(place, 0, session.handed_over_through, session.turn_count)
-
-
-def _check_sitting(place: str, sitting: Sitting, turns: int) -> None:
-    _check_numbers(place, 1, sitting.version, MAX_SAFE_INTEGER - 1)
-    _check_numbers(place, 1, sitting.first_seq, sitting.through_seq, turns)
-    _check_numbers(place, 0, sitting.reflected_through, sitting.through_seq)
-    _check_numbers(place, 0, sitting.attempts)
-    _check_numbers(place, 0, sitting.begun_anew)
-    _check_numbers(place, 0, sitting.insights_count)
-    _check_written(f"{place}.summary", sitting.summary)
-    _check_written(f"{place}.last_error", sitting.last_error)
-    if sitting.lease_until is not None:
-        raise ValidationFailed(f"{place}.lease_until", "no claim can be brought along")
-
-
-def _check_turn(place: str, turn: Turn) -> None:
-    check_id(f"{place}.session_id", turn.session_id)
-    check_id(f"{place}.turn_id", turn.turn_id)
-    if turn.withheld and (turn.messages or turn.metadata):
-        raise ValidationFailed(f"{place}.withheld", "is of a turn that is told")
-    turn = turn.told()
-    if len(turn.messages) > MAX_MESSAGES:  # one whose words were erased has none
-        raise ValidationFailed(f"{place}.messages", f"more than {MAX_MESSAGES}")
-    for message in turn.messages:
-        check_text(f"{place}.messages", message.content)
-        if message.name is not None:
-            check_name(f"{place}.messages", message.name)
-    check_metadata(f"{place}.metadata", turn.metadata)
-
-
-def _check_memory(place: str, memory: Memory) -> None:
-    _check_memory_names(place, memory)
-    if memory.text or memory.valid_to is None:  # of one that was deleted only its id is kept
-        check_text(f"{place}.text", memory.text)
-    if not (0 <= memory.confidence <= 1 and 0 <= memory.importance <= 1):
-        raise ValidationFailed(place, "confidence and importance are from 0 to 1")
-    if memory.withheld and (memory.valid_to is None or not memory.text):
-        raise ValidationFailed(f"{place}.withheld", "is of a memory that holds, or is no more")
-    check_tags(f"{place}.tags", memory.tags)
-    if memory.kind == "memory":
-        check_metadata(f"{place}.metadata", memory.metadata)
-        return
-    check_exact(f"{place}.metadata", memory.metadata)  # ours, of what was read
-    if memory.kind == "summary" and memory.text:
-        _check_summary(f"{place}.metadata", memory.metadata)
-
-
-def _check_memory_names(place: str, memory: Memory) -> None:
-    for name in ("memory_id", "session_id", "superseded_by"):
-        if getattr(memory, name) is not None:
-            check_id(f"{place}.{name}", getattr(memory, name))
-    for name in ("category", "model", "prompt_version"):
-        if getattr(memory, name):
-            check_name(f"{place}.{name}", getattr(memory, name))
-
-
-class _Told(Struct):
-    """What is told of a summary beside its text."""
-
-    started_at: datetime
-    topics: list[str]
-    turn_count: int
-
-
-def _check_summary(place: str, metadata: dict[str, Any]) -> None:
-    try:
-        msgspec.convert(metadata, _Told)
-    except msgspec.ValidationError:
-        raise ValidationFailed(place, "is not that of a summary") from None
-
-
-def _check_vector(thing: Exported, vector: Vector) -> None:
-    texts = len(thing.turn.messages) if thing.turn else 1
-    if (vector.item_id, vector.token, vector.texts) != (thing.item_id, 0, texts):
-        raise ValidationFailed("$.vector", "is of something else")
-    check_name("$.vector.space", vector.space)
-    if len(vector.data) % (4 * texts) if texts else vector.data:
-        raise ValidationFailed("$.vector.data", "is not as long as its numbers")
 
 
 def in_pages(things: Iterable[Exported], size: int) -> Iterator[list[Exported]]:

@@ -163,6 +163,14 @@ async def test_every_command_brings_the_key_of_the_environment(settings: Setting
             assert served.exit_code == 0, served.output
 
 
+@pytest.mark.parametrize("words", [["drivers", "list"], ["users", "erase", "ana", "--yes"]])
+def test_a_key_of_two_lines_is_refused_in_one_that_does_not_repeat_it(words: list[str]) -> None:
+    refused = invoked(*words, "--url", "http://127.0.0.1:1", key="mem_secret\nx")
+    assert refused.exit_code == 1
+    assert f"{KEY}) must be one line" in refused.output
+    assert "secret" not in refused.output
+
+
 async def test_the_clients_bring_a_key_and_say_why_they_were_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

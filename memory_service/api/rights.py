@@ -14,10 +14,10 @@ from memory_service.api.schemas import Body
 from memory_service.corpus import Hit
 from memory_service.errors import MemoryNotFound, ValidationFailed
 from memory_service.limits import MAX_TAGS, MAX_TEXT, check_metadata
-from memory_service.rights import OWN, changed_at
+from memory_service.rights import changed_at
 from memory_service.service import MemoryService
 from memory_service.stores.bodies import Place, micros, moment
-from memory_service.values import Kind, Memory, Scope, Trust
+from memory_service.values import OWN, Kind, Memory, Scope, Trust
 
 OwnKind = Literal["summary", "insight", "memory", "episode", "chunk"]
 MOST_FORGOTTEN = 100

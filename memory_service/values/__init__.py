@@ -9,6 +9,7 @@ from __future__ import annotations
 from memory_service.values.memories import (
     EXTRACTIVE,
     KINDS,
+    OWN,
     WHOLE,
     Kind,
     Memory,
@@ -52,6 +53,7 @@ __all__ = [
     "KINDS",
     "KNOWLEDGE_OWNER",
     "NOBODY",
+    "OWN",
     "TRUSTS",
     "WHOLE",
     "Durability",

@@ -14,6 +14,8 @@ from memory_service.values.trust import Trust
 
 Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+OWN: tuple[Kind, ...] = ("summary", "insight", "memory", "episode", "chunk")
+"""Kinds of memories of a user's own; messages are the record itself, and knowledge is nobody's own."""
 EXTRACTIVE = "extractive"
 """Named as the model of what was picked and quoted, not written."""
 WHOLE = 0

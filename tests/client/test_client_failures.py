@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
+from functools import partial, reduce
+from io import BytesIO
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
-from client import errors
+from client import MemoryServiceClient, SyncMemoryServiceClient, errors
+from client._caller import API_KEY_VARIABLE
 from memory_service.api import schemas
 from tests.support.scripted_http import Answer, CutOff, Silence
 
@@ -194,3 +198,116 @@ async def test_half_a_character_is_refused_by_the_name_of_its_field(service, con
     with pytest.raises(errors.InvalidRequest, match="an id holds half a character"):
         await connect().delete_knowledge("\ud800")
     assert service.asked == []
+
+
+@pytest.mark.parametrize("twin", [MemoryServiceClient, SyncMemoryServiceClient])
+@pytest.mark.parametrize("rest", ["\nx", "\r\nx: y", "\x7f", "\u00e4", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_repeated(monkeypatch, twin, rest):
+    with pytest.raises(ValueError, match="must be") as given:
+        twin("http://localhost", "ana", api_key=f"mem_secret{rest}")
+    monkeypatch.setenv(API_KEY_VARIABLE, f"mem_secret{rest}")
+    with pytest.raises(ValueError, match="must be") as found:
+        twin("http://localhost", "ana")
+    assert "secret" not in f"{given.value!r} {found.value!r}"
+
+
+async def test_what_a_header_of_the_callers_own_holds_is_not_repeated_either(service, connect, request):
+    kind = httpx2.AsyncClient if "awaited" in request.node.name else httpx2.Client
+    client = connect(http=kind(headers={"authorization": "Bearer mem_secret\nx"}))
+    with pytest.raises(errors.ConnectionFailed, match="LocalProtocolError") as failed:
+        await client.health()
+    assert "secret" not in "".join(traceback.format_exception(failed.value))
+    assert service.asked == []
+
+
+HALF = "half a character"
+NO_JSON = "holds what JSON has not"
+UNSENDABLE = [
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": [{"b": "\ud800"}]}}, f"metadata holds {HALF}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"\ud800": 1}}, f"metadata holds {HALF}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": float("nan")}}, f"metadata {NO_JSON}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": {1}}}, f"metadata {NO_JSON}"),
+    ("store_turn", [b"hi", "hello"], {}, f"user_message {NO_JSON}"),
+    ("store_turn", ["hi", "hello"], {"metadata": {"a": reduce(lambda a, _: [a], range(10**5), 1)}}, NO_JSON),
+    ("store_memories", [[{"user_id": "ana", "content": "\ud800"}]], {}, f"memories holds {HALF}"),
+    ("store_knowledge", ["\ud800", "c"], {}, f"content holds {HALF}"),
+    ("retrieve", ["q"], {"kinds": ["\ud800"]}, f"kinds holds {HALF}"),
+    ("memories", [["\ud800"]], {}, f"kinds holds {HALF}"),
+    ("memories", [], {"cursor": "\ud800"}, f"cursor holds {HALF}"),
+    ("forget", [["\ud800"]], {}, f"ids holds {HALF}"),
+    ("edit_memory", ["m"], {"tags": ["\ud800"]}, f"tags holds {HALF}"),
+    ("end_session", [float("inf")], {}, f"wait_s {NO_JSON}"),
+    ("import_user", [BytesIO(b"x")], {"user_id": "\ud800"}, f"user_id holds {HALF}"),
+    ("memory", ["x" * 70_000], {}, "too long"),
+    ("memories", [], {"cursor": "x" * 70_000}, "too long"),
+]
+
+
+async def test_what_cannot_be_sent_is_refused_by_the_name_of_its_field(service, connect):
+    client = connect(session_id="s")
+    for method, values, named, why in UNSENDABLE:
+        with pytest.raises(errors.InvalidRequest, match=why):
+            await getattr(client, method)(*values, **named)
+    assert service.asked == []
+
+
+async def test_a_user_of_half_a_character_is_refused_wherever_the_name_is_sent(service, connect):
+    client = connect(user_id="\ud800", session_id="s")
+    for call in (client.start_session, client.memories, client.reflection, client.erase_session):
+        with pytest.raises(errors.InvalidRequest, match=f"user_id holds {HALF}"):
+            await call()
+    assert service.asked == []
+
+
+# What is never sent, as it would be about something else
+
+
+NO_STEPS = ["", ".", "..", "\ud800"]
+NAMED = [
+    ("erase_session", {}, "session_id"),
+    ("erase_turn", {"turn_number": 1}, "session_id"),
+    ("quarantine", {}, "session_id"),
+    ("release", {}, "session_id"),
+    ("reflection", {}, "session_id"),
+    ("memory", {}, "memory_id"),
+    ("edit_memory", {"pinned": True}, "memory_id"),
+    ("delete_memory", {}, "memory_id"),
+    ("delete_knowledge", {}, "doc_id"),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "named"), NAMED)
+async def test_an_id_that_a_path_would_lead_elsewhere_by_is_not_sent(service, connect, method, arguments, named):
+    client = connect()
+    for name in NO_STEPS:
+        with pytest.raises(errors.InvalidRequest, match="an id"):
+            await getattr(client, method)(**arguments, **{named: name})
+    assert service.asked == []
+
+
+async def test_a_user_whom_a_path_cannot_name_is_not_sent(service, connect):
+    for user_id in NO_STEPS:
+        client = connect(user_id=user_id)
+        for call in (client.erase_user, partial(client.export_user, BytesIO())):
+            with pytest.raises(errors.InvalidRequest, match="an id"):
+                await call()
+    assert service.asked == []
+
+
+async def test_a_turn_is_named_by_a_whole_number_and_by_nothing_else(service, connect):
+    client = connect(session_id="mine")
+    for number in ("../../other", "1?user_id=eve", "1", 1.0, None):
+        with pytest.raises(errors.InvalidRequest, match="whole number"):
+            await client.erase_turn(number)
+    assert service.asked == []
+
+
+async def test_no_turn_number_erases_another_session(client_of):
+    client = client_of("ana")
+    for session_id in ("other", "mine"):
+        await client.start_session(session_id)
+        await client.store_turn("hi", "hello")
+    with pytest.raises(errors.InvalidRequest):
+        await client.erase_turn("../../other")
+    assert (await client.get_context(session_id="other"))["active_context"]
+    assert (await client.erase_turn(1))["erased"]["turns"] == 1
