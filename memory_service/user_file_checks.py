@@ -147,7 +147,7 @@ def check_memory(place: str, memory: Memory) -> None:
 
 
 def _check_memory_names(place: str, memory: Memory) -> None:
-    for name in ("memory_id", "session_id", "superseded_by"):
+    for name in ("memory_id", "session_id", "superseded_by", "repeated_by"):
         if getattr(memory, name) is not None:
             check_id(f"{place}.{name}", getattr(memory, name))
     for name in ("category", "model", "prompt_version"):

@@ -112,6 +112,7 @@ TOLD_OF_A_MEMORY: list[tuple[str, Place, Any]] = [
     ("memory", ("kind",), "message"),
     ("memory", ("kind",), "knowledge"),
     ("memory", ("superseded_by",), "M"),
+    ("memory", ("repeated_by",), "a\0b"),
     ("memory", ("agent_id",), "\0"),
     ("memory", ("agent_id",), "x" * 201),
     ("memory", ("rough", "attempts"), -1),
