@@ -198,6 +198,39 @@ async def test_no_file_and_no_log_line_holds_it_any_more(
         assert holding(tmp_path, '"ana"') == []
 
 
+A_MEMORY = {"user_id": "ana", "memory_id": "m1"}
+A_DOCUMENT = {"doc_id": "d", "category": "birds"}
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    "method, path, body",
+    [
+        ("DELETE", "/memories/m1?user_id=ana", None),
+        ("POST", "/memories/forget", {"user_id": "ana", "dry_run": False, "ids": ["m1"]}),
+        ("PATCH", "/memories/m1", {"user_id": "ana", "content": "Likes birds."}),
+        ("PATCH", "/memories/m1", {"user_id": "ana", "metadata": {}, "content": "Likes birds."}),
+        ("POST", "/memories", {"memories": [{**A_MEMORY, "content": "Likes birds."}]}),
+        ("DELETE", "/knowledge/d", None),
+        ("POST", "/knowledge", {**A_DOCUMENT, "content": "Birds."}),
+    ],
+)
+async def test_what_somebody_deletes_or_writes_over_is_in_no_file_either(
+    connect: Connect, tmp_path: Path, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    http = await connect(store_url=f"sqlite:///{tmp_path}/record/memory.db")
+    text = f"My {CANARY} is called {CANARY * 400}."
+    if "knowledge" in path:
+        await told(http, "/knowledge", **A_DOCUMENT, content=text)
+    else:
+        await told(http, "/memories", memories=[{**A_MEMORY, "content": text}])
+    await settled(http)
+    assert holding(tmp_path, CANARY)
+    answer = await http.request(method, path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert holding(tmp_path, CANARY) == []
+
+
 @pytest.fixture
 def model() -> Iterator[ModelServer]:
     with ModelServer() as server:
