@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from client.errors import SessionNotFound, UserNotFound
+from memory_service import tombstones
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.cli import main
 from tests.api.conftest import ClientAt, Connect, Visit
@@ -331,6 +333,30 @@ async def test_an_erasure_that_failed_is_carried_out_when_it_can_be(connect: Con
     folder.unlink()
     await erased(http, "/users/ana")
     assert CANARY not in await all_answers(http)
+
+
+@only_sqlite
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("path", ["/users/ana", "/sessions/s", "/sessions/s/turns/1", "/memories/m1"])
+async def test_an_erasure_that_there_is_no_room_to_note_is_not_begun_and_says_so(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, why: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(why, "no room")
+
+    http = await connect()
+    await talk(http, "ana", "s", f"My {CANARY} sings.")
+    await told(http, "/memories", memories=[{**A_MEMORY, "content": f"Has a {CANARY}."}])
+    await settled(http)
+    query = {} if path == "/users/ana" else {"user_id": "ana"}
+    before = await everything(http, [("ana", "s")], CANARY)
+    with monkeypatch.context() as patched:
+        patched.setattr(tombstones.os, "fsync", full)
+        refused = problem(await http.delete(path, params=query), 507, "storage_full")
+    assert "ask again" in refused["detail"]
+    assert await everything(http, [("ana", "s")], CANARY) == before
+    assert (await http.delete(path, params=query)).status_code == 200
+    assert "sings" not in str(await everything(http, [("ana", "s")], CANARY)) or "memories" in path
 
 
 async def test_callers_who_go_on_meanwhile_are_refused_or_begin_anew(http: httpx2.AsyncClient) -> None:
