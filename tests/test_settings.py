@@ -54,6 +54,7 @@ BAD = {
     "K_TURN_BUFFER": "0",
     "CONTEXT_BUDGET_TOKENS": "199",
     "SHUTDOWN_GRACE_SECONDS": "nan-seconds",
+    "RETENTION_DAYS": "1_0",
 }
 
 
