@@ -16,7 +16,7 @@ def _upper(given: Any) -> Any:
     return given.upper() if isinstance(given, str) else given
 
 
-def _without_lines(given: Any) -> Any:
+def _without_underscores(given: Any) -> Any:
     """Python reads 1_0 as ten; by this number things are deleted."""
     if isinstance(given, str) and "_" in given:
         raise ValueError("write a number without _")
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     session_abandon_hours: float = Field(
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )
-    retention_days: Annotated[float, BeforeValidator(_without_lines)] = Field(
+    retention_days: Annotated[float, BeforeValidator(_without_underscores)] = Field(
         0,
         ge=0,
         description="Days after which what nobody has touched of what is kept of users is erased, from 1 on; "

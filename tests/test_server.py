@@ -58,9 +58,9 @@ async def opened() -> AsyncIterator[Open]:
 
 @pytest.mark.parametrize("host", ["nonsense", "not a host", "999.1.1.1"])
 def test_a_host_that_is_none_is_refused_in_words(host: str) -> None:
-    with pytest.raises(UnsafeStart, match=f"^cannot listen on {host} port 0: HOST is not known as an address$"):
-        with listening(host, 0):
-            pass
+    words = f"^cannot listen on {host} port 0: HOST is not known as an address$"
+    with pytest.raises(UnsafeStart, match=words), listening(host, 0):
+        pass
 
 
 async def test_those_who_wait_at_the_door_when_it_is_closed_are_let_in_and_served(opened: Open) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 
 from memory_service.settings import Settings
-from tests.gateway.conftest import Open, an_upsert, said
+from tests.gateway.conftest import Open, said
 from tests.gateway.test_upserts import sessions, upsert
 from tests.support.admitted import admitting
 from tests.support.background import Clock

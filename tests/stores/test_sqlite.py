@@ -235,12 +235,15 @@ async def test_a_commit_that_finds_the_file_locked_for_too_long_fails(store: SQL
     await store.commit(new_session(1))
 
 
+def log_of(path: Path) -> bytes:
+    return Path(f"{path}-wal").read_bytes()
+
+
 async def test_who_reads_long_keeps_the_log_and_holds_up_nobody_who_writes(
     store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a backup: what somebody has deleted is out of the log with a later write."""
     monkeypatch.setattr(writer, "CLEARING_S", 0.2)
-    log = Path(f"{path}-wal")
     memory = a_memory("m", text="canary", kind="memory")
     await store.commit(Commit(scope=a_scope(), memories=(memory,)))
     with raw(path) as reader:
@@ -250,20 +253,19 @@ async def test_who_reads_long_keeps_the_log_and_holds_up_nobody_who_writes(
         for number in range(10):
             await store.commit(new_session(number))
         assert time.monotonic() - began < 10 * 0.2, "it is tried once, and later again"
-        assert b"canary" in log.read_bytes()
+        assert b"canary" in log_of(path)
         store._writer._cleared_from_s = 0.0  # then is now
         await store.commit(new_session(10))
-        assert b"canary" in log.read_bytes()
+        assert b"canary" in log_of(path)
         reader.execute("COMMIT")
     store._writer._cleared_from_s = 0.0
     await store.commit(new_session(11))
-    assert b"canary" not in log.read_bytes() + path.read_bytes()
+    assert b"canary" not in log_of(path)
     assert store._writer._db.execute("PRAGMA busy_timeout").fetchall() == [(schema.BUSY_MS,)]
 
 
 async def test_only_what_somebody_takes_back_clears_the_log(store: SQLiteStore, path: Path) -> None:
     """It takes a few milliseconds, which what is stored, pinned or learnt anew need not wait for."""
-    log = Path(f"{path}-wal")
     learnt, own = a_memory("learnt", kind="chunk"), a_memory("own", kind="memory")
     commits = [
         (learnt, own),
@@ -273,9 +275,9 @@ async def test_only_what_somebody_takes_back_clears_the_log(store: SQLiteStore, 
     ]
     for memories in commits:
         await store.commit(Commit(scope=a_scope(), memories=memories))
-        assert log.stat().st_size > 0
+        assert log_of(path)
     await store.commit(Commit(scope=a_scope(), memories=(replace(own, tags=("other",)),)))
-    assert log.stat().st_size == 0
+    assert log_of(path) == b""
 
 
 async def test_a_writer_whose_connection_broke_still_answers_everybody(store: SQLiteStore) -> None:
