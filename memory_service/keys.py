@@ -39,6 +39,8 @@ _ID_LENGTH, _RANDOM_LENGTH, _CHECK_LENGTH = 8, 36, 6
 _OF_IDS, _OF_SECRETS = string.ascii_lowercase + string.digits, string.ascii_letters + string.digits
 _FORM = re.compile(rf"{PREFIX}([a-z0-9]{{{_ID_LENGTH}}})_([A-Za-z0-9]{{{_RANDOM_LENGTH + _CHECK_LENGTH}}})")
 
+_NAMED = re.compile(rf"{PREFIX}([a-z0-9]{{{_ID_LENGTH}}})_.*|([a-z0-9]{{{_ID_LENGTH}}})")
+
 
 class _Known(msgspec.Struct, frozen=True):
     """What the store said of an id, and until when that is believed."""
@@ -89,8 +91,12 @@ class Keys:
         return await self._store.keys(tenant_id)
 
     async def get(self, key_id: str, tenant_id: str | None = None) -> ApiKey:
-        """Return a key as the store has it. Raises KeyNotFound, for one of another tenant than the given one too."""
-        key = await self._store.find_key(key_id)
+        """Return a key as the store has it, by its id or by the whole of it.
+
+        Raises KeyNotFound, for one of another tenant than the given one too.
+        """
+        named = id_in(key_id)
+        key = await self._store.find_key(named) if named else None
         if key is None or tenant_id not in (None, key.tenant_id):
             raise KeyNotFound
         return key
@@ -184,6 +190,12 @@ class Keys:
     def _forget(self, key_id: str) -> None:
         self._there.pop(key_id, None)
         self._not_there.pop(key_id, None)
+
+
+def id_in(text: str) -> str | None:
+    """The id that a text is, or that a whole key names; of any other text nothing: it may be a secret."""
+    found = _NAMED.fullmatch(text)
+    return (found[1] or found[2]) if found else None
 
 
 def _random(letters: str, length: int) -> str:

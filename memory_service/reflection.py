@@ -190,6 +190,8 @@ class Reflector:
         turns = await self._store.turns(key, chunk_start - 1, sitting.through_seq - chunk_start + 1)
         turns, earlier_summary = await self._cleaned(turns, sitting.summary)
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
+        if not unread:
+            raise StaleVersion  # they were erased since it was claimed
         known, settled = await self._known(key.scope, unread, anew=sitting.begun_anew > 0)
         trust = least([*(turn.trust for turn in unread), *([sitting.summary_trust] if sitting.summary else [])])
         shown = [self._redactor.memory(memory) for memory in known if memory.trust != "low"]

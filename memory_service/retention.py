@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,6 +32,7 @@ EVERY_S = 600.0
 SETTLED_S = 3600.0
 """Within which a host that has just been started has its clock put right."""
 MOST_DAYS = 36_500
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 WRITTEN = "write tenants with their days, such as acme=30,globex=365"
 
 
@@ -168,10 +170,8 @@ def _tenant(given: str) -> str:
 
 
 def _days(setting: str, given: float | str) -> float:
-    try:
-        days = float(given)
-    except ValueError:
-        days = math.nan
+    # Python reads 1_0 as ten; whoever wrote it may have meant something else
+    days = float(given) if not isinstance(given, str) or _NUMBER.fullmatch(given) else math.nan
     if days != 0 and not 1 <= days <= MOST_DAYS:
         raise UnsafeStart(f"{setting}: days are 0 (for ever), or from 1 to {MOST_DAYS}; {WRITTEN}")
     return days

@@ -49,6 +49,13 @@ class Revised(Value, frozen=True, kw_only=True):
     changed: bool
 
 
+class Kept(Value, frozen=True, kw_only=True):
+    """What of a list was there: as it is named, with its times, and what of that is shown."""
+
+    said: tuple[Said, ...] = ()
+    shown: tuple[Said, ...] = ()
+
+
 class Revisions:
     def __init__(
         self,
@@ -78,12 +85,13 @@ class Revisions:
         now, hot = self._now(), entry.hot
         session = hot.session if hot is not None else self._new(key, now)
         kept = await self._beginning(key, hot, wanted.said)
-        new = [_dated(said, now) for said in wanted.said[len(kept or ()) :]]
-        said = (*(kept or ()), *new)
+        there = kept or Kept()
+        new = [_dated(said, now) for said in wanted.said[len(there.said) :]]
+        said, shown = (*there.said, *new), (*there.shown, *new)
         head, live = wanted.of(session), hot.turns if hot is not None else ()
         sittings: tuple[Sitting, ...] = ()
         if hot is not None and kept is not None and not new and head == session:
-            return Revised(session=session, said=said, changed=False)
+            return Revised(session=session, said=shown, changed=False)
         if kept is None:
             head, live, sittings = head.begun_afresh(now), (), await self._withdrawn(key, session)
         elif head.status == "ended":
@@ -95,24 +103,24 @@ class Revisions:
             commit = Commit(scope=key.scope, session=head, turns=part, sittings=sittings)
             await self._pool.commit(key, entry, commit, Hot(session=head, turns=live))
             sittings = ()
-        return Revised(session=head, said=said, changed=True)
+        return Revised(session=head, said=shown, changed=True)
 
     def _new(self, key: SessionKey, now: datetime) -> Session:
         return Session(session_id=key.session_id, incarnation=self._new_id(), created_at=now, touched_at=now, version=0)
 
-    async def _beginning(self, key: SessionKey, hot: Hot | None, said: Sequence[Said]) -> Sequence[Said] | None:
-        """Return what is shown of a session, with its times, if the list begins with it; otherwise None.
+    async def _beginning(self, key: SessionKey, hot: Hot | None, said: Sequence[Said]) -> Kept | None:
+        """Return what there is of a session, if the list begins with it; otherwise None.
 
         The last turn that came in this way bears the digest of all before it: then nothing need be read.
         """
         if hot is None or hot.session.turn_count == hot.session.replaced_through:
-            return ()
+            return Kept()
         names = _names(hot.session, said)
         if hot.turns and hot.turns[-1].turn_id in names:
-            return said[: names.index(hot.turns[-1].turn_id) + 1]
-        held = await self.shown(key, hot.session)
-        begins = len(held) <= len(said) and all(map(_is, said, held))
-        return held if begins else None
+            there = tuple(said[: names.index(hot.turns[-1].turn_id) + 1])
+            return Kept(said=there, shown=there)
+        turns = await self._store.turns(key, hot.session.replaced_through)
+        return _goes_on(hot.session, said, turns) or _goes_on(hot.session, said, [one for one in turns if one.messages])
 
     async def _withdrawn(self, key: SessionKey, session: Session) -> tuple[Sitting, ...]:
         """What is to be reflected on of a list that another takes the place of: its words may come again there."""
@@ -151,6 +159,34 @@ def _plain(message: Message, said_at: float) -> Message:
     return Message(role="user" if message.role == "user" else "assistant", content=message.content, said_at=said_at)
 
 
+def _goes_on(session: Session, given: Sequence[Said], turns: Sequence[Turn]) -> Kept | None:
+    """Match a list with turns, one after the other; None if one that is shown is not there.
+
+    One that is in quarantine or erased is in the list of who has it still, and not of who goes on with what is shown.
+    What was erased is known by its name alone.
+    """
+    said: list[Said] = []
+    shown: list[Said] = []
+    naming = _Naming(session)
+    for turn in turns:
+        place = len(said)
+        held = _messages((turn.told(),)) or _erased(naming, turn, given[place : place + 1])
+        if len(held) <= len(given) - place and all(map(_is, given[place : place + len(held)], held)):
+            said += held
+            shown += held if turn.messages else ()
+            for messages in held:
+                naming.add(messages)
+        elif turn.messages:
+            return None
+    return Kept(said=tuple(said), shown=tuple(shown))
+
+
+def _erased(naming: _Naming, turn: Turn, given: Sequence[Said]) -> tuple[Said, ...]:
+    """The message at the place of a turn without words, if it was that; a time it does not tell is the turn's."""
+    dated = [_dated(said, turn.created_at) for said in given]
+    return tuple(said for said in dated if naming.of_next(said) == turn.turn_id)
+
+
 def _is(given: Said, held: Said) -> bool:
     if given[0].said_at is None:
         held = (replace(held[0], said_at=None), *held[1:])
@@ -161,13 +197,25 @@ def _dated(said: Said, now: datetime) -> Said:
     return said if said[0].said_at is not None else (replace(said[0], said_at=now.timestamp()), *said[1:])
 
 
+class _Naming:
+    """Names each message by all that came before it in its list: the same list gives the same names."""
+
+    def __init__(self, session: Session) -> None:
+        self._digest = hashlib.blake2b(str(session.replaced_through).encode(), digest_size=16)
+
+    def add(self, said: Said) -> str:
+        self._digest.update(_encode(said) + b"\n")
+        return f"said_{self._digest.hexdigest()}"
+
+    def of_next(self, said: Said) -> str:
+        """What it would be named."""
+        digest = self._digest.copy()
+        digest.update(_encode(said) + b"\n")
+        return f"said_{digest.hexdigest()}"
+
+
 def _names(session: Session, said: Sequence[Said]) -> list[str]:
-    """Name each message by all that came before it in its list: the same list gives the same names."""
-    digest, names = hashlib.blake2b(str(session.replaced_through).encode(), digest_size=16), []
-    for messages in said:
-        digest.update(_encode(messages) + b"\n")
-        names.append(f"said_{digest.hexdigest()}")
-    return names
+    return list(map(_Naming(session).add, said))
 
 
 def _turns(head: Session, said: Sequence[Said], count: int, now: datetime) -> list[Turn]:

@@ -119,14 +119,18 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise UnsafeStart(
-            f"cannot listen on {host} port {port}: {os.strerror(exc.errno) if exc.errno else exc}"
-        ) from exc
+        raise UnsafeStart(f"cannot listen on {host} port {port}: {_why_not(exc)}") from exc
     # Accepted connections inherit it. Without it asyncio, which sets it only on sockets it made itself, leaves the
     # second half of every answer waiting 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener:
         yield listener
+
+
+def _why_not(exc: OSError) -> str:
+    if exc.errno and exc.errno < 0:  # numbers of who looks names up, which are none of the system's
+        return "HOST is not known as an address"
+    return os.strerror(exc.errno) if exc.errno else str(exc)
 
 
 def url_of(listener: socket.socket) -> str:

@@ -16,6 +16,13 @@ def _upper(given: Any) -> Any:
     return given.upper() if isinstance(given, str) else given
 
 
+def _without_underscores(given: Any) -> Any:
+    """Python reads 1_0 as ten; by this number things are deleted."""
+    if isinstance(given, str) and "_" in given:
+        raise ValueError("write a number without _")
+    return given
+
+
 SearchedBy = Literal["auto", "store", "process"]
 TLS_PORT = 6380
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
@@ -157,7 +164,7 @@ class Settings(BaseSettings):
     session_abandon_hours: float = Field(
         24, gt=0, le=876_000, description="Hours after which an untouched session is ended."
     )
-    retention_days: float = Field(
+    retention_days: Annotated[float, BeforeValidator(_without_underscores)] = Field(
         0,
         ge=0,
         description="Days after which what nobody has touched of what is kept of users is erased, from 1 on; "

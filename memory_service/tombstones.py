@@ -6,6 +6,7 @@ was without the file and the name to look for.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -17,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from memory_service.errors import StoreUnavailable, UnsafeStart
+from memory_service.errors import StorageFull, StoreUnavailable, UnsafeStart
 from memory_service.values import Scope, Value
 
 What = Literal["user", "session", "turn", "memory"]
@@ -53,7 +54,7 @@ class Tombstones:
     def add(self, what: What, scope: Scope, things: Sequence[Sequence[str | int]], erased_at: datetime) -> list[str]:
         """Note erasures, each thing by its names, and return their ids; they are on the disk when this returns.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, StorageFull.
         """
         ids = [secrets.token_hex(16) for _ in things]
         with self._lock:
@@ -65,7 +66,7 @@ class Tombstones:
                 noted = [Tombstone(erasure_id=one, what=what, of=of, erased_at=erased_at) for one, of in named]
                 self._append([_line(tombstone) for tombstone in noted])
             except (OSError, msgspec.DecodeError) as exc:
-                raise StoreUnavailable(f"ERASURES_FILE cannot be written ({type(exc).__name__})") from exc
+                raise _not_noted(exc) from exc
         return ids
 
     def read(self) -> tuple[str, list[Tombstone]]:
@@ -109,6 +110,13 @@ class Tombstones:
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
+
+
+def _not_noted(exc: Exception) -> StoreUnavailable:
+    """What is not noted is not begun, so nothing carries it out later."""
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull("there is no room to write to ERASURES_FILE; nothing was erased, ask again")
+    return StoreUnavailable(f"ERASURES_FILE cannot be written ({type(exc).__name__}); nothing was erased, ask again")
 
 
 def _whole_lines(text: bytes) -> bytes:

@@ -481,6 +481,32 @@ async def test_a_reflection_that_never_came_to_an_end_is_given_up(
         assert str(state.sitting.last_error).startswith("bad_model_output: ")
 
 
+async def test_a_session_that_is_erased_between_its_claim_and_its_reading_ends_no_job(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What else is due of its user is read in the same job."""
+    service = await opened()
+    other = SessionKey(scope=ANA, session_id="other")
+    await say(service, "I live in Lisbon.")
+    await say(service, "I own a red boat.", key=other)
+    store = record(service)
+    read, erased = store.turns, list[SessionKey]()
+
+    async def erased_before(key: SessionKey, *place: int) -> Any:
+        if not erased:
+            erased.append(key)
+            await service.end_session(other)
+            await service.erasing.session(key)
+        return await read(key, *place)
+
+    monkeypatch.setattr(store, "turns", erased_before)
+    await service.end_session(KEY)
+    await settled(service)
+    assert erased == [KEY]
+    assert [memory.text for memory in await memories(service, "insight")] == ["The user: I own a red boat."]
+    assert not [line for line in caplog.records if line.levelname == "ERROR"]
+
+
 async def test_jobs_of_one_user_run_one_after_the_other_and_the_second_knows_what_the_first_learned(
     opened: Open, model: ModelServer
 ) -> None:

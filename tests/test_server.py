@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import uvicorn
 
+from memory_service.errors import UnsafeStart
 from memory_service.guard import LAST_REQUEST_S, Doorkeeper, Limits, guarded_by
 from memory_service.server import Server, listening
 from tests.support.background import until
@@ -53,6 +54,13 @@ async def opened() -> AsyncIterator[Open]:
             caller.leave()
         opened.server.should_exit = True
         await serving
+
+
+@pytest.mark.parametrize("host", ["nonsense", "not a host", "999.1.1.1"])
+def test_a_host_that_is_none_is_refused_in_words(host: str) -> None:
+    words = f"^cannot listen on {host} port 0: HOST is not known as an address$"
+    with pytest.raises(UnsafeStart, match=words), listening(host, 0):
+        pass
 
 
 async def test_those_who_wait_at_the_door_when_it_is_closed_are_let_in_and_served(opened: Open) -> None:

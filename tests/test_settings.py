@@ -54,6 +54,7 @@ BAD = {
     "K_TURN_BUFFER": "0",
     "CONTEXT_BUDGET_TOKENS": "199",
     "SHUTDOWN_GRACE_SECONDS": "nan-seconds",
+    "RETENTION_DAYS": "1_0",
 }
 
 
@@ -259,3 +260,12 @@ def test_a_file_of_settings_that_is_no_text_is_told_in_one_line(
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 3
     assert result.output.splitlines() == ["cannot start: .env cannot be read (UnicodeDecodeError)"]
+
+
+def test_what_the_pages_tell_to_type_behind_a_setting_is_a_command() -> None:
+    root = EXAMPLE.parent
+    pages = [root / "README.md", *(root / "docs").rglob("*.md")]
+    typed = re.compile(r"^[A-Z][A-Z0-9_]*=\S*(?: [A-Z][A-Z0-9_]*=\S*)* memory-service(?: (\S+)|$)", re.MULTILINE)
+    commands = [command for page in pages for command in typed.findall(page.read_text())]
+    assert commands
+    assert set(commands) <= set(main.commands)  # type: ignore[attr-defined]

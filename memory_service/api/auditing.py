@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from memory_service.api.problems import status_of
 from memory_service.audit import Audit, Outcome
 from memory_service.errors import Forbidden, MemoryServiceError
+from memory_service.keys import id_in
 
 if TYPE_CHECKING:
     from memory_service.api.auth import Caller
@@ -32,7 +33,7 @@ def write_down(audit: Audit, verb: Verb, caller: Caller, body: Any, came_of_it: 
         "user": called(),
         "session": called(_named("session_id", body)),
         "memory": called(_named("memory_id", body)),
-        "key": _named("key_id", came_of_it, body),
+        "key": id_in(_named("key_id", came_of_it, body) or ""),
         "driver": None if error else _drivers(body),
     }
     outcome: Outcome = "refused" if isinstance(error, Forbidden) else "failed" if error else "done"

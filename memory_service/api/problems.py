@@ -8,7 +8,7 @@ import msgspec
 
 from memory_service import errors
 from memory_service.api.schemas import Problem
-from memory_service.limits import ID_MEANS
+from memory_service.limits import DOC_ID_MEANS, DOC_ID_PATTERN, ID_MEANS, ID_PATTERN, NAME_PATTERN
 
 STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -65,7 +65,12 @@ def headers_of(error: errors.MemoryServiceError) -> list[tuple[bytes, bytes]]:
     return []
 
 
-_OF_A_NAME = re.compile(r"(_name|\.category|\.title|\.tags\[[^]]*\])$")
+_FORMS = {
+    NAME_PATTERN: ("holds a control character or a line break", "invalid_character"),
+    ID_PATTERN: (ID_MEANS, "invalid_id"),
+    DOC_ID_PATTERN: (DOC_ID_MEANS, "invalid_id"),
+}
+"""What is to be told of a text that is not in one of these forms."""
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>[^`]*)`)?$", re.DOTALL)
 
 
@@ -78,13 +83,9 @@ def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:
     place, reason = found["place"] or "$", found["reason"]
     if reason.startswith("Invalid enum value"):
         return errors.ValidationFailed(place, "not one of the known values")
-    if "matching regex" in reason and _OF_A_NAME.search(place):
-        return errors.ValidationFailed(place, "holds a control character or a line break", "invalid_character")
-    if "matching regex" in reason and place.endswith(".doc_id"):
-        allowed = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
-        return errors.ValidationFailed(place, allowed, "invalid_id")
     if "matching regex" in reason:
-        return errors.ValidationFailed(place, ID_MEANS, "invalid_id")
+        means = next((means for form, means in _FORMS.items() if repr(form) in reason), None)
+        return errors.ValidationFailed(place, *(means or ("not in the form that it must have",)))
     if "of length <=" in reason:
         return errors.ValidationFailed(place, reason, "content_too_long")
     return errors.ValidationFailed(place, reason)

@@ -152,6 +152,8 @@ class Gateway:
         scope = asker.scope(check_id("$.user_id", request.user_id))
         session_id, place = check_id("$.session_id", request.session_id), "$.session_context.messages"
         _check_ids(request.session_context)
+        if request.session_context.user_id:
+            asker.scope(request.session_context.user_id)
         said = [kept_of(one, f"{place}[{n}]") for n, one in enumerate(request.session_context.messages)]
         if not any((message.text or "").strip() for message in request.session_context.messages):
             raise ValidationFailed(place, "a memory is made of at least one message with a text")

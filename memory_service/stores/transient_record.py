@@ -53,9 +53,9 @@ def drop(record: Record, what: Forgetting, turns: Sequence[Turn], memories: Sequ
     for item_id in names:
         record.items.pop(item_id, None)
     drop_vectors(record, names)
-    stored = {(turn.session_id, turn.turn_id) for turn in turns}
-    effects = record.effects.items()
-    requests = [key for key, (_, effect) in effects if (effect.session_id, effect.turn_id) in stored]
+    # the name of a request stays with its turn: otherwise a repeat would bring the words back
+    effects = record.effects.items() if what.seq is None else ()
+    requests = [key for key, (_, effect) in effects if effect.session_id == what.session_id]
     for key in requests:
         del record.effects[key]
     sittings = [name for name in record.sittings if what.seq is None and name[0] == what.session_id]

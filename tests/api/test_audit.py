@@ -211,6 +211,31 @@ async def test_a_key_that_is_made_for_a_user_of_another_tenant_says_both(admitte
         assert made["key"].split("_")[2] not in log.text
 
 
+@pytest.mark.parametrize("method, then", [("DELETE", ""), ("POST", "/rotate")])
+async def test_a_whole_key_in_the_place_of_its_id_is_known_by_it_and_not_written(
+    admitted: Admitted, log: Log, method: str, then: str
+) -> None:
+    """Nor is what only looks like one: it may be a key with a slip of the pen, or of another service."""
+    async with admitted.http(await admitted.key()) as http:
+        key = await admitted.key("acme")
+        for given, status, known in (
+            (key, 200, True),
+            (f"{key[:-3]}-x.", 200, True),
+            (key.removeprefix("mem_"), 404, False),
+            (key.replace("mem_", "key-"), 404, False),
+            (key.upper(), 404, False),
+            (f"mem_{SAID}_{SAID}", 404, False),
+        ):
+            answer = await http.request(method, f"/keys/{given}{then}", json={} if then else None)
+            assert answer.status_code == status
+            secret = given.split("_")[-1]
+            assert secret not in log.text
+            line = log.line()
+            told = answer.json().get("key_id") if known else None
+            assert line.get("key") == told
+            assert (told == key_id_of(key)) == (known and not then)
+
+
 async def test_it_is_written_before_it_is_answered(admitted: Admitted, log: Log) -> None:
     written_by_then: list[int] = []
 

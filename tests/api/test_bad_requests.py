@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx2
 
 from memory_service.api.routes import VERBS
+from memory_service.limits import DOC_ID_MEANS, ID_MEANS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
 from tests.api.talking import CONTEXT, PATIENCE_S, SAME, STORE, problem
@@ -35,6 +36,33 @@ async def test_the_reflection_of_a_session_is_asked_for_with_valid_ids(
         for address, (code, loc) in asked.items():
             response = await http.get(address)
             assert problem(response, 422, code)["errors"][0]["loc"] == loc
+            assert CANARY not in response.text
+
+
+async def test_what_is_not_in_its_form_is_told_by_what_it_should_be(
+    http: httpx2.AsyncClient, unharmed: Unharmed
+) -> None:
+    """A name by its characters, an id by those it may have, and what is neither not as an id."""
+    line, form = "holds a control character or a line break", "not in the form that it must have"
+    known = "not one of the known values"
+    looked = {"user_id": "ana", "query": "x"}
+    key = {"name": f"{CANARY}\nb", "permissions": ["read"]}
+    asked = (
+        ("POST", "/keys", key, "invalid_character", "$.name", line),
+        ("PATCH", "/memories/m", {"user_id": "ana", "tags": ["a", f"{CANARY}\n"]}, "invalid_character", "$.tags", line),
+        ("POST", "/keys", {**key, "name": "k", "user_id": f"{CANARY} b"}, "invalid_id", "$.user_id", ID_MEANS),
+        ("DELETE", f"/knowledge/{CANARY}%0a", None, "invalid_id", "$.doc_id", DOC_ID_MEANS),
+        ("GET", f"/memories?user_id=ana&kinds={CANARY}", None, "validation_failed", "$.kinds", form),
+        ("GET", f"/memories?user_id=ana&kinds=insight,{CANARY}", None, "validation_failed", "$.kinds", form),
+        ("GET", f"/memories?user_id=ana&cursor={CANARY}", None, "validation_failed", "$.cursor", form),
+        ("GET", f"/memories?user_id={CANARY}%20", None, "invalid_id", "$.user_id", ID_MEANS),
+        ("POST", "/memories/forget", {**looked, "kinds": [CANARY]}, "validation_failed", "$.kinds", known),
+    )
+    async with unharmed():
+        for method, path, body, code, place, reason in asked:
+            response = await http.request(method, path, json=body)
+            (error,) = problem(response, 422, code)["errors"]
+            assert (error["loc"].startswith(place), error["msg"]) == (True, reason), path
             assert CANARY not in response.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from client.errors import SessionNotFound, UserNotFound
+from memory_service import tombstones
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.cli import main
 from tests.api.conftest import ClientAt, Connect, Visit
@@ -198,6 +200,39 @@ async def test_no_file_and_no_log_line_holds_it_any_more(
         assert holding(tmp_path, '"ana"') == []
 
 
+A_MEMORY = {"user_id": "ana", "memory_id": "m1"}
+A_DOCUMENT = {"doc_id": "d", "category": "birds"}
+
+
+@only_sqlite
+@pytest.mark.parametrize(
+    "method, path, body",
+    [
+        ("DELETE", "/memories/m1?user_id=ana", None),
+        ("POST", "/memories/forget", {"user_id": "ana", "dry_run": False, "ids": ["m1"]}),
+        ("PATCH", "/memories/m1", {"user_id": "ana", "content": "Likes birds."}),
+        ("PATCH", "/memories/m1", {"user_id": "ana", "metadata": {}, "content": "Likes birds."}),
+        ("POST", "/memories", {"memories": [{**A_MEMORY, "content": "Likes birds."}]}),
+        ("DELETE", "/knowledge/d", None),
+        ("POST", "/knowledge", {**A_DOCUMENT, "content": "Birds."}),
+    ],
+)
+async def test_what_somebody_deletes_or_writes_over_is_in_no_file_either(
+    connect: Connect, tmp_path: Path, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    http = await connect(store_url=f"sqlite:///{tmp_path}/record/memory.db")
+    text = f"My {CANARY} is called {CANARY * 400}."
+    if "knowledge" in path:
+        await told(http, "/knowledge", **A_DOCUMENT, content=text)
+    else:
+        await told(http, "/memories", memories=[{**A_MEMORY, "content": text}])
+    await settled(http)
+    assert holding(tmp_path, CANARY)
+    answer = await http.request(method, path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert holding(tmp_path, CANARY) == []
+
+
 @pytest.fixture
 def model() -> Iterator[ModelServer]:
     with ModelServer() as server:
@@ -298,6 +333,30 @@ async def test_an_erasure_that_failed_is_carried_out_when_it_can_be(connect: Con
     folder.unlink()
     await erased(http, "/users/ana")
     assert CANARY not in await all_answers(http)
+
+
+@only_sqlite
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("path", ["/users/ana", "/sessions/s", "/sessions/s/turns/1", "/memories/m1"])
+async def test_an_erasure_that_there_is_no_room_to_note_is_not_begun_and_says_so(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, why: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(why, "no room")
+
+    http = await connect()
+    await talk(http, "ana", "s", f"My {CANARY} sings.")
+    await told(http, "/memories", memories=[{**A_MEMORY, "content": f"Has a {CANARY}."}])
+    await settled(http)
+    query = {} if path == "/users/ana" else {"user_id": "ana"}
+    before = await everything(http, [("ana", "s")], CANARY)
+    with monkeypatch.context() as patched:
+        patched.setattr(tombstones.os, "fsync", full)
+        refused = problem(await http.delete(path, params=query), 507, "storage_full")
+    assert "ask again" in refused["detail"]
+    assert await everything(http, [("ana", "s")], CANARY) == before
+    assert (await http.delete(path, params=query)).status_code == 200
+    assert "sings" not in str(await everything(http, [("ana", "s")], CANARY)) or "memories" in path
 
 
 async def test_callers_who_go_on_meanwhile_are_refused_or_begin_anew(http: httpx2.AsyncClient) -> None:

@@ -66,6 +66,30 @@ async def test_the_same_name_for_another_body_is_refused_and_changes_nothing(
     assert (await turns_held(http), await turns_held(http, session_id="other")) == (1, 0)
 
 
+@pytest.mark.parametrize("named", [{}, {"turn_id": "t"}], ids=["by its key", "by its turn_id too"])
+async def test_a_repeat_does_not_bring_an_erased_turn_back(http: httpx2.AsyncClient, named: dict[str, str]) -> None:
+    first = await store(http, **named)
+    erased = await http.delete("/sessions/s/turns/1", params={"user_id": "ana"})
+    assert erased.json()["erased"] == {"sessions": 0, "turns": 1, "memories": 0, "sittings": 0, "requests": 0}
+    for _ in range(2):
+        assert (await store(http, **named)).json() == {**first.json(), "replayed": True}
+    context = await http.post("/memory/context", json={"user_id": "ana", "session_id": "s"})
+    assert "tea" not in context.text
+    assert await turns_held(http) == 1
+    refused = await store(http, user_message="I prefer coffee.", **named)
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("path", ["/sessions/s", "/users/ana"])
+async def test_of_a_session_or_a_user_that_was_erased_no_name_is_known(http: httpx2.AsyncClient, path: str) -> None:
+    await store(http)
+    await http.delete("/sessions/s/turns/1", params={"user_id": "ana"})
+    erased = await http.delete(path, params={"user_id": "ana"} if "sessions" in path else {})
+    assert erased.json()["erased"]["requests"] == 1
+    await http.post("/sessions/start", json={"user_id": "ana", "session_id": "s"})
+    assert not (await store(http, user_message="I prefer coffee.")).json()["replayed"]
+
+
 async def test_a_name_is_the_users_own(http: httpx2.AsyncClient) -> None:
     assert not (await store(http)).json()["replayed"]
     assert not (await store(http, user_id="ben", user_message="I prefer coffee.")).json()["replayed"]

@@ -197,6 +197,11 @@ async def test_who_is_bound_to_a_user_sees_his_own_and_names_no_other(service: M
             await service.gateway.get_session_context(BEN_ALONE, GetSessionContextRequest(**asked))
     with pytest.raises(ScopeMismatch):
         await create(service, "forged", caller=BEN_ALONE)
+    beside = SessionContext(messages=said("forged"), user_id="ana")
+    request = CreateMemoryRequest(session_id="s", user_id="ben", agent_id="a", session_context=beside)
+    with pytest.raises(ScopeMismatch):
+        await service.gateway.create_memory(BEN_ALONE, request)
+    assert await contents(service, BEN_ALONE, user_id="ben") == ["ben's"]
     with pytest.raises(ScopeMismatch):
         await service.gateway.upsert_session_context(BEN_ALONE, an_upsert(said("forged")))
 

@@ -37,7 +37,7 @@ async def texts(service: MemoryService) -> list[str | None]:
 
 
 async def on_record(service: MemoryService) -> list[str]:
-    return [turn.messages[0].content for turn in await record(service).turns(KEY)]
+    return [turn.messages[0].content for turn in await record(service).turns(KEY) if turn.messages]
 
 
 async def test_a_list_that_goes_on_is_appended_to_what_is_there(service: MemoryService) -> None:

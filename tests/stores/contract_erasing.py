@@ -166,7 +166,7 @@ class ErasingContract:
         await store.commit(Commit(scope=ANA, memories=tuple(memories)))
         await embed_all(store)
         erased = await store.forget(ANA, Forgetting(session_id="s", seq=2, now=LATER))
-        assert erased == Erased(requests=1, turns=1, memories=4)
+        assert erased == Erased(turns=1, memories=4)
         assert await ids(store) == {"insight_3"}
         turns = await store.turns(a_key("s"))
         assert [turn.seq for turn in turns] == [1, 2, 3, 4]
@@ -275,13 +275,21 @@ class ErasingContract:
         (mirror,) = await store.claim_mirrors("d", NOON, LATER, 10)
         assert mirror.cursor is None
 
-    async def test_a_request_that_is_repeated_after_its_turn_was_erased_is_a_new_one(self, store: Store) -> None:
+    async def test_a_request_keeps_its_name_when_its_turn_is_erased_and_loses_it_with_the_session(
+        self, store: Store
+    ) -> None:
+        """Otherwise a repeat of it would bring the words back."""
         head = await talk(store, "s")
         request = Request(key="s-4", digest="d", made_at=NOON)
         turn = a_turn(5, "s")
         commit = Commit(scope=ANA, session=head.with_turn(turn), turns=(turn,), request=request)
         with pytest.raises(DuplicateRequest):
             await store.commit(commit)
+        effect = await store.find_effect(ANA, "s-4")
         await store.forget(ANA, Forgetting(session_id="s", seq=4, now=LATER))
+        assert await store.find_effect(ANA, "s-4") == effect
         head = (await store.load(a_key("s"))).session  # type: ignore[union-attr]
-        await store.commit(replace(commit, session=head.with_turn(turn)))
+        with pytest.raises(DuplicateRequest):
+            await store.commit(replace(commit, session=head.with_turn(turn)))
+        assert (await store.forget(ANA, Forgetting(session_id="s", now=LATER))).requests == 4
+        assert await store.find_effect(ANA, "s-4") is None

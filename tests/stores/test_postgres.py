@@ -80,17 +80,36 @@ async def test_a_database_of_a_newer_version_is_left_alone(postgres_url: str) ->
             pass
 
 
-async def test_a_server_that_is_not_there_is_said_at_the_start(postgres_url: str) -> None:
-    with pytest.raises(UnsafeStart, match="PostgreSQL could not be opened"):
-        async with opened("postgresql://postgres:hunter2@127.0.0.1:1/nothing"):
+@pytest.mark.parametrize(
+    ("at", "why"),
+    [
+        ("127.0.0.1:1/nothing", "nothing listens at the host and port"),
+        ("ter2@127.0.0.1:1/nothing", "there is no host of the name"),  # a password with an @ in it
+        ("nowhere.invalid/nothing", "there is no host of the name"),
+        ("127.0.0.1:hunter2/nothing", "the address is not one"),
+        ("/nothing?host=/hunter2", "there is no socket"),
+    ],
+)
+async def test_a_server_that_is_not_there_is_said_at_the_start_without_its_password(at: str, why: str) -> None:
+    with pytest.raises(UnsafeStart, match=f"PostgreSQL could not be opened: .*{why}") as refused:
+        async with opened(f"postgresql://postgres:hunter2@{at}"):
             pass
+    said = str(refused.value)
+    assert not [word for word in ("hunter2", "ter2", "nowhere") if word in said]
 
 
 async def test_no_password_is_in_what_is_said(postgres_server: PostgresServer) -> None:
     with pytest.raises(UnsafeStart) as refused:
         async with opened(f"postgresql://nobody:hunter2@127.0.0.1:{postgres_server.port}/nothing"):
             pass
+    assert "no such database or user" in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+async def test_a_database_that_is_not_there_is_said(postgres_server: PostgresServer) -> None:
+    with pytest.raises(UnsafeStart, match="no such database or user"):
+        async with opened(postgres_server.url_of("nothing")):
+            pass
 
 
 async def test_a_database_that_is_not_in_utf8_is_refused(postgres_server: PostgresServer) -> None:

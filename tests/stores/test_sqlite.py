@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from memory_service.chaos.disk import FailingDisk
 from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreFailed, StoreUnavailable
@@ -231,6 +233,51 @@ async def test_a_commit_that_finds_the_file_locked_for_too_long_fails(store: SQL
     with writing_blocked(path), pytest.raises(StoreUnavailable):
         await store.commit(new_session(1))
     await store.commit(new_session(1))
+
+
+def log_of(path: Path) -> bytes:
+    return Path(f"{path}-wal").read_bytes()
+
+
+async def test_who_reads_long_keeps_the_log_and_holds_up_nobody_who_writes(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a backup: what somebody has deleted is out of the log with a later write."""
+    monkeypatch.setattr(writer, "CLEARING_S", 0.2)
+    memory = a_memory("m", text="canary", kind="memory")
+    await store.commit(Commit(scope=a_scope(), memories=(memory,)))
+    with raw(path) as reader:
+        reader.execute("BEGIN; SELECT count(*) FROM memories").fetchall()
+        began = time.monotonic()
+        await store.commit(Commit(scope=a_scope(), memories=(memory.deleted(NOON),)))
+        for number in range(10):
+            await store.commit(new_session(number))
+        assert time.monotonic() - began < 10 * 0.2, "it is tried once, and later again"
+        assert b"canary" in log_of(path)
+        store._writer._cleared_from_s = 0.0  # then is now
+        await store.commit(new_session(10))
+        assert b"canary" in log_of(path)
+        reader.execute("COMMIT")
+    store._writer._cleared_from_s = 0.0
+    await store.commit(new_session(11))
+    assert b"canary" not in log_of(path)
+    assert store._writer._db.execute("PRAGMA busy_timeout").fetchall() == [(schema.BUSY_MS,)]
+
+
+async def test_only_what_somebody_takes_back_clears_the_log(store: SQLiteStore, path: Path) -> None:
+    """It takes a few milliseconds, which what is stored, pinned or learnt anew need not wait for."""
+    learnt, own = a_memory("learnt", kind="chunk"), a_memory("own", kind="memory")
+    commits = [
+        (learnt, own),
+        (replace(learnt, text="one that grew"), own),
+        (replace(learnt, text="one that grew", valid_to=NOON, superseded_by="own"),),
+        (replace(own, pinned=True),),
+    ]
+    for memories in commits:
+        await store.commit(Commit(scope=a_scope(), memories=memories))
+        assert log_of(path)
+    await store.commit(Commit(scope=a_scope(), memories=(replace(own, tags=("other",)),)))
+    assert log_of(path) == b""
 
 
 async def test_a_writer_whose_connection_broke_still_answers_everybody(store: SQLiteStore) -> None:

@@ -23,7 +23,7 @@ from memory_service.stores.cosmos.mirrors import MIRROR, erased
 from memory_service.stores.cosmos.moving import Moving
 from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting, Forgotten, Held, forgotten
-from memory_service.values import Effect, Scope, Session
+from memory_service.values import Scope, Session
 
 ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "turn": "turns", "memory": "memories"}
 STAYS = (MIRROR, "epoch")
@@ -76,8 +76,6 @@ class Erasing:
                 await self._delete(rest or found, owner, gone)
             gone["sessions"] = 1
         else:
-            names = [row for row in found if row["type"] == "request"]
-            await self._delete(names, owner, gone)
             await self._moving.restore(scope, [thing for thing in with_it.left if not thing.memory])
             gone["turns"] = 1
         await self.begin_mirrors_anew(owner)
@@ -114,14 +112,18 @@ class Erasing:
         return found
 
     async def _of_session(self, owner: str, what: Forgetting) -> list[Document]:
-        """Documents of a session, or of one turn of it, and of the names of requests that stored it."""
+        """Documents of a session and of the names of requests that stored it; or those that concern one turn.
+
+        With a turn the name of its request stays: otherwise a repeat of that would bring the words back.
+        """
         sql = f"{OF_SESSION} AND (c.type != 'turn' OR @seq = 0 OR c.seq = @seq)"
         values = {"session": what.session_id, "seq": what.seq or 0}
         found = await self._client.rows("forget", self._names.interactions, sql, values, owner)
-        stored = {doc.turn_of(row).turn_id for row in found if row["type"] == "turn"}
+        if what.seq is not None:
+            return found
         sql = "SELECT c.id, c.type, c.body FROM c WHERE c.type = 'request'"
         names = await self._client.rows("forget", self._names.interactions, sql, {}, owner)
-        return found + [row for row in names if _is_stored(doc.effect_of(row), what, stored)]
+        return found + [row for row in names if doc.effect_of(row).session_id == what.session_id]
 
     async def _held(self, owner: str, what: Forgetting, found: list[Document]) -> Held:
         sql = "SELECT c.body FROM c WHERE c.type = 'memory'"
@@ -161,8 +163,3 @@ class Erasing:
 
 def _head_in(found: Sequence[Document]) -> Session | None:
     return next((doc.session_of(row) for row in found if row["type"] == "head"), None)
-
-
-def _is_stored(effect: Effect, what: Forgetting, turn_ids: set[str]) -> bool:
-    """Whether a request stored what goes."""
-    return effect.session_id == what.session_id and (what.seq is None or effect.turn_id in turn_ids)

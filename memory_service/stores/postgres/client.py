@@ -44,6 +44,18 @@ PASSING = ("08", "40", "53", "55P03", "57", "25006")
 """Beginnings of codes of what passes: connections, deadlocks, resources, shutdowns, a primary that became a standby."""
 
 
+NOT_CONNECTED = {
+    "resolve host": "there is no host of the name",
+    "Connection refused": "nothing listens at the host and port",
+    "timeout expired": "the host did not answer in time",
+    "No such file": "there is no socket of that name",
+    "authentication failed": "the server refused the user or the password",
+    "does not exist": "there is no such database or user",
+    "connection option": "the address is not one",
+}
+"""What the driver says where there is no connection, and what that means."""
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a call may take, in seconds."""
 
@@ -178,4 +190,12 @@ def passes(exc: Exception) -> bool:
 
 def reason_of(exc: Exception) -> str:
     """What happened, in words that hold nothing of what was sent."""
-    return f"{type(exc).__name__} {_sqlstate(exc)}".rstrip()
+    why = f" ({why})" if (why := _why_not_connected(exc)) else ""
+    return f"{type(exc).__name__} {_sqlstate(exc)}".rstrip() + why
+
+
+def _why_not_connected(exc: Exception) -> str:
+    """In our words: those of the driver may quote the address, and with it a password that holds an `@`."""
+    if not isinstance(exc, psycopg.Error) or exc.sqlstate:
+        return ""
+    return next((means for said, means in NOT_CONNECTED.items() if said in str(exc)), "")

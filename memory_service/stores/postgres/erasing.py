@@ -29,13 +29,9 @@ OF_A_SESSION = (
     ("sittings", f"DELETE FROM sittings WHERE session = {SESSION}"),
     ("sessions", f"DELETE FROM sessions WHERE id = {SESSION}"),
 )
+# The name of the request that stored it stays: otherwise a repeat of that would bring the words back.
 OF_A_TURN = (
     ("vectors", f"DELETE FROM vectors WHERE owner = {OWNER} AND item_id = %(item)s"),
-    (
-        "requests",
-        f"DELETE FROM requests WHERE owner = {OWNER} AND session_id = %(session)s AND turn_id ="
-        f" (SELECT turn_id FROM turns WHERE session = {SESSION} AND seq = %(seq)s)",
-    ),
     ("turns", f"DELETE FROM turns WHERE session = {SESSION} AND seq = %(seq)s"),
 )
 MEMORIES = (

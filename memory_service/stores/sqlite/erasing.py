@@ -139,17 +139,14 @@ def _delete_session(db: apsw.Connection, owner: int, session_id: str) -> dict[st
 
 
 def _clear_turn(db: apsw.Connection, owner: int, what: Forgetting) -> dict[str, int]:
-    """Its words are written over by what is left of it; the name of the request that stored it goes."""
+    """Its words are written over by what is left of it.
+
+    The name of the request that stored it stays: otherwise a repeat of that would bring them back.
+    """
     assert what.seq is not None
     item_id = turn_item_id(what.session_id, what.seq)
     db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
-    db.execute(
-        "DELETE FROM requests WHERE owner = ? AND session_id = ? AND turn_id ="
-        " (SELECT turn_id FROM turns JOIN sessions ON sessions.id = session WHERE sessions.owner = ?1"
-        " AND session_id = ?2 AND seq = ?3)",
-        (owner, what.session_id, what.seq),
-    )
-    return {"requests": db.changes(), "turns": 1}
+    return {"turns": 1}
 
 
 def _counted(gone: dict[str, int]) -> Erased:

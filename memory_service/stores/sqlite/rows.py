@@ -11,11 +11,15 @@ from memory_service.stores.sqlite.mirrors import mark
 from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
 
 
-def apply(db: apsw.Connection, commit: Commit) -> None:
-    """Write one commit into the open transaction. Raises StaleVersion or DuplicateTurn."""
+def apply(db: apsw.Connection, commit: Commit) -> bool:
+    """Write one commit into the open transaction; returns whether somebody deletes or replaces words by it.
+
+    Raises StaleVersion or DuplicateTurn.
+    """
     owner = owner_at(db, commit)
     if owner is None:
-        return  # vectors of a user who was erased
+        return False  # vectors of a user who was erased
+    is_last_word = any(_is_last_word(db, owner, memory) for memory in commit.memories)
     if commit.request is not None:
         put_request(db, owner, commit.request, commit.turns[0])
     if commit.session is not None:
@@ -25,6 +29,19 @@ def apply(db: apsw.Connection, commit: Commit) -> None:
     _put_derived(db, owner, commit)
     if commit.is_searchable:
         mark(db, commit.scope)
+    return is_last_word
+
+
+def _is_last_word(db: apsw.Connection, owner: int, memory: Memory) -> bool:
+    """Whether it takes the place of other words by somebody's wish, and not because more was learnt."""
+    if not (memory.edited or memory.is_deleted or memory.kind in ("memory", "knowledge")):
+        return False
+    held = find_memory(db, owner, memory.memory_id)
+    return held is not None and _words(held) != _words(memory)
+
+
+def _words(memory: Memory) -> tuple[object, ...]:
+    return memory.text, memory.metadata, memory.tags, memory.category, memory.rough
 
 
 def _put_derived(db: apsw.Connection, owner: int, commit: Commit) -> None:

@@ -25,8 +25,10 @@ CHECK_S = 1.0
 """Seconds that looking for damage may hold up a start: a small file is looked at whole, a large one in part."""
 CHECK_EVERY = 10_000
 
-OF_EVERY_CONNECTION = """
-PRAGMA busy_timeout = 5000;
+BUSY_MS = 5000
+
+OF_EVERY_CONNECTION = f"""
+PRAGMA busy_timeout = {BUSY_MS};
 PRAGMA trusted_schema = OFF;
 PRAGMA cell_size_check = ON;
 PRAGMA temp_store = MEMORY;

@@ -28,6 +28,7 @@ from memory_service.errors import (
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite.rows import apply
+from memory_service.stores.sqlite.schema import BUSY_MS
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
 MAX_WAITING = 10_000
+CLEARING_S, CLEARED_AGAIN_S = 0.5, 5.0
+"""So long clearing the log waits for those who read, and so long after that it is tried again."""
 STALLED_S = 2.0
 """A group that takes longer than this says that the disk is not keeping up: more is not taken in until it is done."""
 
@@ -70,6 +73,7 @@ class Writer:
         self.waiting = 0
         self._group_begun_s: float | None = None
         self._log_to_clear = False
+        self._cleared_from_s = 0.0
         self.commits = 0
         self.groups = 0
 
@@ -78,7 +82,11 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        return self.change(partial(apply, commit=commit))
+        return self.change(partial(self._apply, commit))
+
+    def _apply(self, commit: Commit, db: apsw.Connection) -> None:
+        if apply(db, commit):
+            self._log_to_clear = True
 
     def change(self, change: Change) -> asyncio.Future[Any]:
         """Queue any change, in the same way."""
@@ -163,10 +171,21 @@ class Writer:
         return outcomes
 
     def _clear_log(self) -> None:
-        """Move the log into the file and cut it to nothing; tried again after the next group if somebody reads long."""
-        with suppress(apsw.BusyError, apsw.FullError):
+        """Move the log into the file and cut it to nothing. If somebody reads long, such as a backup, it is tried again
+        with a later group: who writes must not be held up by that.
+        """
+        if time.monotonic() < self._cleared_from_s:
+            return
+        self._db.set_busy_timeout(int(CLEARING_S * 1000))
+        try:
             ((busy, *_),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._log_to_clear = bool(busy)
+        except (apsw.BusyError, apsw.FullError):
+            busy = True
+        finally:
+            self._db.set_busy_timeout(BUSY_MS)
+        if busy:
+            self._cleared_from_s = time.monotonic() + CLEARED_AGAIN_S
 
     def _require_in_place(self) -> None:
         if not self._in_place():
