@@ -129,11 +129,10 @@ async def reflected_once(record: str | Settings, door: Door, user_id: str, turns
     summaries = await door.summaries(user_id)
     assert {summary["session_id"]: summary["turn_count"] for summary in summaries} == turns
     assert len(summaries) == len(turns)
-    insights = await door.insights(user_id)
-    quoted = [(source["session_id"], source["turn_number"]) for insight in insights for source in insight["sources"]]
-    assert len(quoted) == len(set(quoted)) > 0
-    texts = [memory.text for memory in await memories(record, user_id, "insight")]
-    assert len(texts) == len(set(texts))
+    texts = [insight["content"] for insight in await door.insights(user_id)]
+    assert len(texts) == len(set(texts)) > 0
+    quoted = [source for insight in await memories(record, user_id, "insight") for source in insight.sources]
+    assert len(quoted) == len({(source.session_id, source.seq) for source in quoted}) > 0
     chunks = await memories(record, user_id, "chunk")
     covered = [(source.session_id, source.seq) for chunk in chunks for source in chunk.sources]
     assert len(covered) == len(set(covered)) > 0
