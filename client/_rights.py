@@ -88,7 +88,7 @@ class Rights(Caller, ABC, Generic[A]):
         return self._send(_calls.erase_user(self.user_id))
 
     def erase_session(self, *, session_id: str | None = None) -> A:
-        """Erase the session, its turns and what was learnt from them alone. Raises SessionNotFound."""
+        """Erase the session, its turns and what was learnt from them. Raises SessionNotFound."""
         return self._send(_calls.erase_session(self.user_id, self._bound(session_id)))
 
     def erase_turn(self, turn_number: int, *, session_id: str | None = None) -> A:

@@ -62,7 +62,7 @@ class Erasing:
         return erased
 
     async def session(self, key: SessionKey) -> Erased:
-        """Erase a session, its turns and what was learnt from them alone. Raises SessionNotFound."""
+        """Erase a session, its turns and what was learnt from them. Raises SessionNotFound."""
         if await self._store.head(key) is None:
             raise SessionNotFound
         erasure_id = await self._noted("session", key.scope, key.session_id)
