@@ -38,7 +38,6 @@ PREFIX = "mem_"
 _ID_LENGTH, _RANDOM_LENGTH, _CHECK_LENGTH = 8, 36, 6
 _OF_IDS, _OF_SECRETS = string.ascii_lowercase + string.digits, string.ascii_letters + string.digits
 _FORM = re.compile(rf"{PREFIX}([a-z0-9]{{{_ID_LENGTH}}})_([A-Za-z0-9]{{{_RANDOM_LENGTH + _CHECK_LENGTH}}})")
-
 _NAMED = re.compile(rf"{PREFIX}([a-z0-9]{{{_ID_LENGTH}}})_.*|([a-z0-9]{{{_ID_LENGTH}}})")
 
 

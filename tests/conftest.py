@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from client import MemoryServiceClient
+from memory_service.app import open_service
 from memory_service.server import running
+from memory_service.service import MemoryService
 from memory_service.settings import Settings, known_settings
 from tests.automem.launcher import AutoMemServer
 from tests.cosmos.launcher import CosmosServer
@@ -19,7 +21,9 @@ from tests.cosmos.node import INSTALL_S
 from tests.pixeltable.launcher import PixeltableHome
 from tests.postgres.launcher import PostgresServer
 from tests.redis.launcher import RedisServer
+from tests.support.background import Clock, settled
 
+Open = Callable[..., Awaitable[MemoryService]]
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
 
@@ -44,6 +48,25 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
         return Settings(_env_file=None, **given)
 
     return make
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncIterator[Open]:
+    """Open a service on SQLite that knows only the clock's time; the offline reader unless told otherwise."""
+    async with AsyncExitStack() as stack:
+
+        async def enter(**changes: Any) -> MemoryService:
+            given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
+            service = await stack.enter_async_context(open_service(make_settings(**given), clock.around))
+            await settled(service)
+            return service
+
+        yield enter
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -24,33 +24,13 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit
 from memory_service.telling import Context
 from memory_service.values import Kind, Memory, Message, Scope, SessionKey
+from tests.conftest import Open
 from tests.support.background import Clock, record, settled, until
 from tests.support.stores import store_of
 
 ANA = Scope(user_id="ana")
 BEN = Scope(user_id="ben")
 KEY = SessionKey(scope=ANA, session_id="s")
-
-Open = Callable[..., Awaitable[MemoryService]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncIterator[Open]:
-    """Open a service on SQLite that knows only the clock's time; the offline reader unless told otherwise."""
-    async with AsyncExitStack() as stack:
-
-        async def enter(**changes: Any) -> MemoryService:
-            given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
-            service = await stack.enter_async_context(open_service(make_settings(**given), clock.around))
-            await settled(service)
-            return service
-
-        yield enter
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,8 @@ from memory_service.limits import MAX_TAGS, MAX_TEXT, check_metadata
 from memory_service.rights import changed_at
 from memory_service.service import MemoryService
 from memory_service.stores.bodies import Place, micros, moment
-from memory_service.values import OWN, Kind, Memory, Scope, Trust
+from memory_service.values import OWN, Kind, Memory, OwnKind, Scope, Trust
 
-OwnKind = Literal["summary", "insight", "memory", "episode", "chunk"]
 MOST_FORGOTTEN = 100
 _KINDS = "|".join(OWN)
 Content = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, extra_json_schema=schemas.NO_NUL)]

@@ -14,7 +14,8 @@ from memory_service.values.trust import Trust
 
 Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OWN: tuple[Kind, ...] = ("summary", "insight", "memory", "episode", "chunk")
+OwnKind = Literal["summary", "insight", "memory", "episode", "chunk"]
+OWN: tuple[Kind, ...] = get_args(OwnKind)
 """Kinds of memories of a user's own; messages are the record itself, and knowledge is nobody's own."""
 EXTRACTIVE = "extractive"
 """Named as the model of what was picked and quoted, not written."""

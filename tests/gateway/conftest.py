@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
 
 from memory_service.api.auth import Caller
-from memory_service.app import open_service
 from memory_service.gateway.models import Message, SessionContext, UpsertSessionContextRequest
 from memory_service.service import MemoryService
-from memory_service.settings import Settings
 from tests.api.talking import PATIENCE_S
-from tests.support.background import Clock, settled
-
-Open = Callable[..., Awaitable[MemoryService]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def opened(make_settings: Callable[..., Settings], clock: Clock) -> AsyncIterator[Open]:
-    """Open a service that knows only the clock's time; the offline reader unless told otherwise."""
-    async with AsyncExitStack() as stack:
-
-        async def enter(**changes: Any) -> MemoryService:
-            given = {"sweep_interval_seconds": 3600, "shutdown_grace_seconds": 0.05, **changes}
-            service = await stack.enter_async_context(open_service(make_settings(**given), clock.around))
-            await settled(service)
-            return service
-
-        yield enter
+from tests.conftest import Open
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 
 from memory_service.settings import Settings
-from tests.gateway.conftest import Open, said
+from tests.conftest import Open
+from tests.gateway.conftest import said
 from tests.gateway.test_upserts import sessions, upsert
 from tests.support.admitted import admitting
 from tests.support.background import Clock

@@ -15,7 +15,8 @@ from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from memory_service.gateway.models import CreateMemoryRequest, GetMemoriesRequest, Memory, Message, SessionContext
 from memory_service.service import MemoryService
 from memory_service.values import Scope
-from tests.gateway.conftest import ANYBODY, Open, said
+from tests.conftest import Open
+from tests.gateway.conftest import ANYBODY, said
 from tests.support.background import Clock, record, settled, until
 from tests.support.process import service_process
 

@@ -12,7 +12,8 @@ from memory_service.service import MemoryService
 from memory_service.sessions import Draft
 from memory_service.values import KINDS, Scope, SessionKey
 from memory_service.values import Message as Said
-from tests.gateway.conftest import ANYBODY, Open, an_upsert, said
+from tests.conftest import Open
+from tests.gateway.conftest import ANYBODY, an_upsert, said
 from tests.support.background import Clock, record, settled
 
 ANA = Scope(user_id="ana")
