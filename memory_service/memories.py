@@ -85,6 +85,20 @@ class Memories:
     ) -> None:
         self._store, self._changed, self._now, self._new_id = store, changed, now, new_id
 
+    async def remember(
+        self,
+        scope: Scope,
+        text: str,
+        *,
+        session_id: str | None = None,
+        tags: tuple[str, ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> Memory:
+        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
+        draft = MemoryDraft(text=text, session_id=session_id, tags=tags, metadata=metadata or {})
+        (memory,) = await self.remember_many(scope, [draft])
+        return memory
+
     async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
         """Keep texts as memories of a user; they are durable and can be found when this returns.
 

@@ -23,7 +23,7 @@ from memory_service.gateway.verbs import Gateway
 from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
-from memory_service.memories import Kept, Memories, MemoryDraft, document_memory_id, known_of
+from memory_service.memories import Memories, document_memory_id, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved
@@ -36,7 +36,7 @@ from memory_service.rights import Rights
 from memory_service.scheduler import Scheduler
 from memory_service.sessions import Draft, Ended, Sessions, found
 from memory_service.stores.base import Commit, Store
-from memory_service.telling import Asked, Context, Document, Known
+from memory_service.telling import Asked, Context, Known
 from memory_service.tombstones import Tombstones
 from memory_service.transfers import Transfers
 from memory_service.values import (
@@ -107,7 +107,8 @@ class MemoryService:
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
         self._sessions, self.audit = parts.sessions, parts.audit
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
-        self._memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
+        self.memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
+        """What callers write themselves."""
         self.rights = Rights(parts.store, self._memories_gone, now=now)
         """What a user may do about their memories."""
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
@@ -119,7 +120,7 @@ class MemoryService:
         self.gateway = Gateway(
             parts.store,
             parts.revisions,
-            self._memories,
+            self.memories,
             parts.recall,
             parts.embedding,
             parts.background,
@@ -256,24 +257,6 @@ class MemoryService:
         """Return what the user's memory holds on a question, best first; waits for the embedding of the question."""
         return await self._recall.retrieve(scope, question, limit, kinds, Only(min_trust=min_trust))
 
-    async def remember(
-        self,
-        scope: Scope,
-        text: str,
-        *,
-        session_id: str | None = None,
-        tags: tuple[str, ...] = (),
-        metadata: dict[str, Any] | None = None,
-    ) -> Memory:
-        """Keep a text as a memory of a user; it is durable and can be found when this returns."""
-        draft = MemoryDraft(text=text, session_id=session_id, tags=tags, metadata=metadata or {})
-        (memory,) = await self.remember_many(scope, [draft])
-        return memory
-
-    async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
-        """Keep texts as memories of a user, the last as the newest; up to a hundred at a time, all of them or none."""
-        return await self._memories.remember_many(scope, drafts)
-
     async def recall(
         self,
         scope: Scope,
@@ -297,13 +280,6 @@ class MemoryService:
     async def delete_memory(self, scope: Scope, memory_id: str) -> bool:
         """Delete a memory of any kind; returns whether there was one."""
         return bool(await self.erasing.memories(scope, [memory_id]))
-
-    async def put_document(self, tenant_id: str, document: Document) -> Kept:
-        """Keep a piece of knowledge for all users of a tenant, in place of an earlier one of its `doc_id`.
-
-        An empty `doc_id` is made. Nothing is written if it is there just as it is.
-        """
-        return await self._memories.put_document(tenant_id, document)
 
     async def recall_knowledge(
         self,

@@ -190,7 +190,7 @@ def test_migrate_fresh_empties_drivers_and_never_the_record(
             await work(service)
 
     async def store(service: MemoryService) -> None:
-        await service.remember(ANA, "Ana eats no walnuts")
+        await service.memories.remember(ANA, "Ana eats no walnuts")
         await World(service).caught_up()
 
     async def look(service: MemoryService) -> None:

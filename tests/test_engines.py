@@ -81,7 +81,7 @@ async def world(make_world: Callable[..., Any]) -> World:
 async def test_what_an_engine_finds_is_told_from_the_record_as_the_record_would(world: World) -> None:
     for text in ("Ana eats no walnuts", "It rained at sea", "Ben grows walnuts on a hill"):
         await world.say(text)
-        await world.service.remember(ANA, f"noted: {text}", tags=("note",), metadata={"of": text})
+        await world.service.memories.remember(ANA, f"noted: {text}", tags=("note",), metadata={"of": text})
     await world.caught_up()
     through = await world.service.recall(ANA, "walnuts", 10, Only())
     alone = await world.service.recall(ANA, "walnuts", 10, Only(), drivers=())
@@ -93,11 +93,11 @@ async def test_what_an_engine_finds_is_told_from_the_record_as_the_record_would(
 
 
 async def test_what_was_stored_a_moment_ago_is_found_though_no_engine_has_it(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().hangs = asyncio.Event()  # the engine takes nothing more ...
     await world.say("Hazelnuts and walnuts are fine since May")
-    await world.service.remember(ANA, "walnuts, again")
+    await world.service.memories.remember(ANA, "walnuts, again")
     await asyncio.sleep(0)
     world.engine().hangs = None  # ... but it answers
     texts, degraded = await world.found("walnuts")
@@ -106,7 +106,7 @@ async def test_what_was_stored_a_moment_ago_is_found_though_no_engine_has_it(wor
 
 
 async def test_a_deleted_memory_is_not_told_though_the_engine_still_has_it(world: World) -> None:
-    memory = await world.service.remember(ANA, "Ana eats no walnuts")
+    memory = await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     before = dict(world.engine().shelf[ANA])
     await world.service.delete_memory(ANA, memory.memory_id)
@@ -117,8 +117,8 @@ async def test_a_deleted_memory_is_not_told_though_the_engine_still_has_it(world
 
 
 async def test_what_an_engine_tells_of_another_user_is_nothing(world: World) -> None:
-    await world.service.remember(BEN, "Ben eats no walnuts")
-    await world.service.remember(ANA, "Ana likes tea")
+    await world.service.memories.remember(BEN, "Ben eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana likes tea")
     await world.caught_up()
     shelf = world.engine().shelf
     shelf[ANA].update(shelf[BEN])
@@ -126,11 +126,11 @@ async def test_what_an_engine_tells_of_another_user_is_nothing(world: World) -> 
 
 
 async def test_restrictions_hold_through_an_engine_and_for_what_it_lacks(world: World) -> None:
-    await world.service.remember(ANA, "walnuts one", session_id="a", tags=("x",))
+    await world.service.memories.remember(ANA, "walnuts one", session_id="a", tags=("x",))
     await world.caught_up()
     world.engine().hangs = asyncio.Event()
-    await world.service.remember(ANA, "walnuts two", session_id="b")
-    await world.service.remember(ANA, "walnuts three", session_id="a")
+    await world.service.memories.remember(ANA, "walnuts two", session_id="b")
+    await world.service.memories.remember(ANA, "walnuts three", session_id="a")
     world.engine().hangs = None
     assert set((await world.found("walnuts", only=Only(session_id="a")))[0]) == {"walnuts one", "walnuts three"}
     without = Only(without_tags=frozenset({"x"}))
@@ -151,7 +151,9 @@ async def test_what_is_trusted_is_asked_of_the_record_for_engines_know_nothing_o
 
 
 async def test_knowledge_is_found_through_an_engine_too(world: World) -> None:
-    await world.service.put_document("default", Document(doc_id="d", content="Walnuts grow on trees", category="Food"))
+    await world.service.memories.put_document(
+        "default", Document(doc_id="d", content="Walnuts grow on trees", category="Food")
+    )
     await world.caught_up()
     assert set(world.engine().shelf) == {knowledge_of("default")}
     retrieved = await world.service.recall_knowledge("default", "walnuts", 5, "FOOD")
@@ -161,11 +163,11 @@ async def test_knowledge_is_found_through_an_engine_too(world: World) -> None:
 
 
 async def test_without_an_engine_the_record_answers_and_says_so_until_it_is_back(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().away = True
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ("driver",))
-    await world.service.remember(ANA, "walnuts, stored while it was away")
+    await world.service.memories.remember(ANA, "walnuts, stored while it was away")
     texts, degraded = await world.found("walnuts")
     assert (len(texts), degraded) == (2, ("driver",))
     world.engine().away = False
@@ -175,7 +177,7 @@ async def test_without_an_engine_the_record_answers_and_says_so_until_it_is_back
 
 
 async def test_nobody_waits_long_for_an_engine_that_hangs_and_soon_nobody_at_all(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().hangs = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -188,7 +190,7 @@ async def test_nobody_waits_long_for_an_engine_that_hangs_and_soon_nobody_at_all
 
 async def test_the_next_engine_is_asked_where_the_first_is_away(make_world: Callable[..., Any]) -> None:
     world: World = await make_world(f"{SHELF}, {OTHER}")
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     for name in (SHELF, OTHER):
         await world.caught_up(name)
     assert (await world.found("walnuts"), world.engine(OTHER).calls.count("search")) == (
@@ -204,12 +206,12 @@ async def test_the_next_engine_is_asked_where_the_first_is_away(make_world: Call
 
 
 async def test_an_engine_that_is_far_behind_is_not_asked(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().hangs = asyncio.Event()
     for number in range(MOST_LACKING // 100 + 1):
         drafts = [f"note {number} {place}" for place in range(100)]
-        await asyncio.gather(*(world.service.remember(ANA, text) for text in drafts))
+        await asyncio.gather(*(world.service.memories.remember(ANA, text) for text in drafts))
     searches = world.engine().calls.count("search")
     texts, degraded = await world.found("walnuts")
     assert (texts[0], degraded) == ("Ana eats no walnuts", ())
@@ -220,7 +222,7 @@ async def test_a_new_engine_is_brought_what_was_there_before_it(
     make_world: Callable[..., Any], make_settings: MakeSettings
 ) -> None:
     async with open_service(make_settings()) as service:
-        await service.remember(ANA, "Ana eats no walnuts")
+        await service.memories.remember(ANA, "Ana eats no walnuts")
     world: World = await make_world(SHELF)
     await world.caught_up()
     assert len(world.engine().shelf[ANA]) == 1
@@ -228,7 +230,7 @@ async def test_a_new_engine_is_brought_what_was_there_before_it(
 
 async def test_engines_may_be_switched_while_the_service_runs(make_world: Callable[..., Any]) -> None:
     world: World = await make_world("builtin")
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     assert (await world.found("walnuts"), world.answered) == ((["Ana eats no walnuts"], ()), (0, 0))
     await world.service.drivers.switch([SHELF])
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
@@ -244,7 +246,7 @@ async def test_engines_may_be_switched_while_the_service_runs(make_world: Callab
 
 
 async def test_an_engine_that_begins_anew_is_not_asked_until_it_is_full(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().shelf[ANA].clear()  # somebody was at its tables
     assert await world.found("walnuts") == ([], ())
@@ -257,7 +259,7 @@ async def test_an_engine_that_begins_anew_is_not_asked_until_it_is_full(world: W
 async def test_what_an_engine_finds_while_it_begins_anew_is_not_believed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
 
     async def forgets_meanwhile(scope: Scope, sought: Sought, limit: int) -> list[str]:
@@ -269,7 +271,7 @@ async def test_what_an_engine_finds_while_it_begins_anew_is_not_believed(
 
 
 async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not_believed(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().shelf.clear()
     world.engine().made = "another"
@@ -280,11 +282,11 @@ async def test_what_a_database_finds_that_was_put_in_the_place_of_another_is_not
 
 async def test_answers_of_an_engine_that_was_amiss_are_forgotten_with_it(make_world: Callable[..., Any]) -> None:
     world: World = await make_world(SHELF, query_cache_seconds=60)
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     for amend in (world.service.drivers.rebuild, world.service.drivers.drop):
         world.engine().shelf[ANA].clear()
-        await world.service.remember(ANA, "another note")
+        await world.service.memories.remember(ANA, "another note")
         await world.caught_up()
         world.engine().shelf[ANA].clear()
         assert await world.found("walnuts") == ([], ())
@@ -313,12 +315,12 @@ async def test_what_the_sweep_gives_a_vector_is_brought_it(make_settings: MakeSe
 
 
 async def test_an_engine_that_is_let_go_holds_nothing_and_is_kept_up_no_more(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     engine = world.engine()
     await world.service.drivers.drop(SHELF)
     assert (engine.shelf, world.service.engines.names, world.service.engines.order) == ({}, (), ())
-    await world.service.remember(ANA, "walnuts again")
+    await world.service.memories.remember(ANA, "walnuts again")
     assert len((await world.found("walnuts"))[0]) == 2
     assert engine.shelf == {}
     for verb in (world.service.drivers.drop, world.service.drivers.rebuild):
@@ -336,18 +338,18 @@ async def test_a_restart_goes_on_where_the_engine_was(
     monkeypatch.setattr(ShelfEngine, "from_settings", lambda settings: engine)
     settings = make_settings(memory_driver=SHELF)
     async with open_service(settings) as service:
-        await service.remember(ANA, "Ana eats no walnuts")
+        await service.memories.remember(ANA, "Ana eats no walnuts")
         await World(service).caught_up()
     calls = len(engine.calls)
     async with open_service(settings) as service:
-        await service.remember(ANA, "walnuts again")
+        await service.memories.remember(ANA, "walnuts again")
         await World(service).caught_up()
         assert "forget" not in engine.calls[calls:]
         assert len(engine.shelf[ANA]) == 2
 
 
 async def test_stats_tell_how_engines_fare(world: World) -> None:
-    await world.service.remember(ANA, "Ana eats no walnuts")
+    await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
     world.engine().away = True
     for _ in range(FAILURES):

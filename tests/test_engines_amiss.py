@@ -69,14 +69,16 @@ async def test_what_is_no_more_so_crowds_out_nothing_that_is(make_world: MakeWor
     world: World = await make_world(name)
     drafts = [MemoryDraft(text="tea", memory_id=f"m{number}") for number in range(60)]
     kept = MemoryDraft(text="In a very long line somebody says that there is tea somewhere", memory_id="kept")
-    await world.service.remember_many(ANA, [*drafts, kept])
+    await world.service.memories.remember_many(ANA, [*drafts, kept])
     await world.caught_up(name)
     world.engine(name).fails_at = {"put", "remove", "forget", "put_vectors"}
     for draft in drafts:
         if then == "deleted":
             await world.service.delete_memory(ANA, draft.memory_id)
     if then == "rewritten":
-        await world.service.remember_many(ANA, [MemoryDraft(text="rum", memory_id=d.memory_id) for d in drafts])
+        await world.service.memories.remember_many(
+            ANA, [MemoryDraft(text="rum", memory_id=d.memory_id) for d in drafts]
+        )
     assert await world.found("tea", by_words=True, drivers=(name,)) == ([kept.text], ())
 
 
@@ -84,8 +86,10 @@ async def test_knowledge_that_was_deleted_hides_no_other(make_world: MakeWorld) 
     name = f"{HERE}:BestFew"
     world: World = await make_world(name)
     for number in range(60):
-        await world.service.put_document("default", Document(doc_id=f"d{number}", content="tea", category="x"))
-    await world.service.put_document("default", Document(doc_id="kept", content="There is tea, they say", category="x"))
+        await world.service.memories.put_document("default", Document(doc_id=f"d{number}", content="tea", category="x"))
+    await world.service.memories.put_document(
+        "default", Document(doc_id="kept", content="There is tea, they say", category="x")
+    )
     await world.caught_up(name)
     world.engine(name).fails_at = {"put", "remove", "forget", "put_vectors"}
     for number in range(60):
@@ -107,7 +111,7 @@ async def test_what_has_its_vector_on_record_alone_is_found_by_meaning(make_sett
         engine = world.engine(name)
         engine.fails_at = {"put_vectors"}
         embedding = store.hang_at("due_vectors")
-        await world.service.remember(ANA, "I like hazelnuts and almonds")
+        await world.service.memories.remember(ANA, "I like hazelnuts and almonds")
         await until(lambda: [copy.vector is None for copy in engine.shelf.get(ANA, {}).values()] == [True])
         embedding.release()
         await until(lambda: "put_vectors" in engine.calls)
@@ -122,7 +126,7 @@ async def test_what_has_its_vector_on_record_alone_is_found_by_meaning(make_sett
 async def brought(settings: Settings) -> None:
     """A record of one memory, which its engine has."""
     async with open_service(settings, Surroundings(gather_s=0.001)) as service:
-        await service.remember(ANA, "walnuts")
+        await service.memories.remember(ANA, "walnuts")
         await World(service).caught_up("pgvector")
 
 
@@ -181,7 +185,7 @@ async def test_tables_dropped_beneath_a_running_service_come_back_full(
 ) -> None:
     async with open_service(settings, Surroundings(gather_s=0.001)) as service:
         world = World(service)
-        await service.remember(ANA, "walnuts")
+        await service.memories.remember(ANA, "walnuts")
         await world.caught_up("pgvector")
         with psycopg.connect(postgres_url) as db:
             db.execute(f"DROP TABLE {gone}".encode())
@@ -201,7 +205,7 @@ async def test_tables_dropped_beneath_a_running_service_come_back_full(
 async def test_tables_that_another_process_has_emptied_are_not_believed(settings: Settings, postgres_url: str) -> None:
     async with open_service(settings, Surroundings(gather_s=0.001)) as service:
         world = World(service)
-        await service.remember(ANA, "walnuts")
+        await service.memories.remember(ANA, "walnuts")
         await world.caught_up("pgvector")
         other = type(service.engines.engine("pgvector")).from_settings(settings)
         async with AsyncExitStack() as stack:
@@ -217,10 +221,10 @@ async def test_tables_that_another_process_has_emptied_are_not_believed(settings
 async def test_what_automem_refused_for_a_while_is_found(make_world: MakeWorld, automem_server: AutoMemServer) -> None:
     automem_server.fails({"path": "/memory/batch", "status": 400})
     world: World = await make_world("automem", automem_url=automem_server.url)
-    await world.service.remember(ANA, "walnuts")
+    await world.service.memories.remember(ANA, "walnuts")
     await until(lambda: world.service.engines.engine("automem").refused)  # type: ignore[attr-defined]
     automem_server.fails()
-    await world.service.remember(ANA, "peas")
+    await world.service.memories.remember(ANA, "peas")
     assert (await world.found("walnuts", by_words=True))[0] == ["walnuts"]
 
 
@@ -238,7 +242,7 @@ async def test_nothing_that_was_being_brought_is_left_where_an_engine_was_droppe
         await put(scope, copies)
 
     engine._put = slowly  # type: ignore[method-assign]
-    await world.service.remember(ANA, "a secret that is to go")
+    await world.service.memories.remember(ANA, "a secret that is to go")
     await arrived.wait()
     dropping = asyncio.create_task(world.service.drivers.drop(SHELF))
     await asyncio.sleep(0)
@@ -249,13 +253,13 @@ async def test_nothing_that_was_being_brought_is_left_where_an_engine_was_droppe
 
 async def test_one_whose_drop_failed_is_kept_up_as_before(make_world: MakeWorld) -> None:
     world: World = await make_world(SHELF)
-    await world.service.remember(ANA, "walnuts")
+    await world.service.memories.remember(ANA, "walnuts")
     await world.caught_up()
     world.engine().fails_at = {"drop"}
     with pytest.raises(DriverUnavailable):
         await world.service.drivers.drop(SHELF)
     world.engine().fails_at = set()
-    await world.service.remember(ANA, "more walnuts")
+    await world.service.memories.remember(ANA, "more walnuts")
     await world.caught_up()
     before = world.answered[0]
     assert len((await world.found("walnuts"))[0]) == 2
@@ -286,7 +290,7 @@ async def test_ids_that_are_nowhere_on_record_do_no_harm(
     odd += ["s#\u0661.0", "a'b", "s#1_0.0", "~", "s# 1.0", "memory_of_nobody"]
     more = {} if over == "sqlite" else {"store_url": request.getfixturevalue("postgres_url")}
     world: World = await make_world(SHELF, **more)
-    await world.service.remember(ANA, "walnuts")
+    await world.service.memories.remember(ANA, "walnuts")
     await world.caught_up()
     search = world.engine()._search
 
@@ -302,7 +306,7 @@ async def test_a_mistake_of_an_engine_costs_no_answer_and_tells_no_words(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     world: World = await make_world(SHELF)
-    await world.service.remember(ANA, "walnuts")
+    await world.service.memories.remember(ANA, "walnuts")
     await world.caught_up()
 
     async def wrongly(scope: Scope, sought: Sought, limit: int) -> list[str]:

@@ -52,7 +52,9 @@ async def known(
 
 
 async def test_what_is_remembered_is_found_at_once_and_by_its_user_alone(service: MemoryService) -> None:
-    memory = await service.remember(ANA, "Ana eats no walnuts", session_id="s", tags=("food",), metadata={"from": "x"})
+    memory = await service.memories.remember(
+        ANA, "Ana eats no walnuts", session_id="s", tags=("food",), metadata={"from": "x"}
+    )
     assert await recalled(service, ANA, "walnuts") == ["Ana eats no walnuts"]
     assert await recalled(service, BEN, "walnuts") == []
     (hit,) = (await service.recall(ANA, "walnuts", 1, Only())).hits
@@ -67,8 +69,10 @@ async def test_what_is_remembered_is_found_at_once_and_by_its_user_alone(service
 
 async def test_a_search_is_restricted_before_it_takes_the_best(service: MemoryService) -> None:
     for number in range(5):
-        await service.remember(ANA, f"walnuts walnuts walnuts {number}", session_id="noisy", tags=("noise", "x"))
-    await service.remember(ANA, "and once walnuts were spoken of, among many other things", session_id="quiet")
+        await service.memories.remember(
+            ANA, f"walnuts walnuts walnuts {number}", session_id="noisy", tags=("noise", "x")
+        )
+    await service.memories.remember(ANA, "and once walnuts were spoken of, among many other things", session_id="quiet")
     (quiet,) = await recalled(service, ANA, "walnuts", session_id="quiet")
     assert await recalled(service, ANA, "walnuts", without_tags=frozenset({"noise"})) == [quiet]
     assert await recalled(service, ANA, "walnuts", session_id="nowhere") == []
@@ -79,9 +83,9 @@ async def test_a_search_is_restricted_before_it_takes_the_best(service: MemorySe
 async def test_without_a_question_the_newest_come_first_whatever_they_are(service: MemoryService) -> None:
     key = SessionKey(scope=ANA, session_id="s")
     await service.start_session(ANA, "s", restore=True)
-    await service.remember(ANA, "Ana eats no walnuts", session_id="t", tags=("food",))
+    await service.memories.remember(ANA, "Ana eats no walnuts", session_id="t", tags=("food",))
     await service.store_turn(key, Draft(messages=(Message(role="user", content="Hello"),)))
-    await service.remember(ANA, "Ana likes tea", session_id="s")
+    await service.memories.remember(ANA, "Ana likes tea", session_id="s")
 
     async def newest(limit: int = 10, scope: Scope = ANA, **only: object) -> list[str]:
         return [item.text for item in await service.newest(scope, limit, Only(**only))]  # type: ignore[arg-type]
@@ -94,8 +98,8 @@ async def test_without_a_question_the_newest_come_first_whatever_they_are(servic
 
 
 async def test_a_deleted_memory_is_nowhere_any_more(service: MemoryService) -> None:
-    memory = await service.remember(ANA, "Ana eats no walnuts")
-    other = await service.remember(ANA, "Ana likes tea")
+    memory = await service.memories.remember(ANA, "Ana eats no walnuts")
+    other = await service.memories.remember(ANA, "Ana likes tea")
     assert await recalled(service, ANA, "walnuts") == [memory.text]
     assert not await service.delete_memory(BEN, memory.memory_id), "of another it looks as if it were missing"
     assert await service.delete_memory(ANA, memory.memory_id)
@@ -107,8 +111,8 @@ async def test_a_deleted_memory_is_nowhere_any_more(service: MemoryService) -> N
 
 
 async def test_to_ask_for_the_deletion_of_what_is_not_there_drops_nothing(service: MemoryService) -> None:
-    await service.put_document("default", LEAVE)
-    await service.remember(ANA, "Ana eats no walnuts")
+    await service.memories.put_document("default", LEAVE)
+    await service.memories.remember(ANA, "Ana eats no walnuts")
     assert await known(service, "leave")
     assert await recalled(service, ANA, "walnuts")
     assert service.stats()["recall"]["cached_users"] == 2
@@ -122,7 +126,7 @@ async def test_to_ask_for_the_deletion_of_what_is_not_there_drops_nothing(servic
 
 async def test_knowledge_is_found_for_all_users_of_its_tenant_and_for_no_other(service: MemoryService) -> None:
     for document in (LEAVE, REMOTE, SOUP):
-        await service.put_document("default", document)
+        await service.memories.put_document("default", document)
     assert (await known(service, "How many days of leave?"))[0] == "POL-001"
     assert set(await known(service, "days")) == {"POL-001", "POL-002", "soup"}
     assert await known(service, "days", tenant="other") == []
@@ -131,17 +135,19 @@ async def test_knowledge_is_found_for_all_users_of_its_tenant_and_for_no_other(s
 
 async def test_knowledge_is_found_by_category_however_it_is_written(service: MemoryService) -> None:
     for document in (LEAVE, REMOTE, SOUP):
-        await service.put_document("default", document)
+        await service.memories.put_document("default", document)
     for category in ("policies", "Policies", "POLICIES"):
         assert set(await known(service, "three days", category)) == {"POL-001", "POL-002"}
     assert await known(service, "three days", "unknown") == []
 
 
 async def test_knowledge_that_comes_again_takes_the_place_of_the_former(service: MemoryService) -> None:
-    first = await service.put_document("default", LEAVE)
-    again = await service.put_document("default", LEAVE)
+    first = await service.memories.put_document("default", LEAVE)
+    again = await service.memories.put_document("default", LEAVE)
     assert (first.change, again.change, again.memory) == ("created", "unchanged", first.memory)
-    again = await service.put_document("default", Document(doc_id="POL-001", content="Leave was cut", category="news"))
+    again = await service.memories.put_document(
+        "default", Document(doc_id="POL-001", content="Leave was cut", category="news")
+    )
     assert (again.change, again.memory.memory_id) == ("replaced", first.memory.memory_id)
     held = await service.newest(knowledge_of("default"), 10, Only())
     assert {item.trust for item in held} == {"high"}, "its writers answer for it"
@@ -152,10 +158,10 @@ async def test_knowledge_that_comes_again_takes_the_place_of_the_former(service:
 
 
 async def test_deleted_knowledge_is_gone_and_may_come_again(service: MemoryService) -> None:
-    await service.put_document("default", LEAVE)
+    await service.memories.put_document("default", LEAVE)
     assert not await service.delete_document("other", "POL-001")
     assert await service.delete_document("default", "POL-001")
     assert not await service.delete_document("default", "POL-001")
     assert await known(service, "leave") == []
-    await service.put_document("default", LEAVE)
+    await service.memories.put_document("default", LEAVE)
     assert await known(service, "leave") == ["POL-001"]

@@ -118,7 +118,7 @@ async def test_a_vector_that_came_meanwhile_counts(world: World) -> None:
 
 
 async def test_what_was_deleted_is_not_told_again(world: World) -> None:
-    memory = await world.service.remember(ANA, "walnuts, once")
+    memory = await world.service.memories.remember(ANA, "walnuts, once")
     assert "walnuts, once" in await world.ask()
     await world.service.delete_memory(ANA, memory.memory_id)
     assert "walnuts, once" not in await world.ask()
@@ -129,11 +129,11 @@ async def test_what_another_process_has_written_or_deleted_counts(
 ) -> None:
     async with opened(postgres_url) as one, opened(postgres_url) as other:
         here, there = await make_world(one), await make_world(other)
-        memory = await there.service.remember(ANA, "walnuts, there")
+        memory = await there.service.memories.remember(ANA, "walnuts, there")
         await settled(there.service)
         assert await here.ask() == await here.ask() == ["walnuts, there"]
         assert here.repeated == 1
-        await there.service.remember(ANA, "walnuts, again")
+        await there.service.memories.remember(ANA, "walnuts, again")
         assert len(await here.ask()) == 2
         await there.service.delete_memory(ANA, memory.memory_id)
         assert await here.ask() == ["walnuts, again"]
@@ -219,7 +219,7 @@ async def two_worlds(
             await make_world(store, redis_url=redis_server.url, pool_coherence="validate") for store in (one, other)
         ]
         await here.say("I eat no walnuts")
-        await here.service.remember(ANA, "walnuts, noted", tags=("x",), metadata={"a": 1})
+        await here.service.memories.remember(ANA, "walnuts, noted", tags=("x",), metadata={"a": 1})
         await settled(here.service)
         yield here, there
 
@@ -240,7 +240,7 @@ async def test_what_one_service_has_answered_another_need_not_search(two_worlds:
 async def test_an_answer_of_another_counts_only_while_nothing_is_new(two_worlds: tuple[World, World]) -> None:
     here, there = two_worlds
     await found(here)
-    memory = await here.service.remember(ANA, "walnuts, again")
+    memory = await here.service.memories.remember(ANA, "walnuts, again")
     assert len(await found(there)) == 3
     await found(here)
     await here.service.delete_memory(ANA, memory.memory_id)

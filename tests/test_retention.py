@@ -220,12 +220,12 @@ async def test_memories_of_no_session_go_by_their_own_age_but_not_what_somebody_
     service = await opened(retention_days=30)
     await talk(service, ANA)
     for number, session_id in enumerate((None, "driver", "s")):
-        await service.remember(ANA, f"remembered {number}", session_id=session_id)
-    edited = await service.remember(ANA, "as it was")
+        await service.memories.remember(ANA, f"remembered {number}", session_id=session_id)
+    edited = await service.memories.remember(ANA, "as it was")
     await service.rights.edit(ANA, edited.memory_id, {"text": "as I want it"})
-    await service.put_document("acme", Document(doc_id="d", content="Birds sing.", category="birds"))
+    await service.memories.put_document("acme", Document(doc_id="d", content="Birds sing.", category="birds"))
     clock.advance(days=20)
-    await service.remember(ANA, "remembered lately")
+    await service.memories.remember(ANA, "remembered lately")
     await service.start_session(ANA, "s", restore=False)
     clock.advance(days=10)
     assert (await carried_out(service))["memories"] == 2
@@ -249,7 +249,7 @@ async def test_more_than_a_page_goes_in_one_round_and_none_that_is_kept_is_in_it
         for number in range(5):
             key = SessionKey(scope=scope, session_id=f"s{number}")
             await begin(record(service), key, touched_at=clock())
-            await service.remember(scope, f"remembered {number}")
+            await service.memories.remember(scope, f"remembered {number}")
     clock.advance(days=30, seconds=1)
     told = await carried_out(service)
     assert (told["sessions"], told["memories"]) == (5, 5)

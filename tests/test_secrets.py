@@ -58,7 +58,7 @@ async def all_derived(service: MemoryService) -> str:
 async def read_out(service: MemoryService) -> None:
     """Have everything done to a conversation that is done to one: compacted, embedded, reflected on, searched."""
     await say(service, *[f"{SAID} {n}" for n in range(10)])
-    await service.remember(ANA, f"The token is {TOKEN}", tags=(TOKEN,), metadata={"token": TOKEN})
+    await service.memories.remember(ANA, f"The token is {TOKEN}", tags=(TOKEN,), metadata={"token": TOKEN})
     await settled(service)
     assert (await service.context(KEY)).session.cumulative_summary
     await service.retrieve(ANA, f"What is {TOKEN}? {SAID}", 5, None)
@@ -103,7 +103,7 @@ async def test_the_record_of_what_was_said_and_remembered_is_kept_to_the_byte(
 ) -> None:
     async with open_service(make_settings()) as service:
         await say(service, SAID)
-        memory = await service.remember(ANA, f"The token is {TOKEN}")
+        memory = await service.memories.remember(ANA, f"The token is {TOKEN}")
         assert [turn.messages[0].content for turn in (await service.context(KEY)).turns] == [SAID]
         found = (await service.retrieve(ANA, "my boat", 5, ["message"])).hits
         assert [hit.item.text for hit in found] == [SAID]

@@ -23,7 +23,7 @@ async def store_knowledge(
         title=body.title,
         metadata=body.metadata,
     )
-    kept = await service.put_document(caller.of_all_users(), document)
+    kept = await service.memories.put_document(caller.of_all_users(), document)
     return schemas.KnowledgeStoredAnswer(
         doc_id=kept.doc_id,
         id=kept.memory.memory_id,

@@ -49,7 +49,9 @@ async def store_memories(service: MemoryService, caller: Caller, body: StoreMemo
         drafts.setdefault(caller.scope(memory.user_id), []).append((place, _draft(memory)))
     ids = [""] * len(body.memories)
     for scope, own in drafts.items():
-        for (place, _), kept in zip(own, await service.remember_many(scope, [draft for _, draft in own]), strict=True):
+        for (place, _), kept in zip(
+            own, await service.memories.remember_many(scope, [draft for _, draft in own]), strict=True
+        ):
             ids[place] = kept.memory_id
     return MemoriesStoredAnswer(ids=ids, count=len(ids), durability=service.durability)
 

@@ -20,15 +20,16 @@ from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.api.quarantine import QUARANTINE
+from memory_service.api.reflections import REFLECTIONS
 from memory_service.api.rights import RIGHTS
 from memory_service.api.transfers import TRANSFERS
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
 from memory_service.limits import check_metadata, check_moment
 from memory_service.service import MemoryService
-from memory_service.sessions import Draft, Ended, RequestName
+from memory_service.sessions import Draft, RequestName
 from memory_service.telling import Context
-from memory_service.values import Memory, Message, Scope, SessionKey, Sitting, Source
+from memory_service.values import Memory, Message, SessionKey, Source
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -52,22 +53,6 @@ async def end_session(service: MemoryService, caller: Caller, body: schemas.Sess
         summary_generated=bool(ended.sitting and ended.sitting.summary),
         insights_count=ended.sitting.insights_count if ended.sitting else 0,
     )
-
-
-async def reflection(service: MemoryService, caller: Caller, body: schemas.GetReflection) -> schemas.ReflectionAnswer:
-    return _reflection(await service.reflection(_key(caller, body)))
-
-
-async def reflections(
-    service: MemoryService, caller: Caller, body: schemas.GetReflections
-) -> schemas.ReflectionsAnswer:
-    found = await service.reflections(caller.of_all_users(), body.state, body.limit)
-    answers = [_sitting(scope, sitting) for scope, sitting in found]
-    return schemas.ReflectionsAnswer(reflections=answers, count=len(answers))
-
-
-async def replay(service: MemoryService, caller: Caller, body: schemas.Replay) -> schemas.ReflectionAnswer:
-    return _reflection(await service.replay(_key(caller, body)))
 
 
 async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> msgspec.Raw:
@@ -148,33 +133,6 @@ VERBS = (
         errors=(404, 507),
     ),
     Verb(
-        method="GET",
-        path="/sessions/{session_id}/reflection",
-        summary="Tell how far the reflection on a session is",
-        handle=reflection,
-        takes=schemas.GetReflection,
-        gives=schemas.ReflectionAnswer,
-        errors=(404,),
-    ),
-    Verb(
-        method="GET",
-        path="/reflections",
-        summary="List sittings by the state of their reflection: what was given up, what is to be done",
-        handle=reflections,
-        takes=schemas.GetReflections,
-        gives=schemas.ReflectionsAnswer,
-    ),
-    Verb(
-        method="POST",
-        path="/reflections/replay",
-        needs="write",
-        summary="Reflect again on a session that was given up",
-        handle=replay,
-        takes=schemas.Replay,
-        gives=schemas.ReflectionAnswer,
-        errors=(404, 409, 507),
-    ),
-    Verb(
         method="POST",
         path="/memory/context",
         summary="Tell what the agent should know before its next answer",
@@ -219,6 +177,7 @@ VERBS = (
         takes=schemas.GetSummaries,
         gives=schemas.SummariesAnswer,
     ),
+    *REFLECTIONS,
     *MEMORIES,
     *RIGHTS,
     *ERASING,
@@ -308,31 +267,6 @@ def _context_answer(context: Context, user_id: str, restored: bool | UnsetType) 
         formatted_context=context.text,
         restored=restored,
         knowledge=UNSET if context.knowledge is None else [result_of(known) for known in context.knowledge],
-    )
-
-
-def _reflection(ended: Ended) -> schemas.ReflectionAnswer:
-    sitting = ended.sitting
-    return schemas.ReflectionAnswer(
-        session_id=ended.session.session_id,
-        reflection=ended.reflection,
-        attempts=sitting.attempts if sitting else 0,
-        last_error=sitting.last_error if sitting else None,
-        turns_count=ended.session.sitting_turns,
-        insights_count=sitting.insights_count if sitting else 0,
-    )
-
-
-def _sitting(scope: Scope, sitting: Sitting) -> schemas.SittingAnswer:
-    return schemas.SittingAnswer(
-        user_id=scope.user_id,
-        session_id=sitting.session_id,
-        first_turn=sitting.first_seq,
-        last_turn=sitting.through_seq,
-        reflection=sitting.reflection,
-        attempts=sitting.attempts,
-        last_error=sitting.last_error,
-        due_at=sitting.due_at,
     )
 
 

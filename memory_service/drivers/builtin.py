@@ -136,7 +136,7 @@ class BuiltinDriver:
         drafts = [(self._scope(memory.get("user_id")), _draft(memory)) for memory in memories]
         told: list[Told] = []
         for scope, own in groupby(drafts, key=itemgetter(0)):
-            kept = await self._service.remember_many(scope, [draft for _, draft in own])
+            kept = await self._service.memories.remember_many(scope, [draft for _, draft in own])
             told += [_memory(scope, item_of(memory)) for memory in kept]
         return told
 
@@ -162,7 +162,7 @@ class BuiltinDriver:
             title=title,
             metadata=_own_metadata(metadata),
         )
-        kept = await self._service.put_document(self._tenant_id, document)
+        kept = await self._service.memories.put_document(self._tenant_id, document)
         return _knowledge(item_of(kept.memory))
 
     async def delete(self, memory_id: str, user_id: str | None = None) -> bool:

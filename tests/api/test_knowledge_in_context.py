@@ -148,7 +148,7 @@ async def test_who_does_not_ask_for_knowledge_costs_the_store_nothing_more(
         await parts.recall.start(stack)
         await parts.scheduler.start(stack)
         service = make_service(chosen, parts, Surroundings())
-        await service.put_document("default", Document(**LEAVE))
+        await service.memories.put_document("default", Document(**LEAVE))
         await settled(service)
         store.calls.clear()
         await service.start_session(key.scope, "s", restore=True)

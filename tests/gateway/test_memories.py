@@ -145,7 +145,7 @@ async def test_a_deleted_memory_is_not_told(service: MemoryService) -> None:
 
 
 async def test_a_memory_that_was_stored_another_way_is_told_too(service: MemoryService) -> None:
-    await service.remember(ANA, "Ana likes tea.", session_id="s")
+    await service.memories.remember(ANA, "Ana likes tea.", session_id="s")
     (memory,) = await memories(service, session_id="s")
     assert (memory.content, memory.agent_id, memory.user_id) == ("Ana likes tea.", "", "ana")
 

@@ -132,7 +132,7 @@ async def test_what_somebody_did_meanwhile_stays(opened: Open, model: ModelServe
     else:
         from memory_service.memories import MemoryDraft
 
-        await service.remember_many(ANA, [MemoryDraft(memory_id=made.memory_id, text="By hand.")])
+        await service.memories.remember_many(ANA, [MemoryDraft(memory_id=made.memory_id, text="By hand.")])
     model.hanging = False
     await settled(service)
     held = await record(service).find_memory(ANA, made.memory_id)
