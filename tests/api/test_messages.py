@@ -10,7 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.conftest import Visit
+from client.errors import NotFound
+from tests.api.conftest import ClientAt, Visit
 from tests.api.talking import CONTEXT, END, START, STORE, problem, settled, told
 
 MESSAGES, HISTORY, RESET = "/messages", "/messages/history", "/reset-memory"
@@ -162,6 +163,7 @@ async def test_of_many_who_append_at_once_each_has_its_messages_together_and_in_
     assert sorted(everything[start : start + 4] for start in range(0, 24, 4)) == batches
 
 
+@only_sqlite
 async def test_a_thousand_messages_come_in_one_request_and_the_last_are_told_at_once(http: httpx2.AsyncClient) -> None:
     sent = [
         {
@@ -342,3 +344,41 @@ async def test_messages_are_as_they_were_after_a_restart(visit: Visit) -> None:
     async with visit() as http:
         assert await listed(http) == await listed(http, latest=3) == before
         assert before[0]["content"] == [TEXT, PICTURE, SHEET]
+
+
+async def test_an_import_tells_how_far_it_is_and_once_more_changes_nothing(
+    http: httpx2.AsyncClient, client_at: ClientAt
+) -> None:
+    client, told_of = client_at(http, "ana", "s"), []
+    old = [{"role": "user", "content": f"day {day}", "timestamp": THEN + timedelta(days=day)} for day in range(1000)]
+    done = await client.import_messages(old, on_progress=lambda done, total: told_of.append((done, total)))
+    assert done == {"count": 1000, "stored": 1000}
+    assert told_of == [(500, 1000), (1000, 1000)]
+    assert await client.import_messages(old) == {"count": 1000, "stored": 0}
+    more = [*old, {"role": "user", "content": "another day"}]
+    assert await client.import_messages(more) == {"count": 1001, "stored": 1}
+    latest = (await client.get_messages(2))["messages"]
+    assert words(latest) == ["day 999", "another day"]
+    assert datetime.fromisoformat(latest[0]["timestamp"]) == THEN + timedelta(days=999)
+
+
+@only_sqlite
+async def test_the_client_says_all_there_is_to_say_of_messages(http: httpx2.AsyncClient, client_at: ClientAt) -> None:
+    client = client_at(http, "ana", "s")
+    await client.add_message("user", [TEXT, PICTURE], message_id="m1", name="Ana", timestamp=THEN, metadata={"k": 1})
+    await client.add_pair("Is it a boat?", "It is.")
+    (first, *rest) = (await client.get_messages())["messages"]
+    assert (first["message_id"], first["name"], first["metadata"]) == ("m1", "Ana", {"k": 1})
+    assert await client.get_message("m1") == first
+    assert first["content"] == [TEXT, PICTURE]
+    assert (await client.get_messages(after=1))["messages"] == rest
+    assert (await client.get_messages(before=2))["messages"] == [first]
+    assert (await client.get_messages(start=THEN, end=THEN + timedelta(days=1)))["messages"] == [first]
+    found = await client.search_messages("boat", 1)
+    assert found["count"] == 1
+    history = await client.chat_history("Whose?", system_prompt="Be kind.", latest=1)
+    assert words(history["messages"]) == ["Be kind.", "It is.", "Whose?"]
+    with pytest.raises(NotFound):
+        await client.get_message("m2")
+    assert (await client.reset_memory(agent_id="nobody"))["sessions"] == 0
+    assert (await client.reset_memory())["turns"] == 3

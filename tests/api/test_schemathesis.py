@@ -53,7 +53,8 @@ BEYOND_SCHEMA = re.compile(
     r"|\$\.cursor: is not one that was answered"
     r"|\$: nothing to change|\$\.pinned: contexts tell|\$\.(ids: to delete|query: a dry run takes)"
     # 5.0 is one there
-    r"|\$\.(limit|top_k|latest|after|before|include_knowledge|turn_numbers\[\d+\]): Expected `int( \| null)?`, got `float`"
+    r"|\$\.(limit|top_k|latest|after|before|include_knowledge|turn_numbers\[\d+\]): "
+    r"Expected `int( \| null)?`, got `float`"
     r"|\$\.limit: Input should be a valid integer"  # the same, of the gateway
     r"|a message_id is stored already"  # used before, as are these
     r"|this (turn_id|key) .*; nothing was changed"
