@@ -46,12 +46,13 @@ class Appended(Value, frozen=True, kw_only=True):
 
 
 class Window(Value, frozen=True, kw_only=True):
-    """Which messages are meant: the last ones (`latest`); or those with `after < seq < before` and `since <= time <
-    until`, the first `limit` of them, or the last if there is only a `before`. With `replaced`, also those of a
-    conversation that was begun afresh since.
+    """Which messages are meant: the last ones (`latest`, or with `live` more, if more are live); or those with
+    `after < seq < before` and `since <= time < until`, the first `limit` of them, or the last if there is only a
+    `before`. With `replaced`, also those of a conversation that was begun afresh since.
     """
 
     latest: int | None = None
+    live: bool = False
     after: int | None = None
     before: int | None = None
     since: datetime | None = None
@@ -180,15 +181,15 @@ class Messages:
             return []
         first = 0 if window.replaced else hot.session.replaced_through
         if window.latest is not None:
-            return await self._latest(key, hot, first, window.latest)
+            return await self._latest(key, hot, first, window)
         if window.before is not None and (window.after, window.since, window.until) == (None, None, None):
             return await self._before(key, first, min(window.before - 1, hot.session.turn_count), window.limit)
         return await self._after(key, max(first, window.after or 0), hot.session.turn_count, window)
 
-    async def _latest(self, key: SessionKey, hot: Hot, first: int, count: int) -> list[Said]:
-        live = [said for turn in hot.turns for said in said_in(turn)]
+    async def _latest(self, key: SessionKey, hot: Hot, first: int, window: Window) -> list[Said]:
+        live, count = [said for turn in hot.turns for said in said_in(turn)], window.latest or 0
         if len(live) >= count:
-            return live[-count:]
+            return live if window.live else live[-count:]
         return (await self._before(key, first, hot.session.turn_count, count))[-count:]
 
     async def _before(self, key: SessionKey, first: int, through: int, count: int) -> list[Said]:

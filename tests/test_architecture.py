@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["tags"],
     ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog"],
-    ["values", "points", "text", "breaker", "rate_limits"],
+    ["values", "points", "text", "breaker", "rate_limits", "relative_dates"],
     ["telling", "statements", "stores.superseding"],
     [
         "context",

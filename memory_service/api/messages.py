@@ -208,7 +208,9 @@ async def get_history(service: MemoryService, caller: Caller, body: GetHistory) 
     key = _key(caller, body)
     if isinstance(body.user_message, list):
         check_parts("$.user_message", body.user_message)
-    said = await service.messages.told(key, Window(latest=body.latest or service.messages.latest))
+    # beside a summary of what was said before the live turns, no turn between may be missing
+    window = Window(latest=body.latest or service.messages.latest, live=body.include_context)
+    said = await service.messages.told(key, window)
     known = await service.known(key) if body.include_context else ""
     system = "\n\n".join(filter(None, [body.system_prompt, known]))
     messages = chat_history(system, said, msgspec.to_builtins(body.user_message))

@@ -277,6 +277,17 @@ async def test_a_history_may_hold_what_else_is_known_and_says_nothing_twice(http
         assert words(rest) == [*words(messages), "Well?"]
 
 
+@only_sqlite
+async def test_between_the_summary_in_a_history_and_its_messages_nothing_is_missing(visit: Visit) -> None:
+    async with visit(k_turn_buffer=3) as http:
+        await append(http, said(*(f"I have {number} green boats in Porto." for number in range(8))))
+        await settled(http)
+        history = await told(http, HISTORY, **ANA, include_context=True, latest=1)
+        system, *rest = words(history["messages"])
+        assert "### Current Session Summary" in system
+        assert [text for text in map(str, range(8)) if f"I have {text} green" in system + str(rest)] == list("01234567")
+
+
 async def test_memory_is_reset_by_session_or_by_agent_and_the_next_insert_works(http: httpx2.AsyncClient) -> None:
     for session_id, agent_id in (("s", "bo"), ("t", "bo"), ("u", "cy")):
         await append(http, said(f"I am in {session_id}."), session_id=session_id, agent_id=agent_id)
