@@ -38,9 +38,9 @@ class Caller(msgspec.Struct, frozen=True):
         Raises ScopeMismatch if this caller may not name it, and InsufficientScope if he may not do there what he wants.
         """
         if self.user_id is None or self.user_id == user_id:
-            self._check(self.permissions)
+            self._check(self.permissions, user_id)
         elif user_id in self.spaces:
-            self._check(self.spaces[user_id])
+            self._check(self.spaces[user_id], user_id)
         else:
             raise ScopeMismatch("this credential is bound to another user", user_id)
         return Scope(tenant_id=self.tenant_id, user_id=user_id)
@@ -69,10 +69,10 @@ class Caller(msgspec.Struct, frozen=True):
             raise ScopeMismatch("this concerns all tenants; it is for credentials of the operators' tenant")
         return caller
 
-    def _check(self, granted: frozenset[Permission]) -> None:
+    def _check(self, granted: frozenset[Permission], user_id: str | None = None) -> None:
         """Of a caller without spaces `require` has looked at all there is."""
         if self.spaces and self.wanted not in granted:
-            raise InsufficientScope(self.wanted or "read")
+            raise InsufficientScope(self.wanted or "read", user_id)
 
 
 Gate = Callable[[Any], Awaitable[Caller]]
