@@ -291,7 +291,19 @@ async def test_a_claim_says_what_a_token_may_in_which_spaces(
 
 async def test_a_token_whose_spaces_are_not_in_order_is_refused(opened: Open, provider: IdentityProvider) -> None:
     async with opened() as admitted:
-        for told in ("research", ["research"], 7, True, {"a b": "read"}, {"a:b": "read"}, {"": "read"}):
+        for told in (
+            "research",
+            "",
+            ["research"],
+            [],
+            7,
+            0,
+            True,
+            False,
+            {"a b": "read"},
+            {"a:b": "read"},
+            {"": "read"},
+        ):
             assert not await is_right(admitted, provider.token(memory_spaces=told)), told
         for words in ("", "admin", "read admin", "metrics", "read,write", [], ["read write"], ["read", 7], [["read"]]):
             assert not await is_right(admitted, provider.token(memory_spaces={"research": words})), words
