@@ -26,6 +26,7 @@ from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
+from client._messages import AwaitedMessages, BlockingMessages
 from client._reading import Reading
 from client._rights import Rights
 from client.errors import MemoryServiceError
@@ -34,7 +35,7 @@ Answer = dict[str, Any]
 T = TypeVar("T")
 
 
-class MemoryServiceClient(AwaitedFiles, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
+class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
     """The memory of one user, or of one `space` that agents share: awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
@@ -209,7 +210,7 @@ class MemoryServiceClient(AwaitedFiles, Reading[Awaitable[Answer]], Rights[Await
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer]):
+class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], Rights[Answer]):
     """The memory of one user, or of one `space`, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(

@@ -30,6 +30,7 @@ from memory_service.errors import UnsafeStart
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.messages import Messages
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier, load_long_term
@@ -167,7 +168,8 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         pool=pool,
         long_term=long_term,
         sessions=sessions,
-        revisions=Revisions(store, pool, sessions, now=around.now, new_id=around.new_id),
+        messages=make_messages(settings, store, pool, sessions, recall, background, around),
+        revisions=Revisions(store, pool, sessions, now=around.now),
         embedding=embedding,
         audit=Audit(settings.audit_key.get_secret_value()),
         keys=Keys(store, now=around.now, monotonic=around.monotonic),
@@ -186,6 +188,20 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
         keeping=Keeping.of(settings.retention_days, settings.tenant_retention_days),
     )
+
+
+def make_messages(
+    settings: Settings,
+    store: Store,
+    pool: SessionPool,
+    sessions: Sessions,
+    recall: Recall,
+    background: Background,
+    around: Surroundings,
+) -> Messages:
+    latest = settings.agent_memory_size
+    made = (store, pool, sessions, recall, background.after_turn)
+    return Messages(*made, latest=latest, now=around.now, new_id=around.new_id)
 
 
 def make_background(

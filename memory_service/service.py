@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from memory_service.audit import Audit
 from memory_service.background import Background
@@ -24,6 +25,7 @@ from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Memories, document_memory_id, known_of
+from memory_service.messages import Messages
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved
@@ -75,6 +77,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions
     audit: Audit
     keys: Keys
+    messages: Messages
     revisions: Revisions
     embedding: Embedding
     recall: Recall
@@ -107,6 +110,8 @@ class MemoryService:
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
         self._sessions, self.audit = parts.sessions, parts.audit
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
+        self.messages = parts.messages
+        """A session message by message."""
         self.memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         """What callers write themselves."""
         self.rights = Rights(parts.store, self._memories_gone, now=now)
@@ -208,6 +213,11 @@ class MemoryService:
         if entry.hot is hot:
             entry.context, entry.context_of = context, (hot, long_term)
         return context
+
+    async def known(self, key: SessionKey) -> str:
+        """Tell what is known beside what was said last, ready for a prompt; also where the session has yet to begin."""
+        hot = (await self._pool.read(key)).hot or Hot(session=self._sessions.new(key, self._now()))
+        return assemble(replace(hot, turns=()), await self._long_term.get(key.scope), self._context_budget_tokens).text
 
     async def _known(self, scope: Scope, hot: Hot, asked: Asked) -> list[Known]:
         """Knowledge on what was asked, best first; none where nothing was."""

@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     k_turn_buffer: int = Field(5, ge=1, le=1000, description="Last turns that always stay verbatim in a context.")
     l_turn_chunks: int = Field(10, ge=1, le=1000, description="Turns that make one chunk for recall.")
     m_sessions_recent: int = Field(5, ge=0, le=100, description="Recent session summaries in a context.")
+    agent_memory_size: int = Field(
+        20, ge=1, le=1000, description="Last messages of a conversation in a chat history, where nobody says how many."
+    )
     context_insights: int = Field(20, ge=0, le=500, description="Insights in a context, the most important first.")
     context_budget_tokens: int = Field(
         4000,

@@ -29,6 +29,7 @@ from memory_service.limits import (
     check_tags,
     check_text,
 )
+from memory_service.parts import check_parts, parts_in, readable
 from memory_service.stores.exports import Exported
 from memory_service.values import OWN, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
 
@@ -109,8 +110,10 @@ def check_turn(place: str, turn: Turn) -> None:
         raise ValidationFailed(f"{place}.messages", f"more than {MAX_MESSAGES}")
     for message in turn.messages:
         _check_message(f"{place}.messages", message)
-        if message.said_at is not None or message.parts is not None:
+        if message.said_at is not None:
             _check_said(f"{place}.messages", message)
+        elif message.parts is not None:
+            _check_parts(f"{place}.messages", message)
     check_metadata(f"{place}.metadata", turn.metadata)
 
 
@@ -124,6 +127,18 @@ def _check_said(place: str, message: Message) -> None:
     """That what came through the gateway is told there as it was."""
     whole = {"role": message.role} if message.parts is None else message.parts
     kept_of(_through_gateway(place, models.Message, {**whole, "timestamp": message.said_at}), place)
+
+
+def _check_parts(place: str, message: Message) -> None:
+    """That parts are such as may be sent, and what is read beside them is what can be read of them."""
+    try:
+        parts = parts_in(message.parts or {})
+    except msgspec.ValidationError:
+        raise ValidationFailed(place, "is not made of parts") from None
+    check_no_nul(message.parts, place)
+    check_parts(place, parts)
+    if readable(parts) != message.content:
+        raise ValidationFailed(place, "reads otherwise than its parts")
 
 
 def check_memory(place: str, memory: Memory) -> None:

@@ -19,6 +19,7 @@ from memory_service.api.gateway import GATEWAY
 from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
+from memory_service.api.messages import MESSAGES
 from memory_service.api.quarantine import QUARANTINE
 from memory_service.api.reflections import REFLECTIONS
 from memory_service.api.rights import RIGHTS
@@ -178,6 +179,7 @@ VERBS = (
         gives=schemas.SummariesAnswer,
     ),
     *REFLECTIONS,
+    *MESSAGES,
     *MEMORIES,
     *RIGHTS,
     *ERASING,

@@ -85,6 +85,14 @@ class TurnIdReused(InvalidRequest):
         super().__init__("this turn_id is already stored with other content; nothing was changed")
 
 
+class MessageIdReused(InvalidRequest):
+    code = "message_id_reused"
+    title = "The message_id was used for another message"
+
+    def __init__(self) -> None:
+        super().__init__("a message_id is stored already with other content; messages before it may be stored")
+
+
 class RequestKeyReused(InvalidRequest):
     code = "idempotency_key_reused"
     title = "The Idempotency-Key was used for another request"
@@ -177,6 +185,14 @@ class TurnNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no turn of this number in this session")
+
+
+class MessageNotFound(NotFound):
+    code = "message_not_found"
+    title = "There is no such message"
+
+    def __init__(self) -> None:
+        super().__init__("no message of this id in this session")
 
 
 class MemoryNotFound(NotFound):

@@ -17,8 +17,9 @@ ReflectionState = Literal["none", "pending", "done", "dead"]
 
 
 class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """`content` is what can be read of it. `parts`: the whole of what was said where that is more than a text, and
-    `said_at` its time in seconds since 1970, both as they came through the gateway.
+    """`content` is what can be read of it. `parts`: the whole of what was said, where that is more than a text.
+
+    `said_at`: its time in seconds since 1970 as it came through the gateway, of whose form its parts are then.
     """
 
     role: Role

@@ -35,6 +35,7 @@ class Names(NamedTuple):
     session: str = "s"
     doc: str = "leave/policy"
     memory: str = "m1"
+    message: str = "m1"
     key: str = "nokey000"
     tenant: str = "acme"
 
@@ -82,6 +83,12 @@ ROUTES = {
     "retrieve": Route("read", "user", of_user(kinds=ALL_KINDS, **QUESTION)),
     "insights": Route("read", "user", of_user()),
     "summaries": Route("read", "user", of_user(limit=1000)),
+    "store_messages": Route("write", "user", of_session(messages=[{"role": "user", "content": "Hm."}])),
+    "get_messages": Route("read", "user", of_session(latest=100)),
+    "get_message": Route("read", "user", of_session()),
+    "search_messages": Route("read", "user", of_session(**QUESTION)),
+    "get_history": Route("read", "user", of_session(include_context=True)),
+    "reset_memory": Route("erase", "user", of_user(agent_id="nobody")),
     "store_memories": Route("write", "user", lambda names: {"memories": [{"user_id": names.user, "content": "Hm."}]}),
     "list_memories": Route("read", "user", of_user()),
     "get_memory": Route("read", "user", of_user()),
@@ -149,6 +156,7 @@ def path_of(verb: Verb, names: Names) -> str:
         session_id=names.session,
         user_id=names.user,
         memory_id=names.memory,
+        message_id=names.message,
         turn_number=1,
         doc_id=quote(names.doc),
         key_id=names.key,
@@ -181,6 +189,7 @@ async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
         ("/sessions/end", {**who, "wait_s": 20}),
         ("/sessions/start", {**who, "restore": False}),
         ("/memory/store", {**who, "user_message": f"Again {word}, the boat.", "agent_message": ""}),
+        ("/messages", {**who, "messages": [{"role": "user", "content": f"So {word} it is.", "message_id": "m1"}]}),
         ("/memories", {"memories": [{**of_m1, "content": f"The boat is {word}.", "tags": [word]}]}),
         (
             "/knowledge",
