@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
-    """One user's memory, awaited.
+    """The memory of one user, or of one `space` that agents share: awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
     your identity provider) is by default what MEMORY_SERVICE_API_KEY holds. `timeout_s` holds for each attempt. A
@@ -47,9 +47,10 @@ class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answe
     def __init__(
         self,
         service_url: str,
-        user_id: str,
+        user_id: str | None = None,
         session_id: str | None = None,
         *,
+        space: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
@@ -58,7 +59,7 @@ class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answe
         _random: Callable[[], float] = random.random,
     ) -> None:
         retries = Retries(max_attempts=max_attempts, random=_random)
-        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
+        super().__init__(service_url, user_id, session_id, space, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.AsyncClient() if http is None else http
         self._sleep = _sleep
@@ -210,14 +211,15 @@ class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answe
 
 
 class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], Rights[Answer]):
-    """One user's memory, blocking: method for method the same as MemoryServiceClient."""
+    """The memory of one user, or of one `space`, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(
         self,
         service_url: str,
-        user_id: str,
+        user_id: str | None = None,
         session_id: str | None = None,
         *,
+        space: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
@@ -226,7 +228,7 @@ class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], 
         _random: Callable[[], float] = random.random,
     ) -> None:
         retries = Retries(max_attempts=max_attempts, random=_random)
-        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
+        super().__init__(service_url, user_id, session_id, space, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.Client() if http is None else http
         self._sleep = _sleep

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     jwt_tenant: str = Field("", description="Tenant of all tokens; empty takes it from the claim.")
     jwt_tenant_claim: str = Field("tenant_id", min_length=1, description="Claim that has the tenant.")
     jwt_user_claim: str = Field("sub", min_length=1, description="Claim that has the user.")
+    jwt_spaces_claim: str = Field(
+        "memory_spaces", min_length=1, description="Claim that has what a user may in which spaces."
+    )
     jwt_service_clients: str = Field(
         "", description="Clients (`client_id` or `azp`) whose tokens are bound to no user, such as `agents,jobs`."
     )

@@ -173,8 +173,7 @@ class Endpoint:
         asked.caller = await self._gate(scope)
         self._allowance.spend(asked.caller, verb.cost)
         asked.verb = verb
-        asked.caller.require(verb.needs, of_service=verb.of_service)
-        return asked.caller
+        return asked.caller.require(verb.needs, of_service=verb.of_service)
 
     def _chosen(self, method: str) -> tuple[Verb, Take]:
         if method not in self._verbs:

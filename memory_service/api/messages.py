@@ -45,7 +45,7 @@ class MessageBody(Body):
 class StoreMessages(Body):
     """`agent_id` is that of a session that begins with these."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id
     messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=MOST_AT_ONCE)]
     agent_id: schemas.Id | None = None
@@ -54,7 +54,7 @@ class StoreMessages(Body):
 class GetMessages(Body):
     """`latest`, or a page by `after` and `before` (numbers of turns), `from` and `to` (times)."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id
     latest: Count | None = None
     after: Number | None = None
@@ -67,12 +67,12 @@ class GetMessages(Body):
 
 class GetMessage(Body):
     message_id: schemas.Id
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id
 
 
 class SearchMessages(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id
     query: schemas.Question
     top_k: Annotated[int, Meta(ge=1, le=schemas.MAX_HITS)] = 5
@@ -81,7 +81,7 @@ class SearchMessages(Body):
 class GetHistory(Body):
     """`user_message` is what is to be answered, and not stored by this. `include_context`: what else is known."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id
     system_prompt: schemas.Text = ""
     user_message: Content | None = None
@@ -92,7 +92,7 @@ class GetHistory(Body):
 class ResetMemory(Body):
     """Of a session, or of all sessions of an agent with this user: one of the two."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     session_id: schemas.Id | None = None
     agent_id: schemas.Id | None = None
 

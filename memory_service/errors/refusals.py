@@ -133,6 +133,9 @@ class RateLimited(MemoryServiceError):
 
 
 class Forbidden(MemoryServiceError):
+    """`user_id`: whose memory was meant, where it was that of one user or space. It is not told."""
+
+    user_id: str | None = None
     code = "forbidden"
     title = "The credential does not allow this"
 
@@ -141,13 +144,12 @@ class InsufficientScope(Forbidden):
     code = "insufficient_scope"
     title = "The credential lacks a permission"
 
-    def __init__(self, permission: str) -> None:
+    def __init__(self, permission: str, user_id: str | None = None) -> None:
         super().__init__(f"this needs the permission {permission!r}")
+        self.user_id = user_id
 
 
 class ScopeMismatch(Forbidden):
-    """`user_id`: whose memory was meant, where it was that of one user. It is not told."""
-
     code = "scope_mismatch"
     title = "The credential is for somebody else's memory"
 

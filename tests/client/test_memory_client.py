@@ -98,6 +98,18 @@ async def test_a_turn_without_options_carries_its_words_and_an_id_of_its_own(ser
     assert first.turn_id != second.turn_id
 
 
+async def test_a_space_is_named_in_place_of_a_user(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect(user_id=None, space="research", session_id=SESSION)
+    assert client.user_id == "space:research"
+    await client.store_turn("hi", "hello")
+    await client.memory("m1")
+    assert service.asked[0].json()["user_id"] == service.asked[1].query["user_id"] == "space:research"
+    for neither_or_both in ({"user_id": None}, {"user_id": USER, "space": "research"}):
+        with pytest.raises(ValueError, match="either by user_id or by space"):
+            connect(**neither_or_both)
+
+
 @pytest.mark.parametrize(("method", "path"), [("health", "/health"), ("stats", "/stats")])
 async def test_monitoring_is_asked_without_a_user(service, connect, method, path):
     service.answers(Answer(content={"status": "healthy"}))
