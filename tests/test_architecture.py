@@ -25,6 +25,7 @@ FLOORS = [
         "limits",
         "redaction",
         "stores.aging",
+        "stores.compression",
         "stores.exports",
         "stores.gateway",
         "stores.keys",

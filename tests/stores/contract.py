@@ -22,6 +22,7 @@ from tests.stores.contract_due import DueContract
 from tests.stores.contract_erasing import ErasingContract
 from tests.stores.contract_gateway import GatewayContract
 from tests.stores.contract_keys import DurableKeyContract, KeyContract
+from tests.stores.contract_large import LargeContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
 from tests.stores.contract_quarantine import QuarantineContract
@@ -43,6 +44,7 @@ class StoreContract(
     ErasingContract,
     AgingContract,
     QuarantineContract,
+    LargeContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:

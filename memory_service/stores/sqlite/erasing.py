@@ -13,7 +13,7 @@ from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.sqlite.mirrors import begin_anew
 from memory_service.stores.sqlite.moving import restore
-from memory_service.stores.sqlite.rows import known_owner
+from memory_service.stores.sqlite.rows import OF_TURN, known_owner
 from memory_service.values import Scope, turn_item_id
 
 OF_A_USER = (
@@ -100,7 +100,7 @@ def _concerned(db: apsw.Connection, owner: int, what: Quarantine) -> Concerned |
     sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
     for session, head in db.execute(sql, (owner, what.session_id)):
         sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
-        turns = db.execute("SELECT body FROM turns WHERE session = ? ORDER BY seq", (session,))
+        turns = db.execute(f"SELECT {OF_TURN} FROM turns WHERE session = ? ORDER BY seq", (session,))
         memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
         return Concerned(
             session=session_of(head),
@@ -115,8 +115,8 @@ def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
     sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
     for session, head in db.execute(sql, (owner, what.session_id)):
         sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
-        rows = db.execute("SELECT body FROM turns WHERE session = ? AND seq = ?", (session, what.seq))
-        turns = [turn_of(str(body)) for (body,) in rows]
+        rows = db.execute(f"SELECT {OF_TURN} FROM turns WHERE session = ? AND seq = ?", (session, what.seq))
+        turns = [turn_of(body) for (body,) in rows]
         if what.seq is not None and not turns:
             return None
         memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
