@@ -12,7 +12,7 @@ import pytest
 from azure.cosmos import CosmosClient
 
 from memory_service.errors import StoreCorrupt
-from memory_service.stores.base import Store
+from memory_service.stores.base import Commit, Store
 from memory_service.stores.bodies import text_of
 from memory_service.stores.compression import MOST_BYTES
 from memory_service.stores.cosmos.documents import COMPRESSED
@@ -41,7 +41,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda small: small[:-100],
     "another byte": lambda small: small[:500] + bytes([small[500] ^ 1]) + small[501:],
     "something else": lambda _: zlib.compress(b'{"seq": 1}', 1),
-    "no text": lambda _: zlib.compress(b'"\xff\xfe"', 1),
+    "no text": lambda _: zlib.compress(text_of(said("canary")).encode().replace(b"canary", b"\xff\xfe")),
     "far too large": lambda _: forged("a" * MOST_BYTES),
 }
 damaged = pytest.mark.parametrize("damage", DAMAGED.values(), ids=list(DAMAGED))
@@ -90,16 +90,29 @@ async def test_sqlite_tells_of_a_large_turn_that_is_damaged(
 async def test_no_compressed_byte_of_a_large_turn_that_was_erased_is_left_in_sqlite(
     path: Path, url: str, seq: int | None
 ) -> None:
+    """Of what was in the file for long, and of what had come no further than the log."""
     log = path.with_name(path.name + "-wal")
     async with opened(url) as store:
-        await stored(store, PROSE)
-        ((small,),) = rows(path, "SELECT compressed FROM turns")
-    pieces = [small[start : start + 24] for start in range(100, len(small) - 100, 500)]
-    assert sum(piece in bytes_of(path) for piece in pieces) > len(pieces) * 0.9  # some are cut by the end of a page
+        await stored(store, TURNS[0])
+    in_file = pieces_of(path)
+    assert sum(piece in bytes_of(path) for piece in in_file) > len(in_file) * 0.9  # some are cut by the end of a page
     async with opened(url) as store:
-        await store.forget(ANA, Forgetting(session_id="s", seq=seq, now=NOON))
-        assert not any(piece in log.read_bytes() for piece in pieces)
-    assert not any(piece in bytes_of(path) for piece in pieces)
+        hot = await store.load(KEY)
+        assert hot is not None
+        await store.commit(Commit(scope=ANA, session=hot.session.with_turn(TURNS[1]), turns=(TURNS[1],)))
+        pieces = pieces_of(path)
+        assert sum(piece in log.read_bytes() for piece in pieces) > len(pieces) * 0.7
+        for one in (1, 2) if seq else (None,):
+            await store.forget(ANA, Forgetting(session_id="s", seq=one, now=NOON))
+        left = log.read_bytes()
+        assert not any(piece in left for piece in pieces)
+    left = bytes_of(path)
+    assert not any(piece in left for piece in pieces)
+
+
+def pieces_of(path: Path) -> list[bytes]:
+    found = rows(path, "SELECT compressed FROM turns")
+    return [small[start : start + 24] for (small,) in found for start in range(100, len(small) - 100, 2000)]
 
 
 # Cosmos DB
@@ -157,9 +170,9 @@ async def test_cosmos_tells_of_a_large_turn_that_is_damaged(
 
     async with opened(settings_for(cosmos_server)) as store:
         await stored(store, PROSE)
-        in_cosmos(harmed)
-        await must_be_told_of(store)
         in_cosmos(lambda body: body + "?")
+        await must_be_told_of(store)
+        in_cosmos(lambda body: harmed(body[:-1]))
         await must_be_told_of(store)
 
 
