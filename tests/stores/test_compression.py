@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 import zlib
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from memory_service.stores.compression import LARGE, MOST_BYTES, compressed, restored
-from tests.stores.contract_large import image, incompressible, prose
+from tests.stores.contract_large import image, incompressible, prose, rows
 
 SMALL = compressed(prose()) or b""
 
@@ -20,6 +21,12 @@ def test_a_large_text_is_kept_smaller_and_comes_back_byte_for_byte(text: str) ->
     assert small is not None
     assert len(small) <= 0.8 * len(text.encode())
     assert restored(small) == text.encode()
+
+
+def test_a_picture_is_made_three_quarters_and_a_document_a_third() -> None:
+    document = json.dumps(rows())
+    assert len(compressed(image()) or b"") < 0.76 * len(image())
+    assert len(compressed(document) or b"") < 0.33 * len(document)
 
 
 @pytest.mark.parametrize(
