@@ -53,7 +53,8 @@ from memory_service.values import Scope
 from memory_service.watchdog import Watchdog
 
 if TYPE_CHECKING:  # without REDIS_URL its client is not imported
-    from memory_service.hot_tier import HotTier
+    from memory_service.growth import Growth
+from memory_service.hot_tier import HotTier
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +202,7 @@ def make_background(
 ) -> Background:
     return Background(
         *(store, sessions, embedding, reflector, refiner, engines, scheduler),
+        Growth(settings.retention_session_turns),
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),

@@ -48,6 +48,7 @@ FLOORS = [
     [
         "clock",
         "embedding",
+        "growth",
         "hot_tier",
         "jwks",
         "keys",

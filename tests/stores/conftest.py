@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
     "tests.stores.contract_large",
     "tests.stores.contract_mirrors",
     "tests.stores.contract_moving",
+    "tests.stores.contract_room",
 )
 
 

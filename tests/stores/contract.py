@@ -28,6 +28,7 @@ from tests.stores.contract_moving import MovingContract
 from tests.stores.contract_quarantine import QuarantineContract
 from tests.stores.contract_reads import ReadContract
 from tests.stores.contract_recall import RecallContract
+from tests.stores.contract_room import RoomContract
 from tests.support.stores import opened
 from tests.support.values import a_key, a_memory, a_scope, a_sitting, a_turn, a_vector, begin, embed_all
 
@@ -45,6 +46,7 @@ class StoreContract(
     AgingContract,
     QuarantineContract,
     LargeContract,
+    RoomContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:

@@ -7,6 +7,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
+from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.batches import Operation
@@ -17,7 +18,7 @@ from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.mirrors import OF_USERS
 from memory_service.stores.exports import Exported, Exports, Users, exported_item
 from memory_service.stores.indexing import Index
-from memory_service.values import Scope
+from memory_service.values import Scope, Session
 
 Cursor = tuple[int, Any]
 """Which of the steps, and where to go on in it."""
@@ -133,6 +134,10 @@ class Moving:
         for container, documents in (await self.documents(scope, things)).items():
             operations: list[Operation] = [("upsert", (whole,)) for whole in documents]
             await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
+
+    async def go_on(self, scope: Scope, session: Session) -> None:
+        """Write a head in place of the version before it. Raises StaleVersion."""
+        await self._commits.write(Commit(scope=scope, session=session))
 
     def _placed(self, thing: Exported, scope: Scope, bodies: dict[str, str]) -> tuple[str, Document]:
         """The container it belongs to, and its document."""

@@ -9,7 +9,7 @@ import apsw
 
 from memory_service.stores.bodies import memory_of, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased
-from memory_service.stores.forgetting import Forgetting, Held, forgotten
+from memory_service.stores.forgetting import Forgetting, Forgotten, Held, forgotten
 from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.sqlite.mirrors import begin_anew
 from memory_service.stores.sqlite.moving import restore
@@ -58,10 +58,10 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     note(db, erasure_id)
     owner = known_owner(db, scope)
     held = None if owner is None else _held(db, owner, what)
-    if owner is None or held is None or what.spares(held.session):
+    if owner is None or held is None or what.spares(held.session, held.sittings):
         return Erased()
     with_it = forgotten(what, held)
-    gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turn(db, owner, what)
+    gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turns(db, owner, what, with_it)
     for memory_id in with_it.memories:
         db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory_id))
         db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
@@ -115,7 +115,9 @@ def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
     sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
     for session, head in db.execute(sql, (owner, what.session_id)):
         sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
-        rows = db.execute(f"SELECT {OF_TURN} FROM turns WHERE session = ? AND seq = ?", (session, what.seq))
+        rows = db.execute(
+            f"SELECT {OF_TURN} FROM turns WHERE session = ? AND seq BETWEEN ? AND ?", (session, what.first, what.seq)
+        )
         turns = [turn_of(body) for (body,) in rows]
         if what.seq is not None and not turns:
             return None
@@ -123,7 +125,7 @@ def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
         return Held(
             session=session_of(head),
             sittings=[sitting_of(body) for (body,) in sittings],
-            turn=turns[0] if turns else None,
+            turns=turns,
             memories=[memory_of(body) for (body,) in memories],
         )
     return None
@@ -138,15 +140,16 @@ def _delete_session(db: apsw.Connection, owner: int, session_id: str) -> dict[st
     return gone
 
 
-def _clear_turn(db: apsw.Connection, owner: int, what: Forgetting) -> dict[str, int]:
-    """Its words are written over by what is left of it.
+def _clear_turns(db: apsw.Connection, owner: int, what: Forgetting, with_it: Forgotten) -> dict[str, int]:
+    """Their words are written over by what is left of them.
 
-    The name of the request that stored it stays: otherwise a repeat of that would bring them back.
+    The names of the requests that stored them stay: otherwise a repeat of one would bring them back.
     """
-    assert what.seq is not None
-    item_id = turn_item_id(what.session_id, what.seq)
-    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
-    return {"turns": 1}
+    emptied = with_it.turns
+    for turn in emptied:
+        item_id = turn_item_id(what.session_id, turn.seq)
+        db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
+    return {"turns": len(emptied)}
 
 
 def _counted(gone: dict[str, int]) -> Erased:
