@@ -27,6 +27,7 @@ from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
+from memory_service.growth import Growth
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -53,8 +54,7 @@ from memory_service.values import Scope
 from memory_service.watchdog import Watchdog
 
 if TYPE_CHECKING:  # without REDIS_URL its client is not imported
-    from memory_service.growth import Growth
-from memory_service.hot_tier import HotTier
+    from memory_service.hot_tier import HotTier
 
 logger = logging.getLogger(__name__)
 

@@ -55,7 +55,7 @@ class Forgetting(Value, frozen=True, kw_only=True):
         if session is None:
             return self.after is not None
         if self.after is not None:
-            return self.seq is None or self.seq > read_through(session, sittings)
+            return self.seq is None or not session.erased_through < self.seq <= read_through(session, sittings)
         return self.untouched_since is not None and session.touched_at > self.untouched_since
 
 
