@@ -110,6 +110,15 @@ async def test_a_session_that_is_not_too_long_loses_nothing(make_settings: MakeS
         assert len(await said(service)) == 30
 
 
+def test_a_session_is_looked_at_when_a_tenth_more_is_there_than_is_kept() -> None:
+    growth = Growth(100)
+    growth.see(KEY, a_session(turn_count=109))
+    growth.see(KEY, a_session(turn_count=200, erased_through=91))
+    assert growth.due == []
+    growth.see(KEY, a_session(turn_count=110))
+    assert growth.due == [KEY]
+
+
 # What goes, told without a service
 
 

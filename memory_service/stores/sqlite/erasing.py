@@ -9,12 +9,12 @@ import apsw
 
 from memory_service.stores.bodies import memory_of, session_of, sitting_of, turn_of
 from memory_service.stores.exports import Erased
-from memory_service.stores.forgetting import Forgetting, Forgotten, Held, forgotten
+from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.sqlite.mirrors import begin_anew
 from memory_service.stores.sqlite.moving import restore
 from memory_service.stores.sqlite.rows import OF_TURN, known_owner
-from memory_service.values import Scope, turn_item_id
+from memory_service.values import Scope
 
 OF_A_USER = (
     ("vectors", "DELETE FROM vectors WHERE owner = ?"),
@@ -61,7 +61,9 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     if owner is None or held is None or what.spares(held.session, held.sittings):
         return Erased()
     with_it = forgotten(what, held)
-    gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turns(db, owner, what, with_it)
+    # Turns are written over by what is left of them. The names of the requests that stored them stay: otherwise a
+    # repeat of one would bring the words back.
+    gone = _delete_session(db, owner, what.session_id) if what.seq is None else {"turns": len(with_it.turns)}
     for memory_id in with_it.memories:
         db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory_id))
         db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
@@ -138,18 +140,6 @@ def _delete_session(db: apsw.Connection, owner: int, session_id: str) -> dict[st
         db.execute(sql, (owner, session_id, session)[: 3 if "?3" in sql else 2])
         gone[table] = db.changes()
     return gone
-
-
-def _clear_turns(db: apsw.Connection, owner: int, what: Forgetting, with_it: Forgotten) -> dict[str, int]:
-    """Their words are written over by what is left of them.
-
-    The names of the requests that stored them stay: otherwise a repeat of one would bring them back.
-    """
-    emptied = with_it.turns
-    for turn in emptied:
-        item_id = turn_item_id(what.session_id, turn.seq)
-        db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
-    return {"turns": len(emptied)}
 
 
 def _counted(gone: dict[str, int]) -> Erased:
