@@ -119,7 +119,8 @@ class MemoryService:
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
         erased = self._something_erased
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
-        self.retention = Retention(parts.store, self.erasing, parts.keeping, now=now, monotonic=monotonic)
+        growth = parts.background.growth
+        self.retention = Retention(parts.store, self.erasing, parts.keeping, growth, now=now, monotonic=monotonic)
         self.quarantine = Quarantining(parts.store, parts.pool, erased, now=now)
         """Withholding what should not be believed, and giving it back."""
         self.gateway = Gateway(

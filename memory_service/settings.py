@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         "", description="Tenants of which it is another number of days, such as `acme=30,globex=0`."
     )
 
+    retention_session_turns: int = Field(
+        0,
+        ge=0,
+        description="Of a session with more turns the words of the first are erased, once they were read; what was "
+        "learnt from them stays. 0 keeps all of them.",
+    )
+
     # Memory drivers: engines that follow the record and are asked first
     memory_driver: str = Field(
         "builtin",

@@ -80,6 +80,7 @@ def check_session(place: str, session: Session) -> None:
     _check_numbers(place, 0, session.compacted_through, session.turn_count)
     _check_numbers(place, 0, session.handed_over_through, session.turn_count)
     _check_numbers(place, 0, session.replaced_through, session.turn_count)
+    _check_numbers(place, 0, session.erased_through, session.turn_count)
 
 
 def check_sitting(place: str, sitting: Sitting, turns: int) -> None:

@@ -25,6 +25,7 @@ FLOORS = [
         "limits",
         "redaction",
         "stores.aging",
+        "stores.compression",
         "stores.exports",
         "stores.gateway",
         "stores.keys",
@@ -48,6 +49,7 @@ FLOORS = [
     [
         "clock",
         "embedding",
+        "growth",
         "hot_tier",
         "jwks",
         "keys",
