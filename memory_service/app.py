@@ -27,7 +27,6 @@ from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
-from memory_service.growth import Growth
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -218,8 +217,8 @@ def make_background(
 ) -> Background:
     return Background(
         *(store, sessions, embedding, reflector, refiner, engines, scheduler),
-        Growth(settings.retention_session_turns),
         threshold_turns=settings.reflection_threshold_turns,
+        session_turns=settings.retention_session_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
         now=around.now,

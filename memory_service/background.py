@@ -60,9 +60,9 @@ class Background:
         refiner: Refiner,
         engines: Engines,
         scheduler: Scheduler,
-        growth: Growth,
         *,
         threshold_turns: int,
+        session_turns: int,
         idle_after: timedelta,
         abandoned_after: timedelta,
         now: Callable[[], datetime],
@@ -72,7 +72,7 @@ class Background:
         self._store, self._sessions, self._embedding = store, sessions, embedding
         self._reflector, self._refiner, self._engines, self._scheduler = reflector, refiner, engines, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
-        self.growth, self._now = growth, now
+        self.growth, self._now = Growth(session_turns), now
 
     def after_turn(self, key: SessionKey, session: Session) -> None:
         """Ring for the work a new turn may have made."""
