@@ -179,7 +179,7 @@ class Messages:
         hot = (await self._pool.read(key)).hot
         if hot is None:
             return []
-        first = 0 if window.replaced else hot.session.replaced_through
+        first = max(hot.session.erased_through, 0 if window.replaced else hot.session.replaced_through)
         if window.latest is not None:
             return await self._latest(key, hot, first, window)
         if window.before is not None and (window.after, window.since, window.until) == (None, None, None):
