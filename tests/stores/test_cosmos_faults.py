@@ -19,6 +19,7 @@ from memory_service.errors import ContentTooLarge, StaleVersion, StoreThrottled,
 from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.stores.cosmos import batches, client
 from memory_service.stores.cosmos.erasing import Erasing
+from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.quarantine import Quarantine
 from memory_service.values import Effect, Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY as ACCOUNT_KEY
@@ -583,3 +584,32 @@ async def test_a_quarantine_that_is_cut_off_anywhere_is_completed_by_asking_agai
         if not put and not let_out:
             break
     assert number > 5
+
+
+async def test_a_turn_that_another_replica_stores_while_one_before_it_is_erased_stays(
+    store: Store, cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head that was read for the erasure is behind by then, and so may be the sitting that is to be read anew."""
+    first, hot = next_turn(Hot(session=await begin(store, KEY)), KEY, turn_id="first", text="first")
+    await store.commit(first)
+    await store.commit(Commit(scope=KEY.scope, sittings=(a_sitting(first_seq=1, through_seq=1),)))
+    async with opened(settings_for(cosmos_server)) as other:
+        held = Erasing._held
+
+        async def held_and_overtaken(erasing: Erasing, *asked: Any) -> Any:
+            told = await held(erasing, *asked)
+            monkeypatch.setattr(Erasing, "_held", held)
+            second, _ = next_turn(hot, KEY, turn_id="second", text="second")
+            (sitting,) = await other.sittings(KEY)
+            await other.commit(replace(second, sittings=(sitting.extended(2, NOON, ended=True),)))
+            return told
+
+        monkeypatch.setattr(Erasing, "_held", held_and_overtaken)
+        erased = await store.forget(KEY.scope, Forgetting(session_id=KEY.session_id, seq=1, now=NOON), "")
+    assert erased.turns == 1
+    loaded = await store.load(KEY)
+    assert loaded is not None
+    assert loaded.session.turn_count == 2
+    assert [message.content for turn in await store.turns(KEY) for message in turn.messages[:1]] == ["second"]
+    (sitting,) = await store.sittings(KEY)
+    assert (sitting.through_seq, sitting.reflection, sitting.begun_anew) == (2, "pending", 1)

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
+from memory_service.errors import StaleVersion
+from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.batches import Operation
@@ -25,6 +27,7 @@ from memory_service.stores.exports import Erased
 from memory_service.stores.forgetting import Forgetting, Forgotten, Held, forgotten
 from memory_service.values import Scope, Session
 
+ATTEMPTS = 10
 ERASED_AS = {"head": "sessions", "sitting": "sittings", "request": "requests", "turn": "turns", "memory": "memories"}
 STAYS = (MIRROR, "epoch")
 ERASURES = "~erasures"
@@ -67,28 +70,41 @@ class Erasing:
         if what.spares(_head_in(found), [doc.sitting_of(row) for row in found if row["type"] == "sitting"]):
             return Erased()
         await self.begin_epoch(owner)
-        with_it = forgotten(what, await self._held(owner, what, await self._of_session(owner, what)))
-        gone = Counter({"memories": len(with_it.memories)})
-        await self._write_memories(scope, with_it)
+        gone = Counter[str]()
+        with_it = await self._write_left(scope, what, gone)
         if what.seq is None:
             while found := await self._of_session(owner, what):
                 rest = [row for row in found if row["type"] != "head"]
                 await self._delete(rest or found, owner, gone)
             gone["sessions"] = 1
         else:
-            await self._write_turns(scope, what, with_it)
             gone["turns"] = len(with_it.turns)
         await self.begin_mirrors_anew(owner)
         await self.note([erasure_id])
         return Erased(**gone)
 
-    async def _write_turns(self, scope: Scope, what: Forgetting, with_it: Forgotten) -> None:
-        """Raises StaleVersion if it was for room and the session has moved: then it is to be done again."""
-        things = [thing for thing in with_it.left if not thing.memory]
-        heads = [thing.session for thing in things if thing.session] if what.after is not None else []
-        await self._moving.restore(scope, [thing for thing in things if not (thing.session and heads)])
-        for head in heads:
-            await self._moving.go_on(scope, head)
+    async def _write_left(self, scope: Scope, what: Forgetting, gone: Counter[str]) -> Forgotten:
+        """Write what is left of what goes, and last, of a session that stays, its head and sitting.
+
+        These may move meanwhile: then it is looked at once more, but where only room is wanted. Raises StaleVersion.
+        """
+        owner = doc.owner_of(scope)
+        for attempt in range(1, ATTEMPTS + 1):
+            with_it = forgotten(what, await self._held(owner, what, await self._of_session(owner, what)))
+            gone["memories"] += len(with_it.memories)
+            await self._write_memories(scope, with_it)
+            await self._moving.restore(scope, [thing for thing in with_it.left if thing.turn])
+            heads = [thing.session for thing in with_it.left if thing.session]
+            sittings = tuple(thing.sitting for thing in with_it.left if thing.sitting)
+            try:
+                for head in heads:
+                    await self._moving.go_on(Commit(scope=scope, session=head, sittings=sittings))
+            except StaleVersion:
+                if what.after is not None or attempt == ATTEMPTS:
+                    raise
+            else:
+                break
+        return with_it
 
     async def begin_epoch(self, owner: str) -> None:
         epoch = {**doc.epoch_document(uuid4().hex), "owner": owner}

@@ -18,7 +18,7 @@ from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.mirrors import OF_USERS
 from memory_service.stores.exports import Exported, Exports, Users, exported_item
 from memory_service.stores.indexing import Index
-from memory_service.values import Scope, Session
+from memory_service.values import Scope
 
 Cursor = tuple[int, Any]
 """Which of the steps, and where to go on in it."""
@@ -135,9 +135,9 @@ class Moving:
             operations: list[Operation] = [("upsert", (whole,)) for whole in documents]
             await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
 
-    async def go_on(self, scope: Scope, session: Session) -> None:
-        """Write a head in place of the version before it. Raises StaleVersion."""
-        await self._commits.write(Commit(scope=scope, session=session))
+    async def go_on(self, commit: Commit) -> None:
+        """Write a head and sittings in place of the versions before them. Raises StaleVersion."""
+        await self._commits.write(commit)
 
     def _placed(self, thing: Exported, scope: Scope, bodies: dict[str, str]) -> tuple[str, Document]:
         """The container it belongs to, and its document."""
