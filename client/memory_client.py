@@ -26,6 +26,7 @@ from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
+from client._profiles import Profiles
 from client._reading import Reading
 from client._rights import Rights
 from client.errors import MemoryServiceError
@@ -34,7 +35,9 @@ Answer = dict[str, Any]
 T = TypeVar("T")
 
 
-class MemoryServiceClient(AwaitedFiles, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
+class MemoryServiceClient(
+    AwaitedFiles, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]], Profiles[Awaitable[Answer]]
+):
     """One user's memory, awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
@@ -208,7 +211,7 @@ class MemoryServiceClient(AwaitedFiles, Reading[Awaitable[Answer]], Rights[Await
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer]):
+class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer], Profiles[Answer]):
     """One user's memory, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(

@@ -17,6 +17,7 @@ from memory_service.corpus import Item
 from memory_service.drivers_in_use import DriversInUse
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.episodes import Episodes
 from memory_service.erasing import Erasing
 from memory_service.errors import Draining
 from memory_service.gateway.verbs import Gateway
@@ -25,6 +26,7 @@ from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Memories, document_memory_id, known_of
 from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.profiles import NoRules, Profiles, Rules
 from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved
 from memory_service.redaction import Redactor
@@ -91,6 +93,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier | None = None
     tombstones: Tombstones | None = None
     keeping: Keeping = Keeping()
+    rules: Rules = NoRules()
 
 
 class MemoryService:
@@ -109,6 +112,8 @@ class MemoryService:
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self.memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         """What callers write themselves."""
+        self.profiles = Profiles(parts.store, self._memories_changed, parts.rules, now=now)
+        self.episodes = Episodes(parts.store, self._memories_changed, now=now, new_id=new_id)
         self.rights = Rights(parts.store, self._memories_gone, now=now)
         """What a user may do about their memories."""
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)

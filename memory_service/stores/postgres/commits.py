@@ -28,7 +28,7 @@ REFUSALS: dict[str, type[MemoryServiceError]] = {
 
 OWNER_MADE = """owner AS (INSERT INTO owners (tenant_id, user_id) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id),
 made AS (SELECT count(*) AS there FROM owner)"""
-"""For what must not be there yet: of a user who is new there is no row that two commits could wait for each other at."""
+"""For what must not be there yet: of a user who is new there is no row at which one commit could wait for another."""
 
 _encode = msgspec.json.Encoder().encode
 
