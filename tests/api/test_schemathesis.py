@@ -52,6 +52,7 @@ BEYOND_SCHEMA = re.compile(
     r"|\$\.cursor: is not one that was answered"
     r"|\$: nothing to change|\$\.pinned: contexts tell|\$\.(ids: to delete|query: a dry run takes)"
     r"|\$\.(limit|top_k|include_knowledge|turn_numbers\[\d+\]): Expected `int`, got `float`"  # 5.0 is one there
+    r"|\$\.expected_version: Expected `int \| null`, got `float`"
     r"|\$\.limit: Input should be a valid integer"  # the same, of the gateway
     r"|this (turn_id|key) .*; nothing was changed"  # used before
 )
