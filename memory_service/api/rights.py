@@ -21,6 +21,8 @@ from memory_service.values import OWN, Kind, Memory, OwnKind, Scope, Trust
 
 MOST_FORGOTTEN = 100
 _KINDS = "|".join(OWN)
+FORGOTTEN = [kind for kind in OWN if kind != "profile"]
+"""Kinds of which something is told to be deleted unless others are asked for: a profile tells of much else, too."""
 Content = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, extra_json_schema=schemas.NO_NUL)]
 Pinned = Annotated[bool, Meta(description="Of an insight: whether a context tells it before all others")]
 _CURSOR = r"^-?[0-9]{1,16}\.[A-Za-z0-9._:@-]{1,200}$(?!\n)"
@@ -156,7 +158,7 @@ async def forget(service: MemoryService, caller: Caller, body: Forget) -> Forget
         return ForgetAnswer(dry_run=False, ids=deleted, count=len(deleted), memories=[], degraded=[])
     if body.query is None or body.ids is not None:
         raise ValidationFailed("$.query", "a dry run takes a query, and no ids")
-    found = await service.retrieve(scope, body.query, body.top_k, body.kinds or OWN)
+    found = await service.retrieve(scope, body.query, body.top_k, body.kinds or FORGOTTEN)
     hits = [hit for hit in found.hits if hit.score >= body.min_score]
     ids = [hit.item.id for hit in hits]
     return ForgetAnswer(

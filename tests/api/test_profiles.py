@@ -172,6 +172,8 @@ async def test_it_is_listed_among_memories_found_if_it_is_asked_for_and_changed_
     assert (await told(http, RETRIEVE, **whose))["results"] == []
     (found,) = (await told(http, RETRIEVE, **whose, kinds=["profile"]))["results"]
     assert found["id"] == listed["id"]
+    assert (await client.what_to_forget("Sarah Johnson"))["ids"] == []
+    assert (await client.what_to_forget("Sarah Johnson", ["profile"]))["ids"] == [listed["id"]]
     answer = await http.patch(f"/memories/{listed['id']}", json={"user_id": "ana", "content": "no JSON"})
     assert "PATCH /users/{user_id}/profile" in problem(answer, 422, "validation_failed")["detail"]
     memory = {"user_id": "ana", "content": "no JSON", "memory_id": listed["id"]}
