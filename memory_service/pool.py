@@ -23,7 +23,7 @@ from memory_service.learned import profile_of
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, Store
 from memory_service.telling import Context, LongTerm
-from memory_service.values import PROFILE_ID, Hot, Scope, Session, SessionKey, Trust, is_less
+from memory_service.values import PROFILE_ID, Hot, Memory, Scope, Session, SessionKey, Trust, is_less
 
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
 Look = Callable[[SessionKey], Awaitable[Session | None]]
@@ -301,6 +301,10 @@ class LongTermCache:
         self._loading.pop(scope, None)
 
 
+async def _episodes(store: Store, scope: Scope, count: int) -> list[Memory]:
+    return await store.memories(scope, ["episode"], limit=count) if count else []
+
+
 async def load_long_term(
     store: Store,
     summaries: int,
@@ -319,7 +323,7 @@ async def load_long_term(
         # one more than is told: the summary of the present sitting may be among them, and is left out
         store.memories(scope, ["summary"], limit=summaries + 1),
         store.find_memory(scope, PROFILE_ID),
-        store.memories(scope, ["episode"], limit=max(episodes, 1)),
+        _episodes(store, scope, episodes),
     )
     # stable: the newest first among equals
     known = sorted(newest, key=lambda memory: (memory.pinned, memory.importance), reverse=True)
@@ -334,7 +338,7 @@ async def load_long_term(
             summaries=tuple(told),
             most_summaries=summaries,
             profile=profile_of(by_hand, learned, partial(keeps, scope.tenant_id)),
-            episodes=tuple(memory for memory in happened[:episodes] if not is_less(memory.trust, least)),
+            episodes=tuple(memory for memory in happened if not is_less(memory.trust, least)),
         )
 
     return replace(of("low"), restricted={"normal": of("normal"), "high": of("high")})
