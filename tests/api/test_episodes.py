@@ -95,6 +95,7 @@ async def test_one_of_a_type_is_found_behind_many_of_another(
     assert summaries(rest) == [f"number {number}" for number in (6, 5, 4, 3, 2, 1, 0)]
 
 
+@no_store_has_a_say
 async def test_a_repeat_changes_nothing_and_another_under_its_id_takes_its_place(http: httpx2.AsyncClient) -> None:
     first = (await add(http, episode_id="e1")).json()
     assert first["change"] == "created"

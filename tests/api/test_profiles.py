@@ -342,6 +342,7 @@ async def test_a_profile_takes_a_bounded_share_and_fields_that_do_not_fit_are_le
 # With all that is kept of a user
 
 
+@no_store_has_a_say
 async def test_a_file_of_a_user_brings_the_profile_over_with_its_version(
     http: httpx2.AsyncClient, client: MemoryServiceClient
 ) -> None:
