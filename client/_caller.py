@@ -29,6 +29,13 @@ def credential(api_key: str | None = None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def owner(user_id: str | None, space: str | None) -> str:
+    """By which id the memory of a user or of a space is named. Raises ValueError unless it is one of them."""
+    if (user_id is None) == (space is None):
+        raise ValueError("name whose memory it is: either by user_id or by space")
+    return f"space:{space}" if user_id is None else user_id
+
+
 class Caller:
     """What both clients know: where, who, with which key, which session, how long."""
 
@@ -37,8 +44,9 @@ class Caller:
     def __init__(
         self,
         service_url: str,
-        user_id: str,
+        user_id: str | None,
         session_id: str | None,
+        space: str | None,
         timeout_s: float,
         retries: Retries,
         api_key: str | None,
@@ -50,7 +58,7 @@ class Caller:
         if retries.max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
         self.service_url = service_url.rstrip("/")
-        self.user_id = user_id
+        self.user_id = owner(user_id, space)
         self._chosen_session_id = session_id
         self._session_id = session_id
         self._timeout_s = timeout_s

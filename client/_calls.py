@@ -49,7 +49,7 @@ def start(
     made = session_id is None
     restore = restore or made
     session_id = uuid4().hex if session_id is None else session_id
-    body = _present(
+    body = present(
         user_id=user_id,
         session_id=session_id,
         restore=restore,
@@ -62,7 +62,7 @@ def start(
 
 
 def end(user_id: str, session_id: str, wait_s: float) -> Call:
-    body = _present(user_id=user_id, session_id=session_id, wait_s=wait_s)
+    body = present(user_id=user_id, session_id=session_id, wait_s=wait_s)
     return Call(method="POST", path="/sessions/end", body=body, wait_s=wait_s)
 
 
@@ -79,7 +79,7 @@ def store(
     metadata: Mapping[str, Any] | None,
 ) -> Call:
     """Always carries a `turn_id`: a repeat is a replay."""
-    body = _present(
+    body = present(
         user_id=user_id,
         session_id=session_id,
         user_message=user_message,
@@ -94,7 +94,7 @@ def store(
 
 
 def context(user_id: str, session_id: str, include_knowledge: int, query: str | None, min_trust: str | None) -> Call:
-    body = _present(
+    body = present(
         user_id=user_id,
         session_id=session_id,
         include_knowledge=include_knowledge or None,
@@ -112,7 +112,7 @@ def retrieve(
     session_id: str | None,
     min_trust: str | None,
 ) -> Call:
-    body = _present(
+    body = present(
         user_id=user_id,
         query=query,
         top_k=top_k,
@@ -124,11 +124,11 @@ def retrieve(
 
 
 def insights(user_id: str, recent_only: bool) -> Call:
-    return Call(method="POST", path="/insights", body=_present(user_id=user_id, recent_only=recent_only))
+    return Call(method="POST", path="/insights", body=present(user_id=user_id, recent_only=recent_only))
 
 
 def summaries(user_id: str, limit: int) -> Call:
-    return Call(method="POST", path="/summaries", body=_present(user_id=user_id, limit=limit))
+    return Call(method="POST", path="/summaries", body=present(user_id=user_id, limit=limit))
 
 
 def store_memories(memories: Iterable[Mapping[str, Any]]) -> Call:
@@ -138,26 +138,24 @@ def store_memories(memories: Iterable[Mapping[str, Any]]) -> Call:
 
 
 def memories(user_id: str, kinds: Sequence[str] | None, limit: int, cursor: str | None, superseded: bool) -> Call:
-    asked = _present(user_id=user_id, kinds=",".join(kinds) if kinds else None, limit=str(limit), cursor=cursor)
+    asked = present(user_id=user_id, kinds=",".join(kinds) if kinds else None, limit=str(limit), cursor=cursor)
     return Call(method="GET", path="/memories", query=asked | ({"superseded": "true"} if superseded else {}))
 
 
 def memory(user_id: str, memory_id: str) -> Call:
-    return Call(method="GET", path=f"/memories/{_in_path(memory_id)}", query={"user_id": user_id})
+    return Call(method="GET", path=f"/memories/{in_path(memory_id)}", query={"user_id": user_id})
 
 
 def edit_memory(user_id: str, memory_id: str, changes: Mapping[str, Any]) -> Call:
-    return Call(method="PATCH", path=f"/memories/{_in_path(memory_id)}", body={"user_id": user_id, **changes})
+    return Call(method="PATCH", path=f"/memories/{in_path(memory_id)}", body={"user_id": user_id, **changes})
 
 
 def delete_memory(user_id: str, memory_id: str) -> Call:
-    return Call(method="DELETE", path=f"/memories/{_in_path(memory_id)}", query={"user_id": user_id})
+    return Call(method="DELETE", path=f"/memories/{in_path(memory_id)}", query={"user_id": user_id})
 
 
 def what_to_forget(user_id: str, query: str, kinds: Sequence[str] | None, top_k: int, min_score: float) -> Call:
-    body = _present(
-        user_id=user_id, query=query, kinds=list(kinds) if kinds else None, top_k=top_k, min_score=min_score
-    )
+    body = present(user_id=user_id, query=query, kinds=list(kinds) if kinds else None, top_k=top_k, min_score=min_score)
     return Call(method="POST", path="/memories/forget", body=body)
 
 
@@ -166,21 +164,21 @@ def forget(user_id: str, ids: Iterable[str]) -> Call:
 
 
 def profile(user_id: str) -> Call:
-    return Call(method="GET", path=f"/users/{_in_path(user_id)}/profile")
+    return Call(method="GET", path=f"/users/{in_path(user_id)}/profile")
 
 
 def put_profile(user_id: str, profile: Mapping[str, Any], expected_version: int | None) -> Call:
-    body = _present(profile=dict(profile), expected_version=expected_version)
-    return Call(method="PUT", path=f"/users/{_in_path(user_id)}/profile", body=body)
+    body = present(profile=dict(profile), expected_version=expected_version)
+    return Call(method="PUT", path=f"/users/{in_path(user_id)}/profile", body=body)
 
 
 def patch_profile(user_id: str, patch: Mapping[str, Any], expected_version: int | None) -> Call:
-    body = _present(patch=dict(patch), expected_version=expected_version)
-    return Call(method="PATCH", path=f"/users/{_in_path(user_id)}/profile", body=body)
+    body = present(patch=dict(patch), expected_version=expected_version)
+    return Call(method="PATCH", path=f"/users/{in_path(user_id)}/profile", body=body)
 
 
 def delete_profile(user_id: str) -> Call:
-    return Call(method="DELETE", path=f"/users/{_in_path(user_id)}/profile")
+    return Call(method="DELETE", path=f"/users/{in_path(user_id)}/profile")
 
 
 def add_episode(
@@ -194,7 +192,7 @@ def add_episode(
     metadata: Mapping[str, Any] | None,
 ) -> Call:
     """Always carries an `episode_id`: a repeat changes nothing."""
-    body = _present(
+    body = present(
         event_type=event_type,
         summary=summary,
         timestamp=timestamp,
@@ -202,19 +200,19 @@ def add_episode(
         episode_id=f"episode_{uuid4().hex}" if episode_id is None else episode_id,
         metadata=None if metadata is None else dict(metadata),
     )
-    return Call(method="POST", path=f"/users/{_in_path(user_id)}/episodes", body=body)
+    return Call(method="POST", path=f"/users/{in_path(user_id)}/episodes", body=body)
 
 
 def episodes(user_id: str, limit: int, event_type: str | None, cursor: str | None) -> Call:
-    query = _present(limit=str(limit), event_type=event_type, cursor=cursor)
-    return Call(method="GET", path=f"/users/{_in_path(user_id)}/episodes", query=query)
+    query = present(limit=str(limit), event_type=event_type, cursor=cursor)
+    return Call(method="GET", path=f"/users/{in_path(user_id)}/episodes", query=query)
 
 
 def store_knowledge(
     content: str, category: str, *, title: str | None, doc_id: str | None, metadata: Mapping[str, Any] | None
 ) -> Call:
     """Always carries a `doc_id`: a repeat changes nothing."""
-    body = _present(
+    body = present(
         content=content,
         category=category,
         title=title,
@@ -225,43 +223,43 @@ def store_knowledge(
 
 
 def recall_knowledge(query: str, top_k: int, category: str | None) -> Call:
-    return Call(method="POST", path="/knowledge/recall", body=_present(query=query, top_k=top_k, category=category))
+    return Call(method="POST", path="/knowledge/recall", body=present(query=query, top_k=top_k, category=category))
 
 
 def delete_knowledge(doc_id: str) -> Call:
-    return Call(method="DELETE", path=f"/knowledge/{_in_path(doc_id)}")
+    return Call(method="DELETE", path=f"/knowledge/{in_path(doc_id)}")
 
 
 def erase_user(user_id: str) -> Call:
-    return Call(method="DELETE", path=f"/users/{_in_path(user_id)}")
+    return Call(method="DELETE", path=f"/users/{in_path(user_id)}")
 
 
 def erase_session(user_id: str, session_id: str) -> Call:
-    return Call(method="DELETE", path=f"/sessions/{_in_path(session_id)}", query={"user_id": user_id})
+    return Call(method="DELETE", path=f"/sessions/{in_path(session_id)}", query={"user_id": user_id})
 
 
 def quarantine(user_id: str, session_id: str, turn_numbers: Iterable[int] | None) -> Call:
-    body = _present(user_id=user_id, turn_numbers=None if turn_numbers is None else list(turn_numbers))
-    return Call(method="POST", path=f"/sessions/{_in_path(session_id)}/quarantine", body=body)
+    body = present(user_id=user_id, turn_numbers=None if turn_numbers is None else list(turn_numbers))
+    return Call(method="POST", path=f"/sessions/{in_path(session_id)}/quarantine", body=body)
 
 
 def release(user_id: str, session_id: str, turn_number: int | None) -> Call:
     named = {} if turn_number is None else {"turn_number": str(turn_number)}
-    path = f"/sessions/{_in_path(session_id)}/quarantine"
+    path = f"/sessions/{in_path(session_id)}/quarantine"
     return Call(method="DELETE", path=path, query={"user_id": user_id, **named})
 
 
 def erase_turn(user_id: str, session_id: str, turn_number: int) -> Call:
-    path = f"/sessions/{_in_path(session_id)}/turns/{_whole(turn_number)}"
+    path = f"/sessions/{in_path(session_id)}/turns/{_whole(turn_number)}"
     return Call(method="DELETE", path=path, query={"user_id": user_id})
 
 
 def reflection(user_id: str, session_id: str) -> Call:
-    return Call(method="GET", path=f"/sessions/{_in_path(session_id)}/reflection", query={"user_id": user_id})
+    return Call(method="GET", path=f"/sessions/{in_path(session_id)}/reflection", query={"user_id": user_id})
 
 
 def export_user(user_id: str) -> Call:
-    return Call(method="GET", path=f"/users/{_in_path(user_id)}/export")
+    return Call(method="GET", path=f"/users/{in_path(user_id)}/export")
 
 
 def import_user(user_id: str | None) -> Call:
@@ -269,7 +267,7 @@ def import_user(user_id: str | None) -> Call:
     return Call(
         method="POST",
         path="/users/import",
-        query=_present(user_id=user_id),
+        query=present(user_id=user_id),
         wait_s=LONGEST_IMPORT_S,
         media_type="application/x-ndjson",
     )
@@ -283,7 +281,7 @@ def stats() -> Call:
     return Call(method="GET", path="/stats")
 
 
-def _in_path(name: str) -> str:
+def in_path(name: str) -> str:
     """Encode all of it, slashes too. Raises InvalidRequest for what would name something else there, or nothing.
 
     Dots by themselves are steps within a path, encoded or not; half a character (a lone surrogate) is in no UTF-8.
@@ -304,6 +302,6 @@ def _whole(number: int) -> int:
         raise InvalidRequest("a turn is named by a whole number") from exc
 
 
-def _present(**fields: Any) -> dict[str, Any]:
+def present(**fields: Any) -> dict[str, Any]:
     """Leave out what was not given: the defaults are the service's."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -26,6 +26,7 @@ from client import _calls
 from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
+from client._messages import AwaitedMessages, BlockingMessages
 from client._profiles import Profiles
 from client._reading import Reading
 from client._rights import Rights
@@ -36,9 +37,13 @@ T = TypeVar("T")
 
 
 class MemoryServiceClient(
-    AwaitedFiles, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]], Profiles[Awaitable[Answer]]
+    AwaitedFiles,
+    AwaitedMessages,
+    Reading[Awaitable[Answer]],
+    Rights[Awaitable[Answer]],
+    Profiles[Awaitable[Answer]],
 ):
-    """One user's memory, awaited.
+    """The memory of one user, or of one `space` that agents share: awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
     your identity provider) is by default what MEMORY_SERVICE_API_KEY holds. `timeout_s` holds for each attempt. A
@@ -49,9 +54,10 @@ class MemoryServiceClient(
     def __init__(
         self,
         service_url: str,
-        user_id: str,
+        user_id: str | None = None,
         session_id: str | None = None,
         *,
+        space: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
@@ -60,7 +66,7 @@ class MemoryServiceClient(
         _random: Callable[[], float] = random.random,
     ) -> None:
         retries = Retries(max_attempts=max_attempts, random=_random)
-        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
+        super().__init__(service_url, user_id, session_id, space, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.AsyncClient() if http is None else http
         self._sleep = _sleep
@@ -211,15 +217,16 @@ class MemoryServiceClient(
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer], Profiles[Answer]):
-    """One user's memory, blocking: method for method the same as MemoryServiceClient."""
+class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], Rights[Answer], Profiles[Answer]):
+    """The memory of one user, or of one `space`, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(
         self,
         service_url: str,
-        user_id: str,
+        user_id: str | None = None,
         session_id: str | None = None,
         *,
+        space: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 30.0,
         max_attempts: int = 4,
@@ -228,7 +235,7 @@ class SyncMemoryServiceClient(BlockingFiles, Reading[Answer], Rights[Answer], Pr
         _random: Callable[[], float] = random.random,
     ) -> None:
         retries = Retries(max_attempts=max_attempts, random=_random)
-        super().__init__(service_url, user_id, session_id, timeout_s, retries, api_key, http)
+        super().__init__(service_url, user_id, session_id, space, timeout_s, retries, api_key, http)
         self._owns_http = http is None
         self._http = httpx2.Client() if http is None else http
         self._sleep = _sleep

@@ -11,7 +11,7 @@ import asyncio
 import sys
 from uuid import uuid4
 
-from client import MemoryServiceClient
+from client import ConnectionFailed, MemoryServiceClient
 
 FIRST_SESSION = [
     ("Hi, I'm Sam. I'm a teacher and I'm 42.", "Welcome, Sam. What would you like to plan for?"),
@@ -44,4 +44,7 @@ async def main(service_url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "http://localhost:8000"))
+    try:
+        asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "http://localhost:8000"))
+    except ConnectionFailed as failure:
+        sys.exit(f"{failure}\nIs the service running? Start it with: memory-service serve")

@@ -47,6 +47,7 @@ def make_tokens(settings: Settings, clock: Callable[[], float]) -> Tokens:
         tenant=settings.jwt_tenant,
         tenant_claim=settings.jwt_tenant_claim,
         user_claim=settings.jwt_user_claim,
+        spaces_claim=settings.jwt_spaces_claim,
         service_clients=frozenset(_listed(settings.jwt_service_clients)),
     )
     return Tokens(KeySet(settings.jwt_jwks_url, clock=clock), rules)

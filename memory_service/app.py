@@ -27,9 +27,11 @@ from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
+from memory_service.growth import Growth
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.messages import Messages
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier, load_long_term
@@ -152,8 +154,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     """Put the parts together; none is started."""
     tier = make_tier(settings, store, around)
     pool = make_pool(settings, store, tier, around)
-    rules = rules_of(settings.profile_schemas)
-    long_term = make_long_term(settings, store, rules, around)
+    long_term = make_long_term(settings, store, rules := rules_of(settings.profile_schemas), around)
     redactor = make_redactor(settings)
     embedding = make_embedding(settings, store, embedder, redactor, around)
     engines = make_engines(settings, store, embedding, redactor, around)
@@ -169,7 +170,8 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         pool=pool,
         long_term=long_term,
         sessions=sessions,
-        revisions=Revisions(store, pool, sessions, now=around.now, new_id=around.new_id),
+        messages=make_messages(settings, store, pool, sessions, recall, background, around),
+        revisions=Revisions(store, pool, sessions, now=around.now),
         embedding=embedding,
         audit=Audit(settings.audit_key.get_secret_value()),
         keys=Keys(store, now=around.now, monotonic=around.monotonic),
@@ -191,6 +193,20 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     )
 
 
+def make_messages(
+    settings: Settings,
+    store: Store,
+    pool: SessionPool,
+    sessions: Sessions,
+    recall: Recall,
+    background: Background,
+    around: Surroundings,
+) -> Messages:
+    latest = settings.agent_memory_size
+    made = (store, pool, sessions, recall, background.after_turn)
+    return Messages(*made, latest=latest, now=around.now, new_id=around.new_id)
+
+
 def make_background(
     settings: Settings,
     store: Store,
@@ -204,6 +220,7 @@ def make_background(
 ) -> Background:
     return Background(
         *(store, sessions, embedding, reflector, refiner, engines, scheduler),
+        Growth(settings.retention_session_turns),
         threshold_turns=settings.reflection_threshold_turns,
         idle_after=timedelta(minutes=settings.session_ttl_minutes),
         abandoned_after=timedelta(hours=settings.session_abandon_hours),
@@ -251,12 +268,7 @@ def make_engines(
 
 
 def make_recall(
-    settings: Settings,
-    store: Store,
-    embedding: Embedding,
-    engines: Engines,
-    tier: HotTier | None,
-    around: Surroundings,
+    settings: Settings, store: Store, embedding: Embedding, engines: Engines, tier: HotTier | None, around: Surroundings
 ) -> Recall:
     cache_bytes = settings.recall_cache_mb * 1_000_000
     answers = QueryCache(

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.growth import Growth
 from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
 from memory_service.scheduler import Scheduler
@@ -59,6 +60,7 @@ class Background:
         refiner: Refiner,
         engines: Engines,
         scheduler: Scheduler,
+        growth: Growth,
         *,
         threshold_turns: int,
         idle_after: timedelta,
@@ -70,10 +72,11 @@ class Background:
         self._store, self._sessions, self._embedding = store, sessions, embedding
         self._reflector, self._refiner, self._engines, self._scheduler = reflector, refiner, engines, scheduler
         self._threshold_turns, self._idle_after, self._abandoned_after = threshold_turns, idle_after, abandoned_after
-        self._now = now
+        self.growth, self._now = growth, now
 
     def after_turn(self, key: SessionKey, session: Session) -> None:
         """Ring for the work a new turn may have made."""
+        self.growth.see(key, session)
         self.embed_soon(key.scope)
         if key.scope.user_id == NOBODY:
             return  # nobody is told its context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import click
 from msgspec import to_builtins
 
-from memory_service.access import OPERATORS, PERMISSIONS, Permission
+from memory_service.access import OF_MEMORY, OPERATORS, PERMISSIONS, Permission
 from memory_service.calling import ask
 from memory_service.cli_run import read_settings, run
 from memory_service.clock import SharedClock
 from memory_service.errors import MemoryServiceError, RecordInUse, UnsafeStart, ValidationFailed
 from memory_service.keys import Keys
-from memory_service.limits import check_id, check_name
+from memory_service.limits import check_id, check_name, check_user_id, space_id
 from memory_service.logs import configure_logging
 from memory_service.stores import make_store
 from memory_service.stores.keys import ApiKey
@@ -46,14 +46,30 @@ def keys() -> None:
     show_default=True,
     help=f"What it may: {','.join(sorted(PERMISSIONS))}; or all.",
 )
+@click.option(
+    "--space",
+    "spaces",
+    metavar="SPACE:PERMISSIONS",
+    multiple=True,
+    help="What a key of one user may in a space, such as research:read,write. As often as you like.",
+)
 @click.option("--expires-in-days", type=click.FloatRange(0, 3650, min_open=True), help="Then it ends (default: never).")
 @at_service
 def create(
-    name: str, tenant: str | None, user: str | None, permissions: str, expires_in_days: float | None, url: str | None
+    name: str,
+    tenant: str | None,
+    user: str | None,
+    permissions: str,
+    spaces: tuple[str, ...],
+    expires_in_days: float | None,
+    url: str | None,
 ) -> None:
     """Make a key called NAME, and write it on standard output."""
+    if spaces and user is None:
+        raise click.UsageError("--space: only with --user; a key of all users may name every space as it is")
     body: dict[str, Any] = {"name": name, "permissions": permissions_of(permissions)}
-    given = {"tenant_id": tenant, "user_id": user, "expires_in_days": expires_in_days}
+    given: dict[str, Any] = {"tenant_id": tenant, "user_id": user, "expires_in_days": expires_in_days}
+    given["spaces"] = spaces_of(spaces) or None
     body |= {field: value for field, value in given.items() if value is not None}
     show_made(ask(url, "POST", "/keys", json=body) if url else run(created(body)))
 
@@ -67,7 +83,7 @@ def list_keys(tenant: str | None, url: str | None) -> None:
     for key in ask(url, "GET", "/keys", params=params)["keys"] if url else run(listed(tenant)):
         state = f"revoked {key['revoked_at']}" if key["revoked_at"] else f"until {key['expires_at'] or 'revoked'}"
         whose = f"{key['tenant_id']}/{key['user_id'] or '*'}"
-        click.echo(f"{key['key_id']} {whose} {','.join(sorted(key['permissions']))} {state} {key['name']}")
+        click.echo(f"{key['key_id']} {whose} {allowed(key)} {state} {key['name']}")
 
 
 @keys.command()
@@ -101,6 +117,29 @@ def permissions_of(given: str) -> list[Permission]:
     return wanted
 
 
+def spaces_of(given: Sequence[str]) -> dict[str, list[str]]:
+    """What is granted by the names of spaces. Raises UsageError."""
+    found: dict[str, list[str]] = {}
+    for one in given:
+        name, _, granted = one.partition(":")
+        try:
+            space_id("--space", name)
+        except ValidationFailed as exc:
+            raise click.UsageError(str(exc)) from exc
+        found[name] = sorted({word.strip() for word in granted.split(",")})
+        if not OF_MEMORY.issuperset(found[name]):
+            raise click.UsageError(f"--space: write SPACE:{','.join(sorted(OF_MEMORY))}, or some of these")
+    if len(found) < len(given):
+        raise click.UsageError("--space: a space is named twice")
+    return found
+
+
+def allowed(key: Any) -> str:
+    """What a key may, and what in which spaces."""
+    spaces = (f"space:{name}:{','.join(sorted(granted))}" for name, granted in sorted(key["spaces"].items()))
+    return " ".join([",".join(sorted(key["permissions"])), *spaces])
+
+
 def id_of(given: str) -> str:
     """Takes a whole key too, and the id of it alone. Raises UsageError."""
     key_id = given.split("_")[1] if given.startswith("mem_") else given
@@ -111,7 +150,7 @@ def id_of(given: str) -> str:
 
 
 def show_made(key: Any) -> None:
-    click.echo(f"{key['key_id']}: {','.join(sorted(key['permissions']))} of {key['tenant_id']}. {ONCE}", err=True)
+    click.echo(f"{key['key_id']}: {allowed(key)} of {key['tenant_id']}. {ONCE}", err=True)
     click.echo(key["key"])
 
 
@@ -125,7 +164,8 @@ async def created(body: dict[str, Any]) -> Any:
             check_name("NAME", body["name"]),
             check_id("--tenant", body.get("tenant_id", OPERATORS)),
             body["permissions"],
-            user_id=check_id("--user", body["user_id"]) if "user_id" in body else None,
+            user_id=check_user_id("--user", body["user_id"]) if "user_id" in body else None,
+            spaces=body.get("spaces"),
             lifetime=timedelta(days=days) if days else None,
             by=BY,
         )

@@ -110,6 +110,12 @@ class Erasing:
         what = Forgetting(session_id=key.session_id, now=self._now(), untouched_since=untouched_since)
         return await self._forget(key, what, "")
 
+    async def words(self, key: SessionKey, after: int, through: int) -> Erased:
+        """Erase the words of turns for want of room, not what was learnt from them. Nothing, if any is still needed."""
+        return await self._forget(
+            key, Forgetting(session_id=key.session_id, after=after, seq=through, now=self._now()), ""
+        )
+
     async def aged_memories(self, scope: Scope, memories: Sequence[Memory]) -> int:
         """Delete memories as `memories` does, if none of them has changed since it was read. Returns how many."""
         gone = tuple(memory.deleted(self._now()) for memory in memories)

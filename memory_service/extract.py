@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from memory_service.relative_dates import dated
 from memory_service.text import STOP_WORDS, sentences, words
 from memory_service.values import Message, Turn
 
@@ -216,30 +217,33 @@ def field_of(text: str) -> tuple[str, str] | tuple[None, None]:
 
 
 def facts(turns: Iterable[Turn]) -> list[Fact]:
-    """Statements about themselves by the users, and by named assistants (two people talking), in order."""
+    """Statements about themselves by the users, and by named assistants (two people talking), in order.
+
+    Behind a word such as "yesterday" stands the day that it meant: whoever reads it later could not tell.
+    """
     told = [
-        (message, turn.seq)
+        (message, turn)
         for turn in turns
         for message in turn.messages
         if message.role == "user" or (message.role == "assistant" and message.name)
     ]
     return [
         fact
-        for message, seq in told
+        for message, turn in told
         for text in sentences(message.content[:LONGEST_READ])
-        if (fact := _fact(message, seq, text))
+        if (fact := _fact(message, turn, text))
     ]
 
 
-def _fact(message: Message, seq: int, text: str) -> Fact | None:
+def _fact(message: Message, turn: Turn, text: str) -> Fact | None:
     bag = words(text)
     if text.endswith("?") or not 4 <= len(bag) <= 45:
         return None
     for category, importance, pattern in _FACTS:
         if pattern.search(text):
             field, value = field_of(text) if message.role == "user" else (None, None)  # not of the one they talk to
-            weight = _weighed(importance, text, bag)
-            return Fact(Sentence(text, message.speaker, seq), category, weight, slot_of(text), field, value)
+            sentence = Sentence(dated(text, turn.created_at), message.speaker, turn.seq)
+            return Fact(sentence, category, _weighed(importance, text, bag), slot_of(text), field, value)
     return None
 
 

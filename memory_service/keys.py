@@ -14,14 +14,14 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
 from msgspec.structs import replace
 
-from memory_service.access import Permission
-from memory_service.errors import KeyNotFound, KeyNotInUse
+from memory_service.access import OfMemory, Permission
+from memory_service.errors import KeyNotFound, KeyNotInUse, ValidationFailed
 from memory_service.stores.base import Store
 from memory_service.stores.keys import ApiKey
 
@@ -64,10 +64,16 @@ class Keys:
         permissions: Collection[Permission],
         *,
         user_id: str | None = None,
+        spaces: Mapping[str, Collection[OfMemory]] | None = None,
         lifetime: timedelta | None = None,
         by: str = "",
     ) -> tuple[ApiKey, str]:
-        """Make a key; returns it with its text, which nobody can tell again. `by`: who did it without a request."""
+        """Make a key; returns it with its text, which nobody can tell again. `by`: who did it without a request.
+
+        Raises ValidationFailed for spaces of a key that is bound to no user.
+        """
+        if spaces and user_id is None:
+            raise ValidationFailed("$.spaces", "only with a user: a key of all users may name every space as it is")
         key_id = await self._new_id()
         stem = f"{PREFIX}{key_id}_{_random(_OF_SECRETS, _RANDOM_LENGTH)}"
         text, now = stem + _check_of(stem), self._now()
@@ -80,6 +86,7 @@ class Keys:
             digest=_digest(text.rpartition("_")[2]),
             created_at=now,
             expires_at=now + lifetime if lifetime else None,
+            spaces={name: frozenset(granted) for name, granted in (spaces or {}).items()},
         )
         await self._put(key)
         logger.info("an API key was created", extra={"key": key_id, "by": by})
@@ -119,7 +126,13 @@ class Keys:
             raise KeyNotInUse
         lifetime = key.expires_at - key.created_at if key.expires_at else None
         made = await self.create(
-            key.name, key.tenant_id, key.permissions, user_id=key.user_id, lifetime=lifetime, by=by
+            key.name,
+            key.tenant_id,
+            key.permissions,
+            user_id=key.user_id,
+            spaces=key.spaces,
+            lifetime=lifetime,
+            by=by,
         )
         if not overlap:
             await self.revoke(key, by=by)

@@ -18,6 +18,14 @@ from memory_service.text import LONGEST_KEY
 ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,200}$(?!\n)"
 """Python's `$` also matches before a last line break."""
 ID_MEANS = "1 to 200 characters of A-Z a-z 0-9 . _ : @ -"
+SPACE = "space:"
+"""What the ids of spaces begin with, and of no user."""
+_NAME_OF_SPACE = "[A-Za-z0-9._-]{1,100}"
+SPACE_NAME_PATTERN = rf"^{_NAME_OF_SPACE}$(?!\n)"
+SPACE_NAME_MEANS = "1 to 100 characters of A-Z a-z 0-9 . _ -"
+USER_ID_PATTERN = rf"^(?!\.{{1,2}}$)(?!{SPACE}(?!{_NAME_OF_SPACE}$))[A-Za-z0-9._:@-]{{1,200}}$(?!\n)"
+"""Whose memory: a user's, or a space's."""
+USER_ID_MEANS = f"{ID_MEANS}; after `{SPACE}`, which is for spaces, {SPACE_NAME_MEANS}"
 MAX_NAME, NAME_PATTERN = 200, r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)"
 MAX_TEXT, MAX_QUESTION, MAX_HITS, MAX_TAGS = 100_000, 2000, 100, 50
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
@@ -31,13 +39,27 @@ FROM, UNTIL = datetime(1901, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$(?!\n)"
 
 _ID, _NAME, _KEY = re.compile(ID_PATTERN), re.compile(NAME_PATTERN), re.compile(METADATA_KEY)
-_DOC_ID = re.compile(DOC_ID_PATTERN)
+_DOC_ID, _USER_ID, _SPACE_NAME = map(re.compile, (DOC_ID_PATTERN, USER_ID_PATTERN, SPACE_NAME_PATTERN))
 
 
 def check_id(place: str, value: Any) -> str:
     if not isinstance(value, str) or not _ID.search(value):
         raise ValidationFailed(place, ID_MEANS, "invalid_id")
     return value
+
+
+def check_user_id(place: str, value: Any) -> str:
+    """Of a space too."""
+    if not isinstance(value, str) or not _USER_ID.search(value):
+        raise ValidationFailed(place, USER_ID_MEANS, "invalid_id")
+    return value
+
+
+def space_id(place: str, name: Any) -> str:
+    """Return by which id the space of this name is named."""
+    if not isinstance(name, str) or not _SPACE_NAME.search(name):
+        raise ValidationFailed(place, f"a space is called by {SPACE_NAME_MEANS}", "invalid_id")
+    return SPACE + name
 
 
 def check_doc_id(place: str, value: Any) -> str:

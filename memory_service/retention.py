@@ -1,6 +1,7 @@
-"""Erasing what is kept of users when nobody has touched it for so many days, tenant by tenant.
+"""Erasing what is kept of users when nobody has touched it for so many days, tenant by tenant; and the words of the
+first turns of sessions that have grown too long.
 
-This deletes what nobody asked to have deleted, so it never goes by one clock alone: a jump ahead ages nothing
+The former deletes what nobody asked to have deleted, so it never goes by one clock alone: a jump ahead ages nothing
 (`Patience`, for as long as the days of the tenant), where the store has a clock it must say the same, and where it has
 none nothing is erased until the clock of the host has had time to be put right.
 """
@@ -16,11 +17,13 @@ from typing import Any
 
 from memory_service.background import JUMP, Patience
 from memory_service.erasing import Erasing
-from memory_service.errors import StoreCorrupt, UnsafeStart, ValidationFailed
+from memory_service.errors import StaleVersion, StoreCorrupt, UnsafeStart, ValidationFailed
+from memory_service.growth import Growth
 from memory_service.limits import check_id
 from memory_service.memories import KEPT_TOGETHER
 from memory_service.stores.aging import AgedMemory, Tenants
 from memory_service.stores.base import Store
+from memory_service.stores.forgetting import read_through
 from memory_service.values import Memory, Scope, SessionKey, Value
 
 logger = logging.getLogger(__name__)
@@ -69,24 +72,61 @@ class Retention:
         store: Store,
         erasing: Erasing,
         keeping: Keeping,
+        growth: Growth,
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
-        self._store, self._erasing, self._keeping, self._now = store, erasing, keeping, now
+        self._store, self._erasing, self._keeping, self._growth, self._now = store, erasing, keeping, growth, now
         self._terms = [(whose, span, Patience(now, monotonic, span)) for whose, span in keeping.terms]
         self._monotonic, self._settled_s = monotonic, monotonic() + SETTLED_S
-        self._sessions = self._memories = self._damaged = 0
+        self._sessions = self._memories = self._turns = self._damaged = 0
         self._last_at: datetime | None = None
         self._waits = ""
         self._late_s = 0.0
 
     @property
     def wanted(self) -> bool:
-        return bool(self._terms)
+        return bool(self._terms or self._growth.turns)
 
     async def carry_out(self) -> None:
         """Erase what is due by now. Cut off anywhere, or done by several at once, it is the same in the end."""
+        await self._make_room()
+        if self._terms:
+            await self._erase_aged()
+
+    async def _make_room(self) -> None:
+        """No clock has a say in that."""
+        before = self._turns
+        try:
+            for key in self._growth.due:
+                await self._shorten(key)
+        finally:
+            if self._turns > before:
+                logger.info(
+                    "erased the words of the first turns of long sessions", extra={"turns": self._turns - before}
+                )
+
+    async def _shorten(self, key: SessionKey) -> None:
+        """What is live or waits to be read stays until it is not; then it is looked at again."""
+        try:
+            head = await self._store.head(key)
+            wanted = head.turn_count - self._growth.turns if head else 0
+            if head is None or wanted - head.erased_through < self._growth.slack:
+                self._growth.done(key)
+                return
+            last = min(wanted, read_through(head, await self._store.sittings(key)))
+            after = head.erased_through
+            if last - after >= self._growth.slack:
+                for first in range(after, last, AT_ONCE):
+                    self._turns += (await self._erasing.words(key, first, min(first + AT_ONCE, last))).turns
+        except StaleVersion:
+            return
+        except StoreCorrupt:  # it must not keep the others from going
+            self._damaged += 1
+            self._growth.done(key)
+
+    async def _erase_aged(self) -> None:
         now, moments = self._now(), [patience() for _, _, patience in self._terms]
         self._late_s = max((now - min(moments, default=now)).total_seconds(), 0.0)
         theirs = await self._store.clock()
@@ -146,8 +186,10 @@ class Retention:
         return {
             "days": self._keeping.days,
             "tenants": dict(self._keeping.of_tenants),
+            "session_turns": self._growth.turns,
             "sessions": self._sessions,
             "memories": self._memories,
+            "turns": self._turns,
             "damaged": self._damaged,
             "last_at": self._last_at.isoformat() if self._last_at else None,
             "waits": self._waits,

@@ -7,7 +7,7 @@ session begins afresh, earlier turns stay on record and are not shown, and what 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from memory_service.limits import FROM, UNTIL
 from memory_service.pool import HotSession, SessionPool
-from memory_service.sessions import Sessions
+from memory_service.sessions import Sessions, in_parts
 from memory_service.stores.base import Commit, Store
 from memory_service.values import Hot, Message, Session, SessionKey, Sitting, Turn, Value
 
@@ -64,9 +64,8 @@ class Revisions:
         sessions: Sessions,
         *,
         now: Callable[[], datetime],
-        new_id: Callable[[], str],
     ) -> None:
-        self._store, self._pool, self._sessions, self._now, self._new_id = store, pool, sessions, now, new_id
+        self._store, self._pool, self._sessions, self._now = store, pool, sessions, now
 
     async def shown(self, key: SessionKey, session: Session) -> tuple[Said, ...]:
         """Return the messages of the present list, in order."""
@@ -83,7 +82,7 @@ class Revisions:
 
     async def _revise(self, key: SessionKey, wanted: Wanted, entry: HotSession) -> Revised:
         now, hot = self._now(), entry.hot
-        session = hot.session if hot is not None else self._new(key, now)
+        session = hot.session if hot is not None else self._sessions.new(key, now)
         kept = await self._beginning(key, hot, wanted.said)
         there = kept or Kept()
         new = [_dated(said, now) for said in wanted.said[len(there.said) :]]
@@ -97,16 +96,13 @@ class Revisions:
         elif head.status == "ended":
             head, live = head.reopened(now), ()
         head = replace(head, touched_at=now, version=session.version)
-        for part in self._parts(_turns(head, said, len(new), now)):
+        for part in in_parts(_turns(head, said, len(new), now), self._store.capabilities):
             head = replace(head, turn_count=head.turn_count + len(part), version=head.version + 1)
             live = (*live, *part)
             commit = Commit(scope=key.scope, session=head, turns=part, sittings=sittings)
             await self._pool.commit(key, entry, commit, Hot(session=head, turns=live))
             sittings = ()
         return Revised(session=head, said=shown, changed=True)
-
-    def _new(self, key: SessionKey, now: datetime) -> Session:
-        return Session(session_id=key.session_id, incarnation=self._new_id(), created_at=now, touched_at=now, version=0)
 
     async def _beginning(self, key: SessionKey, hot: Hot | None, said: Sequence[Said]) -> Kept | None:
         """Return what there is of a session, if the list begins with it; otherwise None.
@@ -131,17 +127,6 @@ class Revisions:
             for sitting in await self._store.sittings(key)
             if sitting.first_seq > session.replaced_through and sitting.reflection == "pending"
         )
-
-    def _parts(self, turns: Sequence[Turn]) -> Iterator[tuple[Turn, ...]]:
-        """Cut turns into what one commit may hold; a commit that writes none is one, too."""
-        most = self._store.capabilities
-        first = size = 0
-        for place, turn in enumerate(turns):
-            size += len(_encode(turn.messages))
-            if place > first and (place - first == most.most_turns or size > most.most_bytes):
-                yield tuple(turns[first:place])
-                first, size = place, len(_encode(turn.messages))
-        yield tuple(turns[first:])
 
 
 def _messages(turns: Sequence[Turn]) -> tuple[Said, ...]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from memory_service.audit import Audit
 from memory_service.background import Background
@@ -25,6 +26,7 @@ from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Memories, document_memory_id, known_of
+from memory_service.messages import Messages
 from memory_service.pool import LongTermCache, SessionPool, Tier
 from memory_service.profiles import NoRules, Profiles, Rules
 from memory_service.quarantine import Quarantining
@@ -77,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions
     audit: Audit
     keys: Keys
+    messages: Messages
     revisions: Revisions
     embedding: Embedding
     recall: Recall
@@ -110,6 +113,7 @@ class MemoryService:
         self._store, self._pool, self._long_term = parts.store, parts.pool, parts.long_term
         self._sessions, self.audit = parts.sessions, parts.audit
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
+        self.messages = parts.messages
         self.memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         """What callers write themselves."""
         self.profiles = Profiles(parts.store, self._memories_changed, parts.rules, now=now)
@@ -117,9 +121,9 @@ class MemoryService:
         self.rights = Rights(parts.store, self._memories_gone, now=now)
         """What a user may do about their memories."""
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
-        erased = self._something_erased
+        erased, growth = self._something_erased, parts.background.growth
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
-        self.retention = Retention(parts.store, self.erasing, parts.keeping, now=now, monotonic=monotonic)
+        self.retention = Retention(parts.store, self.erasing, parts.keeping, growth, now=now, monotonic=monotonic)
         self.quarantine = Quarantining(parts.store, parts.pool, erased, now=now)
         """Withholding what should not be believed, and giving it back."""
         self.gateway = Gateway(
@@ -213,6 +217,11 @@ class MemoryService:
         if entry.hot is hot:
             entry.context, entry.context_of = context, (hot, long_term)
         return context
+
+    async def known(self, key: SessionKey) -> str:
+        """Tell what is known beside what was said last, ready for a prompt; also where the session has yet to begin."""
+        hot = (await self._pool.read(key)).hot or Hot(session=self._sessions.new(key, self._now()))
+        return assemble(replace(hot, turns=()), await self._long_term.get(key.scope), self._context_budget_tokens).text
 
     async def _known(self, scope: Scope, hot: Hot, asked: Asked) -> list[Known]:
         """Knowledge on what was asked, best first; none where nothing was."""

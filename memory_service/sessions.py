@@ -7,14 +7,17 @@ is read again and the change made anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
 from memory_service.errors import RequestKeyReused, SessionEnded, SessionNotFound, StaleVersion, TurnIdReused
 from memory_service.pool import HotSession, SessionPool
-from memory_service.stores.base import Commit, DuplicateRequest, DuplicateTurn, Store
+from memory_service.stores.base import Capabilities, Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.values import (
     NOBODY,
     Hot,
@@ -29,6 +32,7 @@ from memory_service.values import (
 )
 
 T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
 
 STALE_ATTEMPTS = 8
 FIRST_PAUSE_S = 0.01
@@ -56,6 +60,18 @@ class Draft(Value, frozen=True, kw_only=True):
         """Tell whether the turn could have been made from this."""
         dated, turn = self.created_at is None or self.created_at == turn.created_at, turn.told()
         return dated and (self.messages, self.metadata) == (turn.messages, turn.metadata)
+
+    def turn(self, session_id: str, seq: int, now: datetime) -> Turn:
+        """The turn that is made from this, which has its `turn_id`."""
+        return Turn(
+            session_id=session_id,
+            seq=seq,
+            turn_id=self.turn_id or "",
+            messages=self.messages,
+            created_at=self.created_at or now,
+            received_at=now,
+            metadata=self.metadata,
+        )
 
 
 class Appended(Value, frozen=True, kw_only=True):
@@ -108,11 +124,19 @@ class Sessions:
         return await self.changed(key, change)
 
     async def _create(self, key: SessionKey, entry: HotSession, agent_id: str | None) -> None:
-        now = self._now()
-        session = Session(
-            session_id=key.session_id, incarnation=self._new_id(), created_at=now, touched_at=now, agent_id=agent_id
-        )
+        session = replace(self.new(key, self._now(), agent_id), version=1)
         await self._pool.commit(key, entry, Commit(scope=key.scope, session=session), Hot(session=session))
+
+    def new(self, key: SessionKey, now: datetime, agent_id: str | None = None) -> Session:
+        """A session that is not on record yet: its first commit makes it the first version."""
+        return Session(
+            session_id=key.session_id,
+            incarnation=self._new_id(),
+            created_at=now,
+            touched_at=now,
+            agent_id=agent_id,
+            version=0,
+        )
 
     async def _go_on(self, key: SessionKey, entry: HotSession) -> None:
         hot = found(entry)
@@ -164,15 +188,8 @@ class Sessions:
         hot = found(entry)
         hot.session.require_active()
         now = self._now()
-        turn = Turn(
-            session_id=key.session_id,
-            seq=hot.session.turn_count + 1,
-            turn_id=draft.turn_id or self._new_id(),
-            messages=draft.messages,
-            created_at=draft.created_at or now,
-            received_at=now,
-            metadata=draft.metadata,
-        )
+        named = draft if draft.turn_id else replace(draft, turn_id=self._new_id())
+        turn = named.turn(key.session_id, hot.session.turn_count + 1, now)
         session = hot.session.with_turn(turn)
         name = draft.request
         request = Request(key=name.key, digest=name.digest, made_at=now) if name else None
@@ -249,6 +266,17 @@ class Sessions:
                     raise  # otherwise it may be what somebody else has moved on from
         async with self._pool.lease(key) as entry:
             return await change(entry)
+
+
+def in_parts(turns: Sequence[Turn], most: Capabilities) -> Iterator[tuple[Turn, ...]]:
+    """Cut turns into what one commit may hold; a commit that writes none is one, too."""
+    first = size = 0
+    for place, turn in enumerate(turns):
+        size += len(_encode(turn.messages))
+        if place > first and (place - first == most.most_turns or size > most.most_bytes):
+            yield tuple(turns[first:place])
+            first, size = place, len(_encode(turn.messages))
+    yield tuple(turns[first:])
 
 
 def found(entry: HotSession) -> Hot:

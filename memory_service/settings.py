@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     jwt_tenant: str = Field("", description="Tenant of all tokens; empty takes it from the claim.")
     jwt_tenant_claim: str = Field("tenant_id", min_length=1, description="Claim that has the tenant.")
     jwt_user_claim: str = Field("sub", min_length=1, description="Claim that has the user.")
+    jwt_spaces_claim: str = Field(
+        "memory_spaces", min_length=1, description="Claim that has what a user may in which spaces."
+    )
     jwt_service_clients: str = Field(
         "", description="Clients (`client_id` or `azp`) whose tokens are bound to no user, such as `agents,jobs`."
     )
@@ -148,6 +151,9 @@ class Settings(BaseSettings):
     k_turn_buffer: int = Field(5, ge=1, le=1000, description="Last turns that always stay verbatim in a context.")
     l_turn_chunks: int = Field(10, ge=1, le=1000, description="Turns that make one chunk for recall.")
     m_sessions_recent: int = Field(5, ge=0, le=100, description="Recent session summaries in a context.")
+    agent_memory_size: int = Field(
+        20, ge=1, le=1000, description="Last messages of a conversation in a chat history, where nobody says how many."
+    )
     context_insights: int = Field(20, ge=0, le=500, description="Insights in a context, the most important first.")
     context_episodes: int = Field(
         5, ge=0, le=100, description="Episodes that callers told in a context, the newest first."
@@ -180,6 +186,13 @@ class Settings(BaseSettings):
     )
     tenant_retention_days: str = Field(
         "", description="Tenants of which it is another number of days, such as `acme=30,globex=0`."
+    )
+
+    retention_session_turns: int = Field(
+        0,
+        ge=0,
+        description="Of a session with more turns the words of the first are erased, once they were read; what was "
+        "learnt from them stays. 0 keeps all of them.",
     )
 
     # Memory drivers: engines that follow the record and are asked first

@@ -31,6 +31,7 @@ from memory_service.limits import (
     check_tags,
     check_text,
 )
+from memory_service.parts import check_parts, parts_in, readable
 from memory_service.stores.exports import Exported
 from memory_service.values import OWN, PROFILE_ID, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
 
@@ -81,6 +82,7 @@ def check_session(place: str, session: Session) -> None:
     _check_numbers(place, 0, session.compacted_through, session.turn_count)
     _check_numbers(place, 0, session.handed_over_through, session.turn_count)
     _check_numbers(place, 0, session.replaced_through, session.turn_count)
+    _check_numbers(place, 0, session.erased_through, session.turn_count)
 
 
 def check_sitting(place: str, sitting: Sitting, turns: int) -> None:
@@ -111,8 +113,10 @@ def check_turn(place: str, turn: Turn) -> None:
         raise ValidationFailed(f"{place}.messages", f"more than {MAX_MESSAGES}")
     for message in turn.messages:
         _check_message(f"{place}.messages", message)
-        if message.said_at is not None or message.parts is not None:
+        if message.said_at is not None:
             _check_said(f"{place}.messages", message)
+        elif message.parts is not None:
+            _check_parts(f"{place}.messages", message)
     check_metadata(f"{place}.metadata", turn.metadata)
 
 
@@ -126,6 +130,18 @@ def _check_said(place: str, message: Message) -> None:
     """That what came through the gateway is told there as it was."""
     whole = {"role": message.role} if message.parts is None else message.parts
     kept_of(_through_gateway(place, models.Message, {**whole, "timestamp": message.said_at}), place)
+
+
+def _check_parts(place: str, message: Message) -> None:
+    """That parts are such as may be sent, and what is read beside them is what can be read of them."""
+    try:
+        parts = parts_in(message.parts or {})
+    except msgspec.ValidationError:
+        raise ValidationFailed(place, "is not made of parts") from None
+    check_no_nul(message.parts, place)
+    check_parts(place, parts)
+    if readable(parts) != message.content:
+        raise ValidationFailed(place, "reads otherwise than its parts")
 
 
 def check_memory(place: str, memory: Memory) -> None:

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from memory_service.errors import ValidationFailed
-from memory_service.limits import check_id, check_name
+from memory_service.limits import check_name, check_user_id
 from memory_service.stores.exports import Exported
 from memory_service.user_file_checks import (
     check_effect,
@@ -178,7 +178,7 @@ class _Checked:
             raise ValidationFailed("$.format", f"is no file of a user: {FORMAT} is expected")
         if head.version != VERSION:
             raise ValidationFailed("$.version", f"this service reads version {VERSION}")
-        self.user_id = check_id("$.user_id", head.user_id)
+        self.user_id = check_user_id("$.user_id", head.user_id)
 
     def _take_foot(self, foot: Foot) -> None:
         if foot.things != sum(self.counts.values()):

@@ -15,7 +15,7 @@ SERVER, CLIENT = "memory_service", "client"
 FLOORS = [
     ["tags"],
     ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog"],
-    ["values", "points", "text", "breaker", "rate_limits"],
+    ["values", "points", "text", "breaker", "rate_limits", "relative_dates"],
     ["telling", "statements", "profile_schemas", "stores.superseding"],
     ["learned"],
     [
@@ -26,6 +26,7 @@ FLOORS = [
         "limits",
         "redaction",
         "stores.aging",
+        "stores.compression",
         "stores.exports",
         "stores.gateway",
         "stores.keys",
@@ -36,6 +37,7 @@ FLOORS = [
         "corpus",
         "gateway",
         "gateway.models",
+        "parts",
         "tombstones",
         "stores.bodies",
         "stores.forgetting",
@@ -48,6 +50,7 @@ FLOORS = [
     [
         "clock",
         "embedding",
+        "growth",
         "hot_tier",
         "jwks",
         "keys",
@@ -78,8 +81,8 @@ FLOORS = [
     ],
     ["engines"],
     ["comparing", "recall", "revisions"],
-    ["reflection"],
-    ["refining"],
+    ["messages", "reflection"],
+    ["history", "refining"],
     ["background", "erasing", "quarantine"],
     ["drivers_in_use", "gateway.verbs", "retention"],
     ["service"],

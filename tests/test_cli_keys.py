@@ -89,6 +89,33 @@ async def test_a_key_lives_and_dies_on_the_record(settings: Settings) -> None:
             assert asked.status_code == told
 
 
+async def test_a_key_is_told_of_spaces_on_the_record_and_at_a_service(settings: Settings) -> None:
+    spaces = ["--space", "research:write, read", "--space", "a.b-c:erase"]
+
+    def told(*words: str, key: str = "") -> list[str]:
+        listed = invoked("keys", "list", "--tenant", "acme", *words, key=key).stdout.splitlines()
+        return [" ".join(line.split()[1:5]) for line in listed]
+
+    def on_record() -> str:
+        app = made("app", "--tenant", "acme", "--user", "ana", "--permissions", "read", *spaces)
+        assert invoked("keys", "rotate", key_id_of(app)).exit_code == 0
+        return made("admin", "--permissions", "all")
+
+    admin = await asyncio.to_thread(on_record)
+    said = "acme/ana read space:a.b-c:erase space:research:read,write"
+    assert await asyncio.to_thread(told) == [said] * 2
+    async with running(settings) as url:
+        words = ["create", "app", "--tenant", "acme", "--user", "ana", "--permissions", "read", *spaces]
+        result = await command("keys", *words, "--url", url, key=admin)
+        assert "read space:a.b-c:erase space:research:read,write of acme" in result.stderr
+        assert await asyncio.to_thread(told, "--url", url, key=admin) == [said] * 3
+        key = result.stdout.strip()
+        assert await status(url, key) == 403
+        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as http:
+            for user_id, allowed in (("space:research", 200), ("space:a.b-c", 403), ("ana", 403)):
+                assert (await http.post(START, json={"user_id": user_id})).status_code == allowed
+
+
 async def test_a_record_that_is_being_served_is_named_by_its_url(settings: Settings) -> None:
     admin = await asyncio.to_thread(made, "admin", "--permissions", "all")
     async with running(settings) as url:
@@ -121,6 +148,22 @@ async def test_a_record_that_is_being_served_is_named_by_its_url(settings: Setti
         (["create", "app", "--permissions", "all,else"], "--permissions"),
         (["create", "app", "--permissions", ","], "--permissions"),
         (["create", "app", "--expires-in-days", "0"], "--expires-in-days"),
+        (["create", "app", "--user", "space:a:b"], "--user"),
+        (["create", "app", "--space", "research:read"], "only with --user"),
+        *(
+            (["create", "app", "--user", "ana", *words], "--space")
+            for words in (
+                ["--space", "research"],
+                ["--space", "research:"],
+                ["--space", ":read"],
+                ["--space", "a b:read"],
+                ["--space", "space:research:read"],
+                ["--space", "research:admin"],
+                ["--space", "research:all"],
+                ["--space", "research:read,,write"],
+                ["--space", "research:read", "--space", "research:write"],
+            )
+        ),
         (["revoke", "nokey000"], "no API key of this id"),
         (["rotate", "nokey000"], "no API key of this id"),
         (["revoke", "../x"], "KEY_ID"),

@@ -161,13 +161,18 @@ def test_nothing_said_gives_an_empty_extract() -> None:
         ("I've decided to sell the car.", "plan"),
         ("I'm going to run the marathon.", "plan"),
         ("My sister lives in Braga.", "relation"),
-        ("I bought a red bicycle yesterday.", "possession"),
+        ("I bought a red bicycle.", "possession"),
     ],
 )
 def test_what_users_say_of_themselves_is_a_fact(text: str, category: str) -> None:
     [fact] = facts([says(f"Hello there. {text} Bye now.", seq=7)])
     assert (fact.sentence, fact.category) == (sentence(text, 7), category)
     assert 0 < fact.importance <= 1
+
+
+def test_a_fact_tells_the_day_it_speaks_of() -> None:
+    [fact] = facts([says("I bought a red bicycle yesterday.")])
+    assert fact.sentence.text == "I bought a red bicycle yesterday (2025-03-02)."
 
 
 @pytest.mark.parametrize(

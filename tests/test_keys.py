@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from datetime import timedelta
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from memory_service.errors import KeyNotFound, KeyNotInUse, StoreUnavailable
+from memory_service.errors import KeyNotFound, KeyNotInUse, StoreUnavailable, ValidationFailed
 from memory_service.keys import KNOWN_S, MOST_KNOWN, Keys, _check_of
 from memory_service.migration import Migration
+from memory_service.stores.bodies import key_of, text_of
 from memory_service.stores.keys import ApiKey
 from tests.stores.contract_keys import an_api_key
 from tests.support.stores import FaultyStore
@@ -45,6 +48,27 @@ async def test_a_key_is_found_by_its_text_and_says_what_it_may(here: Process) ->
     assert await here.keys.find(text) == key == await here.store.find_key(key.key_id)
     assert (key.tenant_id, key.user_id, key.permissions) == ("acme", "ana", {"read", "erase"})
     assert (key.created_at, key.expires_at) == (NOON, NOON + timedelta(days=1))
+
+
+async def test_a_key_of_one_user_says_what_it_may_in_spaces_and_so_does_the_next_in_its_place(here: Process) -> None:
+    spaces = {"research": frozenset({"read", "write"})}
+    key, text = await here.made(user_id="ana", spaces={"research": ["read", "write"]})
+    assert key.spaces == spaces
+    made, other = await here.keys.rotate(key)
+    assert await here.keys.find(other) == made
+    assert (made.user_id, made.spaces, made.permissions) == ("ana", spaces, key.permissions)
+    assert await here.keys.find(text) is not None
+    with pytest.raises(ValidationFailed, match="spaces"):
+        await here.made(spaces=spaces)
+    assert (await here.made())[0].spaces == {}
+
+
+def test_a_key_from_before_there_were_spaces_has_none() -> None:
+    key = an_api_key(user_id="ana")
+    before = {name: value for name, value in json.loads(text_of(key)).items() if name != "spaces"}
+    assert key_of(json.dumps(before)) == key
+    with pytest.raises(msgspec.DecodeError):
+        key_of(json.dumps({**before, "spaces": {"research": ["admin"]}}))
 
 
 async def test_its_text_has_a_form_that_scanners_know_and_no_part_of_its_secret_is_kept(here: Process) -> None:

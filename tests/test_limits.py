@@ -20,6 +20,8 @@ from memory_service.limits import (
     check_name,
     check_tags,
     check_text,
+    check_user_id,
+    space_id,
 )
 
 Check = Callable[[str, Any], Any]
@@ -27,6 +29,8 @@ Check = Callable[[str, Any], Any]
 TAKEN: list[tuple[Check, Any]] = [
     (check_id, "a.B_9:@-"),
     (check_id, "x" * 200),
+    *((check_user_id, value) for value in ("a.B_9:@-", "x" * 200, "space", "spaces:a:b", "Space:a:b", "a@space:x")),
+    *((check_user_id, f"space:{name}") for name in ("a.B_9-", ".", "x" * 100)),
     (check_name, "Ana María 日本"),
     (check_text, "line\nbreaks and 👩‍👩‍👧 are fine"),
     (check_text, "x" * MAX_TEXT),
@@ -39,6 +43,9 @@ TAKEN: list[tuple[Check, Any]] = [
 ]
 REFUSED: list[tuple[Check, Any]] = [
     *((check_id, value) for value in (None, "", 7, ".", "..", "a b", "a/b", "a\n", "ü", "x" * 201, "a#1.0", "~x")),
+    *((check_user_id, value) for value in (None, "", 7, ".", "..", "a b", "a\n", "x" * 201, "~x")),
+    *((check_user_id, f"space:{name}") for name in ("a:b", "a@b", "a\n", "space:a", "~x", "é", "x" * 101)),
+    *((space_id, name) for name in (None, "", 7, "a:b", "a@b", "a b", "a\n", "x" * 101)),
     *((check_name, value) for value in (None, "", 7, "x" * 201, "a\nb", "a\n", "a\x00", "\ud800")),
     *((check_text, value) for value in (None, "", 7, b"x", "x" * (MAX_TEXT + 1), "a\x00b", "half \ud83d")),
     *((check_limit, value) for value in (None, 0, -1, MAX_HITS + 1, 1.0, "3", True)),

@@ -15,7 +15,7 @@ from memory_service.api.gateway import GATEWAY
 from memory_service.api.openapi import openapi
 from memory_service.api.problems import STATUS_CODES
 from memory_service.api.routes import VERBS
-from memory_service.api.schemas import ID_PATTERN
+from memory_service.api.schemas import ID_PATTERN, USER_ID_PATTERN
 
 DOCUMENT = json.loads(msgspec.json.encode(openapi(VERBS)))
 OPERATIONS = [
@@ -95,7 +95,7 @@ def test_the_limits_are_told() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     turn, search = schemas["StoreTurn"]["properties"], schemas["Retrieve"]["properties"]
     assert turn["user_message"]["maxLength"] == turn["agent_message"]["maxLength"] == 100_000
-    assert turn["user_id"]["pattern"] == ID_PATTERN
+    assert turn["user_id"]["pattern"] == USER_ID_PATTERN
     assert (search["query"]["minLength"], search["query"]["maxLength"]) == (1, 2000)
     assert (search["top_k"]["minimum"], search["top_k"]["maximum"], search["top_k"]["default"]) == (1, 100, 5)
     wait = schemas["SessionEnd"]["properties"]["wait_s"]
@@ -283,11 +283,13 @@ async def test_answers_about_a_profile_and_episodes_are_as_described(url: str) -
         check("DELETE", profile, await http.delete("/users/ana/profile"))
 
 
-@pytest.mark.parametrize("text", ["ana", "a.b_c:d@e-9", "...", ".a", "a" * 200])
-def test_the_pattern_of_ids_admits_plain_ids(text: str) -> None:
-    assert validator_of({"type": "string", "pattern": ID_PATTERN}).is_valid(text)
+@pytest.mark.parametrize("pattern", [ID_PATTERN, USER_ID_PATTERN])
+@pytest.mark.parametrize("text", ["ana", "a.b_c:d@e-9", "...", ".a", "space:research", "a" * 200])
+def test_the_pattern_of_ids_admits_plain_ids(text: str, pattern: str) -> None:
+    assert validator_of({"type": "string", "pattern": pattern}).is_valid(text)
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "a\n", "\na", "a b", "é", "a" * 201])
-def test_the_pattern_of_ids_admits_nothing_else(text: str) -> None:
-    assert not validator_of({"type": "string", "pattern": ID_PATTERN}).is_valid(text)
+@pytest.mark.parametrize("pattern", [ID_PATTERN, USER_ID_PATTERN])
+@pytest.mark.parametrize("text", ["", ".", "..", "a\n", "\na", "a b", "é", "space:\n", "a" * 201])
+def test_the_pattern_of_ids_admits_nothing_else(text: str, pattern: str) -> None:
+    assert not validator_of({"type": "string", "pattern": pattern}).is_valid(text)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from memory_service.app import Surroundings, open_service
 from memory_service.erasing import Erasing
 from memory_service.errors import SessionNotFound, StoreCorrupt, StoreUnavailable, UnsafeStart
+from memory_service.growth import Growth
 from memory_service.pool import SessionPool
 from memory_service.retention import SETTLED_S, Keeping, Retention
 from memory_service.rights import Rights
@@ -372,7 +373,7 @@ class Replica:
         self.changed: list[Scope] = []
         rights = Rights(store, self.changed.append, now=self.now)
         erasing = Erasing(store, self.pool, rights, None, self.changed.append, now=self.now)
-        self.retention = Retention(store, erasing, Keeping(days=30), now=self.now, monotonic=lambda: 0.0)
+        self.retention = Retention(store, erasing, Keeping(days=30), Growth(0), now=self.now, monotonic=lambda: 0.0)
 
     def now(self) -> datetime:
         return self.at

@@ -95,6 +95,8 @@ TOLD_OF_A_SESSION: list[tuple[str, Place, Any]] = [
     ("session", ("metadata",), nested(300)),
     ("session", ("replaced_through",), -1),
     ("session", ("replaced_through",), 6),
+    ("session", ("erased_through",), -1),
+    ("session", ("erased_through",), 6),
 ]
 SAID_IN_PARTS: list[tuple[str, Place, Any]] = [
     ("turn", ("messages", 0, "parts"), {}),

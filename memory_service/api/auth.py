@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from memory_service.access import OPERATORS, PERMISSIONS, Permission
+from memory_service.access import OPERATORS, PERMISSIONS, OfMemory, Permission
 from memory_service.errors import InsufficientScope, ScopeMismatch, Unauthenticated
 from memory_service.values import Scope
 
@@ -19,6 +20,8 @@ class Caller(msgspec.Struct, frozen=True):
     """What a credential allows: one tenant, or one user of it, and some permissions.
 
     `principal` tells credentials apart, and no secret; `request_key` is the caller's own name for this request.
+    `spaces`: beside its user, those that a credential may name, by their ids, and what it may there and only there.
+    `wanted`: what the request needs, of a caller with spaces.
     """
 
     tenant_id: str = "default"
@@ -26,25 +29,50 @@ class Caller(msgspec.Struct, frozen=True):
     permissions: frozenset[Permission] = PERMISSIONS
     principal: str = ""
     request_key: str | None = None
+    spaces: Mapping[str, frozenset[OfMemory]] = {}
+    wanted: Permission | None = None
 
     def scope(self, user_id: str) -> Scope:
-        """Whose memory is meant. Raises ScopeMismatch if this caller may not name that user."""
-        if self.user_id is not None and self.user_id != user_id:
+        """Whose memory is meant: a user's, or a space's.
+
+        Raises ScopeMismatch if this caller may not name it, and InsufficientScope if he may not do there what he wants.
+        """
+        if self.user_id is None or self.user_id == user_id:
+            self._check(self.permissions, user_id)
+        elif user_id in self.spaces:
+            self._check(self.spaces[user_id], user_id)
+        else:
             raise ScopeMismatch("this credential is bound to another user", user_id)
         return Scope(tenant_id=self.tenant_id, user_id=user_id)
 
     def of_all_users(self) -> str:
         """The tenant, for what concerns all its users. Raises ScopeMismatch if this caller is bound to one of them."""
+        tenant_id = self.of_any_user()
         if self.user_id is not None:
             raise ScopeMismatch("this credential is bound to one user, and this concerns all of the tenant")
+        return tenant_id
+
+    def of_any_user(self) -> str:
+        """The tenant, for what each of its users may. Raises InsufficientScope: what he may in spaces is not for it."""
+        self._check(self.permissions)
         return self.tenant_id
 
-    def require(self, permission: Permission, *, of_service: bool = False) -> None:
-        """Raises InsufficientScope, or ScopeMismatch for what concerns all tenants."""
-        if permission not in self.permissions:
+    def require(self, permission: Permission, *, of_service: bool = False) -> Caller:
+        """Return the caller of a request that needs this: who has it for a space alone may still name no other.
+
+        Raises InsufficientScope, or ScopeMismatch for what concerns all tenants.
+        """
+        if permission not in self.permissions and not any(permission in granted for granted in self.spaces.values()):
             raise InsufficientScope(permission)
-        if of_service and self.of_all_users() != OPERATORS:
+        caller = replace(self, wanted=permission) if self.spaces else self
+        if of_service and caller.of_all_users() != OPERATORS:
             raise ScopeMismatch("this concerns all tenants; it is for credentials of the operators' tenant")
+        return caller
+
+    def _check(self, granted: frozenset[Permission], user_id: str | None = None) -> None:
+        """Of a caller without spaces `require` has looked at all there is."""
+        if self.spaces and self.wanted not in granted:
+            raise InsufficientScope(self.wanted or "read", user_id)
 
 
 Gate = Callable[[Any], Awaitable[Caller]]

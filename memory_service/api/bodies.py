@@ -54,17 +54,19 @@ class UrlBody:
 class JsonBody:
     """Takes a value from a JSON body, and from the path: strict types, unknown fields refused, no NUL anywhere."""
 
-    def __init__(self, takes: type[msgspec.Struct], *, of_path: bool = False) -> None:
-        self._takes, self._of_path = takes, of_path
+    most_bytes = MAX_BODY_BYTES
+
+    def __init__(self, takes: type[msgspec.Struct], *, of_path: bool = False, most_bytes: int = MAX_BODY_BYTES) -> None:
+        self._takes, self._of_path, self.most_bytes = takes, of_path, most_bytes
         self._decode_all = msgspec.json.Decoder(takes).decode
         self._decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
         _check_media_type(scope, JSON)
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > MAX_BODY_BYTES:
-                raise ContentTooLarge(MAX_BODY_BYTES)  # not read at all
-        return self._value(await _read(receive), scope)
+            if name == b"content-length" and int(value) > self.most_bytes:
+                raise ContentTooLarge(self.most_bytes)  # not read at all
+        return self._value(await _read(receive, self.most_bytes), scope)
 
     def _value(self, raw: bytes, scope: Any) -> Any:
         if scope["query_string"]:
@@ -132,24 +134,16 @@ class ModelBody(JsonBody):
         return read(self._model, raw)
 
 
-async def _read(receive: Any) -> bytes:
+async def _read(receive: Any, most_bytes: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return _within_limit(body)
     parts, length = [body], len(body)
-    while message.get("more_body"):
+    while message.get("more_body") and length <= most_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":  # what came may be whole JSON, and only spaces missing
             raise MalformedJson("the body was not sent to its end")
         parts.append(message.get("body", b""))
         length += len(parts[-1])
-        if length > MAX_BODY_BYTES:
-            raise ContentTooLarge(MAX_BODY_BYTES)
-    return b"".join(parts)
-
-
-def _within_limit(body: bytes) -> bytes:
-    if len(body) > MAX_BODY_BYTES:
-        raise ContentTooLarge(MAX_BODY_BYTES)
-    return body
+    if length > most_bytes:
+        raise ContentTooLarge(most_bytes)
+    return b"".join(parts) if len(parts) > 1 else body

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from memory_service.api.auth import Caller, Headers
 from memory_service.errors import Unauthenticated
 from memory_service.keys import PREFIX, Keys
+from memory_service.limits import SPACE
 from memory_service.rate_limits import Buckets
 from memory_service.stores.keys import ApiKey
 
@@ -86,5 +87,9 @@ def address_of(scope: Any) -> str:
 
 def _caller_of(key: ApiKey) -> Caller:
     return Caller(
-        tenant_id=key.tenant_id, user_id=key.user_id, permissions=key.permissions, principal=f"key {key.key_id}"
+        tenant_id=key.tenant_id,
+        user_id=key.user_id,
+        permissions=key.permissions,
+        principal=f"key {key.key_id}",
+        spaces={SPACE + name: granted for name, granted in key.spaces.items()},
     )

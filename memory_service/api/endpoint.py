@@ -20,7 +20,7 @@ from memory_service.access import Permission
 from memory_service.api.accept import JSON, NDJSON, check_accept
 from memory_service.api.auditing import write_down
 from memory_service.api.auth import ANYONE, Caller, Gate, Headers
-from memory_service.api.bodies import FileBody, JsonBody, ModelBody, NoBody, UrlBody
+from memory_service.api.bodies import MAX_BODY_BYTES, FileBody, JsonBody, ModelBody, NoBody, UrlBody
 from memory_service.api.moving import send_lines
 from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import Forbidden, MemoryServiceError, MethodNotAllowed, ValidationFailed
@@ -55,6 +55,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     takes: type[msgspec.Struct] | type[BaseModel] | None = None
     gives: type[msgspec.Struct] | type[BaseModel] | None = None
     needs: Permission = "read"
+    most_bytes: int = MAX_BODY_BYTES
+    """Of its body."""
     cost: int = 1
     """How many requests it counts as, where these are limited."""
     of_service: bool = False
@@ -91,7 +93,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
         if self.of_file:
             return FileBody(self.takes)
         if self.method in WITH_BODY:
-            return JsonBody(self.takes, of_path="{" in self.path)
+            return JsonBody(self.takes, of_path="{" in self.path, most_bytes=self.most_bytes)
         return UrlBody(self.takes, self.path if self.rest else "")
 
 
@@ -171,8 +173,7 @@ class Endpoint:
         asked.caller = await self._gate(scope)
         self._allowance.spend(asked.caller, verb.cost)
         asked.verb = verb
-        asked.caller.require(verb.needs, of_service=verb.of_service)
-        return asked.caller
+        return asked.caller.require(verb.needs, of_service=verb.of_service)
 
     def _chosen(self, method: str) -> tuple[Verb, Take]:
         if method not in self._verbs:

@@ -23,7 +23,7 @@ Summary = Annotated[str, Meta(min_length=1, max_length=MAX_EPISODE, extra_json_s
 class AddEpisode(Body):
     """`timestamp` is when it was; now, if not given. `episode_id` makes a repeat safe: it changes nothing."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     event_type: schemas.Category
     summary: Summary
     timestamp: schemas.Moment | None = None
@@ -33,7 +33,7 @@ class AddEpisode(Body):
 
 
 class ListEpisodes(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
     limit: Annotated[int, Meta(ge=1, le=500)] = 5
     event_type: schemas.Category | None = None
     cursor: Cursor | None = None

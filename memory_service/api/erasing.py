@@ -16,14 +16,14 @@ from memory_service.values import Durability, SessionKey, nobody_of
 
 
 class EraseUser(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
 
 
 class EraseSession(Body, kw_only=True):
     """Without a `user_id` it is one that is nobody's in particular: for credentials that are not bound to a user."""
 
     session_id: schemas.Id
-    user_id: schemas.Id | None = None
+    user_id: schemas.UserId | None = None
 
 
 class EraseTurn(EraseSession, kw_only=True):

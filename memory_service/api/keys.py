@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from memory_service.access import OPERATORS, Permission
+from memory_service.access import OPERATORS, OfMemory, Permission
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
-from memory_service.api.schemas import Body, Id, Name
+from memory_service.api.schemas import Body, Id, Name, SpaceName, UserId
 from memory_service.errors import InsufficientScope, ScopeMismatch
 from memory_service.service import MemoryService
 from memory_service.stores.keys import ApiKey
 
-MOST_DAYS, MOST_OVERLAP_HOURS = 3650, 24 * 30
+MOST_DAYS, MOST_OVERLAP_HOURS, MOST_SPACES = 3650, 24 * 30, 100
 
 
 class ListKeys(Struct, forbid_unknown_fields=True):
@@ -26,8 +28,21 @@ class CreateKey(Body):
     name: Name
     permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5)]
     tenant_id: Annotated[Id, Meta(description="Another than the caller's own: for operators")] | None = None
-    user_id: Annotated[Id, Meta(description="The one user it is for; none: all of the tenant")] | None = None
+    user_id: Annotated[UserId, Meta(description="The one user it is for; none: all of the tenant")] | None = None
+    spaces: Annotated[
+        dict[SpaceName, Annotated[list[OfMemory], Meta(min_length=1, max_length=3)]],
+        Meta(max_length=MOST_SPACES, description="What a key of one user may in which spaces"),
+    ] = {}
     expires_in_days: Annotated[float, Meta(gt=0, le=MOST_DAYS)] | None = None
+
+
+SPACES_OF_A_USER = {
+    "anyOf": [
+        {"properties": {"spaces": {"maxProperties": 0}}},
+        {"properties": {"user_id": {"type": "string"}}, "required": ["user_id"]},
+    ]
+}
+"""Of a key that is to be made, as JSON Schema says it."""
 
 
 class RotateKey(Body):
@@ -47,6 +62,7 @@ class KeyAnswer(Struct, kw_only=True):
     tenant_id: str
     user_id: str | None
     permissions: list[str]
+    spaces: dict[str, list[str]]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -72,17 +88,17 @@ async def list_keys(service: MemoryService, caller: Caller, body: ListKeys) -> K
 
 async def create_key(service: MemoryService, caller: Caller, body: CreateKey) -> MadeKeyAnswer:
     tenant_id = _tenant(caller, body.tenant_id or caller.tenant_id)
-    _require_all(caller, body.permissions)
+    _require_all(caller, body.permissions, body.spaces)
     lifetime = timedelta(days=body.expires_in_days) if body.expires_in_days else None
     key, text = await service.keys.create(
-        body.name, tenant_id, body.permissions, user_id=body.user_id, lifetime=lifetime
+        body.name, tenant_id, body.permissions, user_id=body.user_id, spaces=body.spaces, lifetime=lifetime
     )
     return MadeKeyAnswer(**_told(key), key=text)
 
 
 async def rotate_key(service: MemoryService, caller: Caller, body: RotateKey) -> MadeKeyAnswer:
     key = await service.keys.get(body.key_id, _limited_to(caller))
-    _require_all(caller, key.permissions)
+    _require_all(caller, key.permissions, key.spaces)
     overlap = timedelta(hours=body.overlap_hours)
     made, text = await service.keys.rotate(key, overlap)
     return MadeKeyAnswer(**_told(made), key=text)
@@ -149,9 +165,11 @@ def _tenant(caller: Caller, tenant_id: str) -> str:
     return tenant_id
 
 
-def _require_all(caller: Caller, permissions: list[Permission] | frozenset[Permission]) -> None:
-    """Nobody hands on what he has not. Raises InsufficientScope."""
-    for permission in sorted(permissions):
+def _require_all(
+    caller: Caller, permissions: Collection[Permission], spaces: Mapping[str, Collection[OfMemory]]
+) -> None:
+    """Nobody hands on what he has not, for a space neither. Raises InsufficientScope."""
+    for permission in sorted({*permissions, *chain.from_iterable(spaces.values())}):
         if permission not in caller.permissions:
             raise InsufficientScope(permission)
 
@@ -163,6 +181,7 @@ def _told(key: ApiKey) -> dict[str, Any]:
         "tenant_id": key.tenant_id,
         "user_id": key.user_id,
         "permissions": sorted(key.permissions),
+        "spaces": {name: sorted(granted) for name, granted in sorted(key.spaces.items())},
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,

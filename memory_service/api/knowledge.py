@@ -37,7 +37,7 @@ async def store_knowledge(
 async def recall_knowledge(
     service: MemoryService, caller: Caller, body: schemas.RecallKnowledge
 ) -> schemas.KnowledgeAnswer:
-    found = await service.recall_knowledge(caller.tenant_id, body.query, body.top_k, body.category)
+    found = await service.recall_knowledge(caller.of_any_user(), body.query, body.top_k, body.category)
     return schemas.KnowledgeAnswer(
         query=body.query,
         results=[result_of(known_of(hit)) for hit in found.hits],

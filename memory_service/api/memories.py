@@ -21,7 +21,7 @@ MOST_AT_ONCE = 500
 class MemoryBody(Body):
     """One that comes under a `memory_id` that is there takes its place; without one, it is a new memory."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     content: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, extra_json_schema=schemas.NO_NUL)]
     conversation_id: schemas.Id | None = None
     tags: Annotated[list[schemas.Name], Meta(max_length=MAX_TAGS)] = field(default_factory=list)

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from memory_service import __version__
 from memory_service.api.accept import NDJSON
 from memory_service.api.endpoint import WITH_BODY, Verb
+from memory_service.api.keys import SPACES_OF_A_USER, CreateKey
 from memory_service.api.schemas import SOMEBODY_SPEAKS, Problem, StoreTurn
 
 ANYWHERE = {
@@ -48,12 +49,17 @@ _REQUEST_NAME = {
 }
 
 
+_RULES: dict[type, dict[str, Any]] = {StoreTurn: SOMEBODY_SPEAKS, CreateKey: SPACES_OF_A_USER}
+"""What fields of a body have to do with one another."""
+
+
 def openapi(verbs: Sequence[Verb]) -> dict[str, Any]:
     types = {kind for verb in verbs for kind in (verb.takes, verb.gives) if kind} | {Problem}
     ordered = sorted((kind for kind in types if not issubclass(kind, BaseModel)), key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
-    if StoreTurn in ordered:
-        components[StoreTurn.__name__] |= SOMEBODY_SPEAKS
+    for kind, rule in _RULES.items():
+        if kind in ordered:
+            components[kind.__name__] |= rule
     refs: dict[type, Any] = dict(zip(ordered, schemas, strict=True))
     of_models, described = _described(types)
     refs, components = refs | of_models, components | described

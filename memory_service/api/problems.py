@@ -8,7 +8,17 @@ import msgspec
 
 from memory_service import errors
 from memory_service.api.schemas import Problem
-from memory_service.limits import DOC_ID_MEANS, DOC_ID_PATTERN, ID_MEANS, ID_PATTERN, NAME_PATTERN
+from memory_service.limits import (
+    DOC_ID_MEANS,
+    DOC_ID_PATTERN,
+    ID_MEANS,
+    ID_PATTERN,
+    NAME_PATTERN,
+    SPACE_NAME_MEANS,
+    SPACE_NAME_PATTERN,
+    USER_ID_MEANS,
+    USER_ID_PATTERN,
+)
 
 STATUS_CODES: dict[type[errors.MemoryServiceError], int] = {
     errors.MalformedRequest: 400,
@@ -68,10 +78,12 @@ def headers_of(error: errors.MemoryServiceError) -> list[tuple[bytes, bytes]]:
 _FORMS = {
     NAME_PATTERN: ("holds a control character or a line break", "invalid_character"),
     ID_PATTERN: (ID_MEANS, "invalid_id"),
+    USER_ID_PATTERN: (USER_ID_MEANS, "invalid_id"),
+    SPACE_NAME_PATTERN: (f"a space is called by {SPACE_NAME_MEANS}", "invalid_id"),
     DOC_ID_PATTERN: (DOC_ID_MEANS, "invalid_id"),
 }
 """What is to be told of a text that is not in one of these forms."""
-_PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>[^`]*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<reason>.*?)(?: - at (?:`key` in )?`(?P<place>[^`]*)`)?$", re.DOTALL)
 
 
 def validation_failed(exc: msgspec.ValidationError) -> errors.ValidationFailed:

@@ -23,23 +23,23 @@ Version = Annotated[int, Meta(ge=0, lt=MAX_SAFE_INTEGER, description="It must ha
 
 
 class GetProfile(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
 
 
 class PutProfile(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
     profile: Document
     expected_version: Version | None = None
 
 
 class PatchProfile(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
     patch: Patch
     expected_version: Version | None = None
 
 
 class DeleteProfile(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
 
 
 class LearnedAnswer(Struct, kw_only=True):

@@ -30,7 +30,7 @@ Cursor = Annotated[str, Meta(pattern=_CURSOR, description="Of the page before")]
 
 
 class ListMemories(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
     kinds: Annotated[str, Meta(pattern=f"^({_KINDS})(,({_KINDS}))*$(?!\\n)", description="With commas")] = ",".join(OWN)
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
     cursor: Cursor | None = None
@@ -39,14 +39,14 @@ class ListMemories(Body):
 
 class OneMemory(Body):
     memory_id: schemas.Id
-    user_id: schemas.Id
+    user_id: schemas.UserId
 
 
 class EditMemory(Body):
     """What is not given stays as it is, and something is. `expected_updated_at`: the `updated_at` it must have."""
 
     memory_id: schemas.Id
-    user_id: schemas.Id
+    user_id: schemas.UserId
     content: Content | UnsetType = UNSET
     category: schemas.Category | UnsetType = UNSET
     importance: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
@@ -59,7 +59,7 @@ class EditMemory(Body):
 class Forget(Body):
     """With `dry_run` it takes a `query` and tells what that finds; without, `ids`, and deletes exactly these."""
 
-    user_id: schemas.Id
+    user_id: schemas.UserId
     dry_run: bool = True
     query: schemas.Question | None = None
     kinds: Annotated[list[OwnKind], Meta(min_length=1, max_length=len(OWN))] | None = None

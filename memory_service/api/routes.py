@@ -20,6 +20,7 @@ from memory_service.api.gateway import GATEWAY
 from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
+from memory_service.api.messages import MESSAGES
 from memory_service.api.profiles import PROFILES
 from memory_service.api.quarantine import QUARANTINE
 from memory_service.api.reflections import REFLECTIONS
@@ -180,6 +181,7 @@ VERBS = (
         gives=schemas.SummariesAnswer,
     ),
     *REFLECTIONS,
+    *MESSAGES,
     *MEMORIES,
     *RIGHTS,
     *PROFILES,

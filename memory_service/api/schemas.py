@@ -27,11 +27,17 @@ from memory_service.limits import (
     MAX_TITLE,
     METADATA_KEY,
     NAME_PATTERN,
+    SPACE_NAME_MEANS,
+    SPACE_NAME_PATTERN,
+    USER_ID_MEANS,
+    USER_ID_PATTERN,
 )
 from memory_service.memories import Change
 from memory_service.values import KINDS, Durability, Kind, ReflectionState, Role, Trust
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
+UserId = Annotated[str, Meta(pattern=USER_ID_PATTERN, description=USER_ID_MEANS)]
+SpaceName = Annotated[str, Meta(pattern=SPACE_NAME_PATTERN, description=SPACE_NAME_MEANS)]
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
 """Told, not applied here: bodies look for NUL before anything else does, and where there is none that costs nothing."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema=NO_NUL)]
@@ -60,7 +66,7 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SessionStart(Body):
-    user_id: Id
+    user_id: UserId
     session_id: Id | None = None
     restore: bool = True
     agent_id: Id | None = None
@@ -70,7 +76,7 @@ class SessionStart(Body):
 
 
 class SessionEnd(Body):
-    user_id: Id
+    user_id: UserId
     session_id: Id
     wait_s: Annotated[float, Meta(ge=0, le=20, description="Seconds to wait for the reflection")] = 0
 
@@ -78,7 +84,7 @@ class SessionEnd(Body):
 class GetContext(Body):
     """`query` is what knowledge is told on; without one, what the user said last."""
 
-    user_id: Id
+    user_id: UserId
     session_id: Id
     include_knowledge: Pieces = 0
     query: Question | None = None
@@ -86,7 +92,7 @@ class GetContext(Body):
 
 
 class GetReflection(Body):
-    user_id: Id
+    user_id: UserId
     session_id: Id
 
 
@@ -96,7 +102,7 @@ class GetReflections(Body):
 
 
 class Replay(Body):
-    user_id: Id
+    user_id: UserId
     session_id: Id
 
 
@@ -106,7 +112,7 @@ class StoreTurn(Body):
     One of the two messages may be empty.
     """
 
-    user_id: Id
+    user_id: UserId
     session_id: Id
     user_message: Text
     agent_message: Text
@@ -122,7 +128,7 @@ SOMEBODY_SPEAKS = {"anyOf": [{"properties": {name: {"minLength": 1}}} for name i
 
 
 class Retrieve(Body):
-    user_id: Id
+    user_id: UserId
     query: Question
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
@@ -131,12 +137,12 @@ class Retrieve(Body):
 
 
 class GetInsights(Body):
-    user_id: Id
+    user_id: UserId
     recent_only: bool = False
 
 
 class GetSummaries(Body):
-    user_id: Id
+    user_id: UserId
     limit: Annotated[int, Meta(ge=1, le=1000)] = 5
 
 

@@ -9,17 +9,18 @@ import jwt
 from jwt.exceptions import PyJWTError
 from msgspec import Struct
 
-from memory_service.access import PERMISSIONS, Permission
+from memory_service.access import OF_MEMORY, PERMISSIONS, OfMemory, Permission
 from memory_service.api.auth import Caller
+from memory_service.errors import ValidationFailed
 from memory_service.jwks import KeySet
-from memory_service.limits import check_id
+from memory_service.limits import SPACE, check_id, space_id
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures that only the provider can make: `none`, and those by a shared secret, are not among them."""
 LEEWAY_S = 60
 MOST_CHARACTERS = 16_384
 SCOPE = "memory:"
-OF_USERS: frozenset[Permission] = frozenset({"read", "write", "erase"})
+OF_USERS: frozenset[Permission] = OF_MEMORY
 OF_SERVICES: frozenset[Permission] = OF_USERS | {"metrics"}
 """What tokens may that name no permission of ours."""
 
@@ -35,6 +36,7 @@ class TokenRules(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     tenant_claim: str = "tenant_id"
     user_claim: str = "sub"
+    spaces_claim: str = "memory_spaces"
     service_clients: frozenset[str] = frozenset()
 
 
@@ -80,7 +82,7 @@ def _key_id_of(text: str) -> str | None:
 
 
 def caller_of(claims: dict[str, Any], rules: TokenRules) -> Caller:
-    """Raises ValidationFailed where a claim that must be there is missing, or is no id."""
+    """Raises ValidationFailed where a claim that must be there is missing, or one is not in order."""
     tenant_id = rules.tenant or check_id("tenant", claims.get(rules.tenant_claim))
     told = [claims.get(claim) for claim in ("client_id", "azp")]
     client = next((one for one in told if _is_text(one) and one in rules.service_clients), None)
@@ -88,8 +90,31 @@ def caller_of(claims: dict[str, Any], rules: TokenRules) -> Caller:
         permissions = _named_in(claims) or OF_SERVICES
         return Caller(tenant_id=tenant_id, permissions=permissions, principal=f"client {client}")
     user_id = check_id("user", claims.get(rules.user_claim))
-    permissions = _named_in(claims) or OF_USERS
-    return Caller(tenant_id=tenant_id, user_id=user_id, permissions=permissions, principal=f"user {user_id}")
+    if user_id.startswith(SPACE):
+        raise ValidationFailed("user", "no user can be called as spaces are")
+    return Caller(
+        tenant_id=tenant_id,
+        user_id=user_id,
+        permissions=_named_in(claims) or OF_USERS,
+        principal=f"user {user_id}",
+        spaces=_spaces_in(claims.get(rules.spaces_claim)),
+    )
+
+
+def _spaces_in(told: Any) -> dict[str, frozenset[OfMemory]]:
+    """What a token may in which spaces: `{"NAME": "read write"}`, or a list in place of the text of words."""
+    if told is None:
+        return {}
+    if not isinstance(told, dict):
+        raise ValidationFailed("spaces", "not an object")
+    return {space_id("spaces", name): _granted_by(words) for name, words in told.items()}
+
+
+def _granted_by(words: Any) -> frozenset[OfMemory]:
+    named = words.split() if isinstance(words, str) else words
+    if not isinstance(named, list) or not named or not all(_is_text(word) and word in OF_MEMORY for word in named):
+        raise ValidationFailed("spaces", f"each grants some of {', '.join(sorted(OF_MEMORY))}")
+    return frozenset(named)
 
 
 def _named_in(claims: dict[str, Any]) -> frozenset[Permission]:

@@ -20,13 +20,13 @@ from memory_service.values import Durability
 
 
 class ExportUser(Body):
-    user_id: schemas.Id
+    user_id: schemas.UserId
 
 
 class ImportUser(Body):
     """`user_id`: whose it becomes, if not the file's."""
 
-    user_id: schemas.Id | None = None
+    user_id: schemas.UserId | None = None
 
 
 class UserImportedAnswer(Struct, kw_only=True):

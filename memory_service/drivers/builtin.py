@@ -26,6 +26,7 @@ from memory_service.limits import (
     check_name,
     check_tags,
     check_text,
+    check_user_id,
 )
 from memory_service.memories import MemoryDraft, document_of
 from memory_service.projections import BUILTIN
@@ -154,7 +155,7 @@ class BuiltinDriver:
         content = check_text("content", content, MAX_DOCUMENT)
         category = check_name("category", category, MAX_CATEGORY)
         title = None if title is None else check_name("title", title, MAX_TITLE)
-        given = None if doc_id is None else check_doc_id("doc_id", str(doc_id) if _is_number(doc_id) else doc_id)
+        given = None if doc_id is None else check_doc_id("doc_id", _named(doc_id))
         document = Document(
             doc_id=given or derived_id("doc", category.lower(), title or "", content),
             content=content,
@@ -173,7 +174,7 @@ class BuiltinDriver:
         raises ValidationFailed, for neither answer would be true.
         """
         scope = knowledge_of(self._tenant_id) if user_id is None else self._scope(user_id)
-        named = str(memory_id) if _is_number(memory_id) else memory_id
+        named = _named(memory_id)
         if isinstance(named, str) and "#" in named:
             raise ValidationFailed("memory_id", "is a message of a turn, which stays on record")
         return await self._service.delete_memory(scope, check_id("memory_id", named))
@@ -208,7 +209,7 @@ class BuiltinDriver:
         return {"status": "healthy", "driver": BUILTIN, "connected": True}
 
     def _scope(self, user_id: Any) -> Scope:
-        return Scope(tenant_id=self._tenant_id, user_id=_id("user_id", user_id))
+        return Scope(tenant_id=self._tenant_id, user_id=check_user_id("user_id", _named(user_id)))
 
 
 class _BuiltinFace(BlockingFace):
@@ -274,8 +275,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _named(value: Any) -> Any:
+    return str(value) if _is_number(value) else value
+
+
 def _id(place: str, value: Any) -> str:
-    return check_id(place, str(value) if _is_number(value) else value)
+    return check_id(place, _named(value))
 
 
 def _optional_id(place: str, value: Any) -> str | None:

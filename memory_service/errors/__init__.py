@@ -12,6 +12,7 @@ MemoryServiceError
 │   ├── MethodNotAllowed        the path has no such method
 │   ├── NotAcceptable           the caller wants something else than is answered here
 │   ├── TurnIdReused            a turn_id came again with other content
+│   ├── MessageIdReused         a message_id did
 │   └── RequestKeyReused        an Idempotency-Key came again with another body
 ├── TooSlow                     the request did not arrive in time
 │   ├── RequestTimeout          its head
@@ -25,6 +26,7 @@ MemoryServiceError
 │   ├── SessionNotFound         unknown, or another user's: the two look the same
 │   ├── UserNotFound            nothing is kept of this user
 │   ├── TurnNotFound            the session has no turn of this number
+│   ├── MessageNotFound         the session has no message of this id
 │   ├── MemoryNotFound          unknown, or another user's
 │   ├── KnowledgeNotFound       unknown, or another tenant's
 │   ├── DriverNotFound          no memory driver of this name is in use
@@ -93,6 +95,8 @@ from memory_service.errors.refusals import (
     MalformedRequest,
     MemoryIdTaken,
     MemoryNotFound,
+    MessageIdReused,
+    MessageNotFound,
     MethodNotAllowed,
     NotAcceptable,
     NotFound,
@@ -137,6 +141,8 @@ __all__ = [
     "MemoryIdTaken",
     "MemoryNotFound",
     "MemoryServiceError",
+    "MessageIdReused",
+    "MessageNotFound",
     "MethodNotAllowed",
     "ModelError",
     "ModelRefused",

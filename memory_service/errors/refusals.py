@@ -85,6 +85,14 @@ class TurnIdReused(InvalidRequest):
         super().__init__("this turn_id is already stored with other content; nothing was changed")
 
 
+class MessageIdReused(InvalidRequest):
+    code = "message_id_reused"
+    title = "The message_id was used for another message"
+
+    def __init__(self) -> None:
+        super().__init__("a message_id is stored already with other content; messages before it may be stored")
+
+
 class RequestKeyReused(InvalidRequest):
     code = "idempotency_key_reused"
     title = "The Idempotency-Key was used for another request"
@@ -125,6 +133,9 @@ class RateLimited(MemoryServiceError):
 
 
 class Forbidden(MemoryServiceError):
+    """`user_id`: whose memory was meant, where it was that of one user or space. It is not told."""
+
+    user_id: str | None = None
     code = "forbidden"
     title = "The credential does not allow this"
 
@@ -133,13 +144,12 @@ class InsufficientScope(Forbidden):
     code = "insufficient_scope"
     title = "The credential lacks a permission"
 
-    def __init__(self, permission: str) -> None:
+    def __init__(self, permission: str, user_id: str | None = None) -> None:
         super().__init__(f"this needs the permission {permission!r}")
+        self.user_id = user_id
 
 
 class ScopeMismatch(Forbidden):
-    """`user_id`: whose memory was meant, where it was that of one user. It is not told."""
-
     code = "scope_mismatch"
     title = "The credential is for somebody else's memory"
 
@@ -175,6 +185,14 @@ class TurnNotFound(NotFound):
 
     def __init__(self) -> None:
         super().__init__("no turn of this number in this session")
+
+
+class MessageNotFound(NotFound):
+    code = "message_not_found"
+    title = "There is no such message"
+
+    def __init__(self) -> None:
+        super().__init__("no message of this id in this session")
 
 
 class MemoryNotFound(NotFound):

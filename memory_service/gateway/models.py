@@ -12,18 +12,28 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 
-from memory_service.limits import ID_MEANS, ID_PATTERN, MAX_HITS, MAX_NAME, MAX_QUESTION, MAX_TEXT
+from memory_service.limits import (
+    ID_MEANS,
+    ID_PATTERN,
+    MAX_HITS,
+    MAX_NAME,
+    MAX_QUESTION,
+    MAX_TEXT,
+    USER_ID_MEANS,
+    USER_ID_PATTERN,
+)
 
 Id = Annotated[str, WithJsonSchema({"type": "string", "pattern": ID_PATTERN, "description": ID_MEANS})]
-OptionalId = Annotated[
-    str | None,
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "pattern": f"^$|{ID_PATTERN}"}, {"type": "null"}],
-            "description": f"{ID_MEANS}; an empty one is none",
-        }
-    ),
-]
+UserId = Annotated[str, WithJsonSchema({"type": "string", "pattern": USER_ID_PATTERN, "description": USER_ID_MEANS})]
+
+
+def _or_none(pattern: str, means: str) -> WithJsonSchema:
+    either = [{"type": "string", "pattern": f"^$|{pattern}"}, {"type": "null"}]
+    return WithJsonSchema({"anyOf": either, "description": f"{means}; an empty one is none"})
+
+
+OptionalId = Annotated[str | None, _or_none(ID_PATTERN, ID_MEANS)]
+OptionalUserId = Annotated[str | None, _or_none(USER_ID_PATTERN, USER_ID_MEANS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NO_NUL = {"pattern": r"^[^\u0000]*$"}
 Text = Annotated[str, Field(json_schema_extra=NO_NUL)]
@@ -103,7 +113,7 @@ class SessionContext(BaseModel):
     """A conversation. Without a `user_id` it is nobody's in particular."""
 
     session_id: Id = Field(default_factory=lambda: str(uuid4()))
-    user_id: OptionalId = None
+    user_id: OptionalUserId = None
     agent_id: Agent | None = None
     messages: list[Message] = []
     system_prompt: Annotated[str, Field(max_length=MAX_TEXT, json_schema_extra=NO_NUL)] | None = None
@@ -136,7 +146,7 @@ def _of_somebody(schema: dict[str, Any]) -> None:
 class _Filter(BaseModel, json_schema_extra=_of_somebody):
     """What is given must all be so; an empty text is none. One of the two ids must be given."""
 
-    user_id: OptionalId = None
+    user_id: OptionalUserId = None
     session_id: OptionalId = None
 
     @model_validator(mode="after")
@@ -177,7 +187,7 @@ class GetMemoriesResponse(BaseModel):
 
 class CreateMemoryRequest(BaseModel):
     session_id: Id
-    user_id: Id
+    user_id: UserId
     agent_id: Agent
     session_context: SessionContext
 

@@ -18,7 +18,7 @@ from memory_service.embedding import PLAIN_WORDS, Embedding
 from memory_service.errors import ValidationFailed
 from memory_service.gateway import models
 from memory_service.gateway.messages import kept_of, message_of
-from memory_service.limits import check_id
+from memory_service.limits import check_id, check_user_id
 from memory_service.memories import Memories
 from memory_service.recall import Recall
 from memory_service.refining import as_turns
@@ -141,7 +141,7 @@ class Gateway:
         if session_id:
             check_id("$.session_id", session_id)
         if user_id or asker.user_id:
-            return [asker.scope(check_id("$.user_id", user_id or asker.user_id))]
+            return [asker.scope(check_user_id("$.user_id", user_id or asker.user_id))]
         assert session_id, "models let nothing pass that names neither"
         return await self._store.whose(asker.of_all_users(), session_id)
 
@@ -149,7 +149,7 @@ class Gateway:
 
     async def create_memory(self, asker: Asker, request: models.CreateMemoryRequest) -> models.CreateMemoryResponse:
         """Keep what was said as a memory, at once as an extract of it; a model, if there is one, writes it later."""
-        scope = asker.scope(check_id("$.user_id", request.user_id))
+        scope = asker.scope(check_user_id("$.user_id", request.user_id))
         session_id, place = check_id("$.session_id", request.session_id), "$.session_context.messages"
         _check_ids(request.session_context)
         if request.session_context.user_id:
@@ -258,4 +258,4 @@ class Gateway:
 def _check_ids(context: models.SessionContext) -> None:
     check_id("$.session_context.session_id", context.session_id)
     if context.user_id:
-        check_id("$.session_context.user_id", context.user_id)
+        check_user_id("$.session_context.user_id", context.user_id)

@@ -28,7 +28,7 @@ NOTHING_SAID = "(no words)"
 
 class OfflineReader:
     name = EXTRACTIVE
-    prompt_version = "rules-1"
+    prompt_version = "rules-2"
 
     def __init__(self) -> None:
         self._calls = 0

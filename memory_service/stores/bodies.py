@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from memory_service.errors import StaleVersion
+from memory_service.stores.compression import restored
 from memory_service.stores.exports import Exported
 from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
@@ -26,14 +27,14 @@ Place = tuple[datetime, str]
 _encoder = msgspec.json.Encoder()
 
 
-def reader_of(kind: type[T]) -> Callable[[str], T]:
-    """Make what reads a body back. Raises msgspec.DecodeError for one that is damaged."""
+def reader_of(kind: type[T]) -> Callable[[str | bytes], T]:
+    """Make what reads a body back, which is a text or compressed. It raises msgspec.DecodeError for a damaged one."""
     decode = msgspec.json.Decoder(kind).decode
 
-    def read(body: str) -> T:
+    def read(body: str | bytes) -> T:
         try:
-            return decode(body)
-        except TypeError as exc:  # a damaged page may say that its text is a number
+            return decode(restored(body) if isinstance(body, bytes) else body)
+        except (TypeError, UnicodeDecodeError) as exc:  # a damaged page may say that its text is a number
             raise msgspec.DecodeError("not a text") from exc
 
     return read

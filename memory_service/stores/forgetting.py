@@ -1,6 +1,8 @@
 """What has to go with a session or a turn that is erased, and what is left of the rest. Pure.
 
 What was derived only from what goes, goes too. A sitting that loses a turn is read once more, without it.
+
+Where only room is wanted it is otherwise: what was learnt stays, and nothing is read once more.
 """
 
 from __future__ import annotations
@@ -21,30 +23,50 @@ class Forgetting(Value, frozen=True, kw_only=True):
 
     `untouched_since`: nobody asks for it, it is of age: nothing goes of a session that was touched after that, nor what
     its user has pinned.
+    `after`: nobody asks for it, room is wanted: of the turns behind this one through `seq` the words go, and chunks,
+    which hold them too; nothing of a turn that is live, waits to be read, or is in quarantine.
     """
 
     session_id: str
     seq: int | None = None
     now: datetime
     untouched_since: datetime | None = None
+    after: int | None = None
+
+    @property
+    def first(self) -> int | None:
+        """Of the turns that go, where it is not the whole session; `seq` is the last."""
+        return self.seq if self.after is None else self.after + 1
 
     def covers(self, source: Source) -> bool:
+        if self.seq is not None and self.after is not None:
+            return source.session_id == self.session_id and source.seq <= self.seq
         return source.session_id == self.session_id and self.seq in (None, source.seq)
+
+    def is_of(self, turn: Turn) -> bool:
+        return self.first is None or self.seq is None or self.first <= turn.seq <= self.seq
 
     def leaves(self, memory: Memory) -> bool:
         """Whether a memory stays though what it rests on goes: it is in its user's own words, or was to outlast age."""
-        return memory.is_own_words or (self.untouched_since is not None and (memory.pinned or memory.edited))
+        unasked = self.untouched_since is not None or self.after is not None
+        return memory.is_own_words or (unasked and (memory.pinned or memory.edited))
 
-    def spares(self, session: Session | None) -> bool:
-        return session is not None and self.untouched_since is not None and session.touched_at > self.untouched_since
+    def spares(self, session: Session | None, sittings: Sequence[Sitting]) -> bool:
+        if session is None:
+            return self.after is not None
+        if self.after is not None:
+            return self.seq is None or not session.erased_through < self.seq <= read_through(session, sittings)
+        return self.untouched_since is not None and session.touched_at > self.untouched_since
 
 
 class Held(Value, frozen=True, kw_only=True):
-    """What a user's record holds that may be touched: `turn` is the one to go, `memories` are all, superseded too."""
+    """What a user's record holds that may be touched: `turns` are those to go, where it is not the whole session;
+    `memories` are all, superseded too.
+    """
 
     session: Session | None
     sittings: Sequence[Sitting]
-    turn: Turn | None
+    turns: Sequence[Turn]
     memories: Sequence[Memory]
 
 
@@ -54,20 +76,60 @@ class Forgotten(Value, frozen=True, kw_only=True):
     memories: tuple[str, ...]
     left: tuple[Exported, ...]
 
+    @property
+    def turns(self) -> list[Turn]:
+        """That have lost their words."""
+        return [thing.turn for thing in self.left if thing.turn is not None]
+
 
 def forgotten(what: Forgetting, held: Held) -> Forgotten:
     """Tell what goes beside the session or the turn itself."""
+    if what.after is not None:
+        return _for_room(what, held)
     read_anew = None if what.seq is None else sitting_of(what.seq, held.sittings)
     kept = {memory.memory_id: _without(what, memory, read_anew) for memory in held.memories}
     gone = {memory_id for memory_id, memory in kept.items() if memory is None}
     left = [memory for memory in _current_again(gone, kept, held, what.now) if memory not in held.memories]
     things = [Exported(memory=memory) for memory in left]
-    if held.turn is not None and held.session is not None:
+    if held.turns and held.session is not None:
         # first: a restored session comes before its turns and sittings
-        things = [Exported(session=without_summary(held.session, held.turn.seq)), *things]
-        things += [Exported(turn=replace(held.turn, messages=(), metadata={}, withheld=UNSET))]
+        things = [Exported(session=without_summary(held.session, held.turns[0].seq)), *things]
+        things += [Exported(turn=_emptied(turn)) for turn in held.turns]
         things += [Exported(sitting=unread(read_anew, what.now))] if read_anew else []
     return Forgotten(memories=tuple(sorted(gone)), left=tuple(things))
+
+
+def _emptied(turn: Turn) -> Turn:
+    return replace(turn, messages=(), metadata={}, withheld=UNSET)
+
+
+def _for_room(what: Forgetting, held: Held) -> Forgotten:
+    said = [memory for memory in held.memories if memory.kind == "chunk" and memory.text and memory.sources]
+    gone = [memory for memory in said if not memory.withheld and not what.leaves(memory) and _is_all(what, memory)]
+    left = [Exported(turn=_emptied(turn)) for turn in held.turns if turn.messages]
+    if held.session is not None and what.seq is not None:
+        head = replace(held.session, erased_through=what.seq, version=held.session.version + 1)
+        left = [Exported(session=head), *left]
+    return Forgotten(memories=tuple(sorted(memory.memory_id for memory in gone)), left=tuple(left))
+
+
+def read_through(session: Session, sittings: Sequence[Sitting]) -> int:
+    """Through which turn of a session none is live and none waits to be read."""
+    read = session.erased_through
+    while read < session.live_after:
+        if read < session.replaced_through:  # nobody asks to have those read
+            read = session.replaced_through
+            continue
+        sitting = sitting_of(read + 1, sittings)
+        through = 0 if sitting is None else _done_through(sitting)
+        if through <= read:
+            break
+        read = through
+    return min(read, session.live_after)
+
+
+def _done_through(sitting: Sitting) -> int:
+    return sitting.through_seq if sitting.reflection == "none" else sitting.reflected_through
 
 
 def sitting_of(seq: int, sittings: Sequence[Sitting]) -> Sitting | None:

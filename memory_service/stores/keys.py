@@ -9,12 +9,15 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from datetime import datetime
 
-from memory_service.access import Permission
+from memory_service.access import OfMemory, Permission
 from memory_service.values import Value
 
 
 class ApiKey(Value, frozen=True, kw_only=True):
-    """What a key allows: a tenant, or one user of it, and permissions. Of its secret only the SHA-256 is kept."""
+    """What a key allows: a tenant, or one user of it, and permissions. Of its secret only the SHA-256 is kept.
+
+    `spaces`: by their names those that a key of one user may name too, and what it may there.
+    """
 
     key_id: str
     name: str
@@ -25,6 +28,7 @@ class ApiKey(Value, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    spaces: dict[str, frozenset[OfMemory]] = {}
 
     def holds(self, now: datetime) -> bool:
         """Whether it is neither revoked (whatever the clock says) nor expired."""

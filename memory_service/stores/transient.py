@@ -346,14 +346,13 @@ class TransientStore(Store):
         self._erased.add(erasure_id)
         record = self._of(scope)
         session = record.sessions.get(what.session_id)
-        turns = [turn for turn in record.turns.get(what.session_id, {}).values() if what.seq in (None, turn.seq)]
-        if session is None or what.spares(session) or (what.seq is not None and not turns):
-            return Erased()
+        turns = [turn for turn in record.turns.get(what.session_id, {}).values() if what.is_of(turn)]
         sittings = await self._sittings(SessionKey(scope=scope, session_id=what.session_id))
-        memories = list(memories_of(record))
-        turn = turns[0] if what.seq is not None else None
-        with_it = forgotten(what, Held(session=session, sittings=sittings, turn=turn, memories=memories))
-        erased = drop(record, what, turns, with_it.memories)
+        if session is None or what.spares(session, sittings) or (what.seq is not None and not turns):
+            return Erased()
+        held = turns if what.seq is not None else []
+        with_it = forgotten(what, Held(session=session, sittings=sittings, turns=held, memories=[*memories_of(record)]))
+        erased = drop(record, what, turns if what.after is None else with_it.turns, with_it.memories)
         await self._restore(scope, with_it.left)
         record.epoch = uuid4().hex
         if not (record.sessions or record.items or record.effects):

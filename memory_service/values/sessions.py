@@ -17,8 +17,9 @@ ReflectionState = Literal["none", "pending", "done", "dead"]
 
 
 class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """`content` is what can be read of it. `parts`: the whole of what was said where that is more than a text, and
-    `said_at` its time in seconds since 1970, both as they came through the gateway.
+    """`content` is what can be read of it. `parts`: the whole of what was said, where that is more than a text.
+
+    `said_at`: its time in seconds since 1970 as it came through the gateway, of whose form its parts are then.
     """
 
     role: Role
@@ -86,7 +87,8 @@ class Session(Value, frozen=True, kw_only=True):
     *Live turns* are those after `live_after`; the cumulative summary covers the turns of the present
     sitting before them: no gap, no overlap. `version` counts commits of the head; `incarnation` tells
     this session from an erased one that had the same id. Turns up to `replaced_through` are of lists of messages that
-    another one took the place of: on record, and not shown by the gateway.
+    another one took the place of: on record, and not shown by the gateway. Those up to `erased_through` have lost their
+    words for want of room.
     """
 
     session_id: str
@@ -102,6 +104,7 @@ class Session(Value, frozen=True, kw_only=True):
     compacted_through: int = 0
     handed_over_through: int = 0
     replaced_through: int = 0
+    erased_through: int = 0
     system_prompt: str | None = None
     metadata: dict[str, Any] | None = None
     version: int = 1

@@ -164,6 +164,20 @@ async def test_of_whom_somebody_wanted_something_is_known_wherever_the_request_n
             assert line.get("user") == (name("acme", "ana") if of_one else None), name_of(verb)
 
 
+async def test_in_which_space_somebody_wanted_more_than_is_granted_there_is_known(admitted: Admitted, log: Log) -> None:
+    """S25, S26"""
+    async with admitted.http(await admitted.key("acme", "ana", spaces={"team": ["read"]})) as http:
+        refused = 0
+        for verb in CLOSED:
+            if ROUTES[name_of(verb)].of != "user" or ROUTES[name_of(verb)].needs == "read":
+                continue
+            assert (await ask(http, verb, Names(user="space:team"))).status_code == 403
+            line = log.line()
+            assert (line["code"], line["user"]) == ("insufficient_scope", name("acme", "space:team")), name_of(verb)
+            refused += 1
+    assert refused > 15
+
+
 async def test_what_it_was_that_was_erased_or_changed_is_known(admitted: Admitted, log: Log) -> None:
     """A session and a memory by a hash as well; a driver by its name, once it is known to be one."""
     async with admitted.http(await admitted.key()) as http:

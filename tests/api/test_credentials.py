@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from memory_service.access import PERMISSIONS, Permission
+from memory_service.access import OF_MEMORY, PERMISSIONS, OfMemory, Permission
 from memory_service.api.endpoint import WITH_BODY, Verb
 from memory_service.api.routes import VERBS
 from memory_service.settings import Settings
@@ -35,6 +35,7 @@ class Names(NamedTuple):
     session: str = "s"
     doc: str = "leave/policy"
     memory: str = "m1"
+    message: str = "m1"
     key: str = "nokey000"
     tenant: str = "acme"
 
@@ -82,6 +83,12 @@ ROUTES = {
     "retrieve": Route("read", "user", of_user(kinds=ALL_KINDS, **QUESTION)),
     "insights": Route("read", "user", of_user()),
     "summaries": Route("read", "user", of_user(limit=1000)),
+    "store_messages": Route("write", "user", of_session(messages=[{"role": "user", "content": "Hm."}])),
+    "get_messages": Route("read", "user", of_session(latest=100)),
+    "get_message": Route("read", "user", of_session()),
+    "search_messages": Route("read", "user", of_session(**QUESTION)),
+    "get_history": Route("read", "user", of_session(include_context=True)),
+    "reset_memory": Route("erase", "user", of_user(agent_id="nobody")),
     "store_memories": Route("write", "user", lambda names: {"memories": [{"user_id": names.user, "content": "Hm."}]}),
     "list_memories": Route("read", "user", of_user()),
     "get_memory": Route("read", "user", of_user()),
@@ -156,6 +163,7 @@ def path_of(verb: Verb, names: Names) -> str:
         session_id=names.session,
         user_id=names.user,
         memory_id=names.memory,
+        message_id=names.message,
         turn_number=1,
         doc_id=quote(names.doc),
         key_id=names.key,
@@ -188,6 +196,7 @@ async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
         ("/sessions/end", {**who, "wait_s": 20}),
         ("/sessions/start", {**who, "restore": False}),
         ("/memory/store", {**who, "user_message": f"Again {word}, the boat.", "agent_message": ""}),
+        ("/messages", {**who, "messages": [{"role": "user", "content": f"So {word} it is.", "message_id": "m1"}]}),
         ("/memories", {"memories": [{**of_m1, "content": f"The boat is {word}.", "tags": [word]}]}),
         (
             "/knowledge",
@@ -292,6 +301,82 @@ async def test_all_permissions_but_one_do_not_make_up_for_it(admitted: Admitted)
             for verb in CLOSED:
                 if ROUTES[name_of(verb)].needs == lacking:
                     problem(await ask(http, verb), 403, "insufficient_scope")
+
+
+GRANTS = [
+    *((PERMISSIONS - {held}, frozenset({held})) for held in sorted(OF_MEMORY)),
+    *((frozenset({held}), OF_MEMORY - {held}) for held in sorted(OF_MEMORY)),
+    (frozenset[Permission]({"admin", "metrics"}), OF_MEMORY),
+]
+"""What a key of ana may by itself, and in the space of her team."""
+TEAM, BOARD = "space:team", "space:board"
+
+
+@pytest.mark.parametrize(("own", "granted"), GRANTS, ids=lambda some: ",".join(sorted(some)))
+async def test_what_is_granted_for_a_space_holds_there_and_nowhere_else_on_each_route(
+    admitted: Admitted, own: frozenset[Permission], granted: frozenset[OfMemory]
+) -> None:
+    """S25, S26: neither of the two makes up for the other, and no other user or space may be named."""
+    async with admitted.http(await admitted.key("acme", "ana", permissions=own, spaces={"team": granted})) as http:
+        for verb in CLOSED:
+            needs, of, _ = ROUTES[name_of(verb)]
+            for user in ("ana", TEAM, "bob", BOARD):
+                here = granted if (of, user) == ("user", TEAM) else own
+                answer = await ask(http, verb, Names(user=user))
+                if needs not in own | granted:
+                    problem(answer, 403, "insufficient_scope")
+                elif of == "user" and user not in ("ana", TEAM):
+                    problem(answer, 403, "scope_mismatch")
+                elif needs not in here:
+                    problem(answer, 403, "insufficient_scope")
+                elif of in ("user", "knowledge"):
+                    known = (200, 404, 409)  # what is imported is there already
+                    assert answer.status_code in known, f"{name_of(verb)} {user}: {answer.text}"
+                else:
+                    problem(answer, 403, "scope_mismatch")
+
+
+async def test_who_is_told_of_a_space_hears_of_it_and_of_no_other(inhabited: Admitted) -> None:
+    """S24, S25: a space that one is not told of, one that is not there, and another user look the same."""
+    for user in (TEAM, BOARD):
+        async with inhabited.http(await inhabited.key("acme")) as http:
+            await live(http, "acme", user)
+    await settled(inhabited.service)
+    own, heard = canary("acme", "ana"), ""
+    foreign = [canary("acme", user) for user in ("bob", BOARD)] + [canary("rival"), canary("rival", "ana")]
+    async with inhabited.http(await inhabited.key("acme", "ana", spaces={"team": OF_MEMORY})) as http:
+        for verb in CLOSED:
+            if ROUTES[name_of(verb)].of != "user":
+                continue
+            refused = [await ask(http, verb, Names(user=user)) for user in (BOARD, "space:nobody", "bob", "nobody")]
+            assert len({(answer.content, str(sorted(answer.headers.items()))) for answer in refused}) == 1
+            problem(refused[0], 403, "scope_mismatch")
+            answer = await ask(http, verb, Names(user=TEAM))
+            hears_nothing(answer, own, *foreign)
+            if ROUTES[name_of(verb)].needs == "admin":
+                problem(answer, 403, "insufficient_scope")
+            else:
+                assert answer.status_code == 200, f"{name_of(verb)}: {answer.text}"
+                heard += answer.text
+    assert canary("acme", TEAM) in heard
+
+
+async def test_a_credential_of_a_space_names_that_alone(admitted: Admitted) -> None:
+    async with admitted.http(await admitted.key("acme", TEAM)) as http:
+        for verb in CLOSED:
+            if ROUTES[name_of(verb)].of == "user":
+                assert (await ask(http, verb, Names(user=TEAM))).status_code in (200, 404), name_of(verb)
+                problem(await ask(http, verb, Names(user=BOARD)), 403, "scope_mismatch")
+                problem(await ask(http, verb, Names(user="ana")), 403, "scope_mismatch")
+
+
+async def test_no_route_takes_a_space_that_is_not_called_as_spaces_are(admitted: Admitted) -> None:
+    async with admitted.http(await admitted.key()) as http:
+        for verb in CLOSED:
+            if ROUTES[name_of(verb)].of == "user":
+                for user in ("space:", "space:a:b", "space:a@b", f"space:{'x' * 101}"):
+                    refusal = problem(await ask(http, verb, Names(user=user)), 422, "invalid_id")
+                    assert "1 to 100 characters" in refusal["detail"]
 
 
 async def test_a_credential_of_one_user_names_no_other_and_hears_of_none(inhabited: Admitted) -> None:

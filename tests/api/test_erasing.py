@@ -189,7 +189,7 @@ async def test_no_file_and_no_log_line_holds_it_any_more(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     http = await connect(store_url=f"sqlite:///{tmp_path}/record/memory.db")
-    await talk(http, "ana", "s", f"My {CANARY} is called {CANARY * 400}.", "I like tea.")
+    await talk(http, "ana", "s", f"My {CANARY} is called {CANARY * 300}.", "I like tea.")  # not compressed
     await settled(http)
     assert holding(tmp_path, CANARY)
     await erased(http, path, **({} if path == "/users/ana" else {"user_id": "ana"}))

@@ -39,6 +39,14 @@ async def test_a_turn_is_found_as_soon_as_it_is_stored(talker: MemoryServiceClie
         assert (await talker.retrieve_facts(words.split(maxsplit=1)[1]))[0] == f"user: {words}"
 
 
+@pytest.mark.only_on("sqlite", "what the other stores give back of a large turn, the contract of stores holds them to")
+async def test_what_was_said_in_a_long_message_is_found_by_its_words(talker: MemoryServiceClient) -> None:
+    await talker.store_turn(f"{'It rained and rained. ' * 4000}In the end I moved to Zanzibar.", "Noted.")
+    await talker.store_turn("Good night.", "Sleep well.")
+    found = await talker.retrieve("Zanzibar", 1)
+    assert found["results"][0]["text"].endswith("In the end I moved to Zanzibar.")
+
+
 async def test_what_was_said_in_any_session_is_found_whichever_is_named(talker: MemoryServiceClient) -> None:
     await talker.end_session(wait_s=PATIENCE_S)
     await talker.start_session("other")

@@ -264,6 +264,61 @@ async def test_scopes_say_what_a_token_may_where_they_name_anything_of_ours(
             problem(answer, 403, "insufficient_scope")
 
 
+@pytest.mark.parametrize(
+    ("told", "granted"),
+    [
+        ({"research": "read write"}, {INSIGHTS, START}),
+        ({"research": ["read"]}, {INSIGHTS}),
+        ({"research": " write  erase "}, {START}),
+        ({"research": "erase", "other": ["read", "write"]}, set()),
+    ],
+)
+async def test_a_claim_says_what_a_token_may_in_which_spaces(
+    admitted: Admitted, provider: IdentityProvider, told: dict[str, Any], granted: set[str]
+) -> None:
+    """Whatever its scopes say of what is its user's own."""
+    token = provider.token(memory_spaces=told, scope="memory:metrics")
+    for path in (INSIGHTS, START):
+        if path in granted:
+            assert (await answer_to(admitted, token, "space:research", path)).status_code == 200
+        else:
+            problem(await answer_to(admitted, token, "space:research", path), 403, "insufficient_scope")
+        problem(await answer_to(admitted, token, path=path), 403, "insufficient_scope")
+    right = provider.token(memory_spaces=told)
+    problem(await answer_to(admitted, right, "space:unknown"), 403, "scope_mismatch")
+    assert await is_right(admitted, right)
+
+
+async def test_a_token_whose_spaces_are_not_in_order_is_refused(opened: Open, provider: IdentityProvider) -> None:
+    async with opened() as admitted:
+        for told in (
+            "research",
+            "",
+            ["research"],
+            [],
+            7,
+            0,
+            True,
+            False,
+            {"a b": "read"},
+            {"a:b": "read"},
+            {"": "read"},
+        ):
+            assert not await is_right(admitted, provider.token(memory_spaces=told)), told
+        for words in ("", "admin", "read admin", "metrics", "read,write", [], ["read write"], ["read", 7], [["read"]]):
+            assert not await is_right(admitted, provider.token(memory_spaces={"research": words})), words
+        for granted in (None, {}, 7):
+            assert not await is_right(admitted, provider.token(memory_spaces={"research": granted})), granted
+        for none in ({}, None):
+            assert await is_right(admitted, provider.token(memory_spaces=none, spaces={"a": 7}))
+        for user in ("space:research", "space:", "space:a:b"):
+            assert not await is_right(admitted, provider.token(sub=user)), user
+    async with opened(jwt_spaces_claim="groups") as admitted:
+        token = provider.token(groups={"research": "read"}, memory_spaces={"other": "read"})
+        assert (await answer_to(admitted, token, "space:research")).status_code == 200
+        problem(await answer_to(admitted, token, "space:other"), 403, "scope_mismatch")
+
+
 async def test_keys_are_taken_beside_tokens(admitted: Admitted, provider: IdentityProvider) -> None:
     assert await is_right(admitted, await admitted.key("acme"))
     assert not await is_right(admitted, "mem_nokey000_" + "a" * 42)

@@ -17,7 +17,7 @@ import pytest
 
 import client as package
 from client import MemoryServiceClient, SyncMemoryServiceClient, errors
-from memory_service.api import schemas
+from memory_service.api import messages, schemas
 from tests.support.scripted_http import Answer
 
 USER, SESSION, NOON = "user123", "s1", datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -30,6 +30,7 @@ TWINS = {"awaited": MemoryServiceClient, "blocking": SyncMemoryServiceClient}
 TURN = {"user_message": "hi", "agent_message": "hello", "turn_id": "t1", "user_name": "Ann", "agent_name": "Bot"}
 ASKED = {"include_knowledge": 3, "query": "q", "min_trust": "normal"}
 PIECE = {"content": "soup", "category": "food", "title": "T", "doc_id": "a/b.md", "metadata": {"k": [1]}}
+SAID = {"role": "user", "content": "hi", "message_id": "m1", "name": "Ann", "metadata": {"k": [1]}}
 FULL = [
     ("start_session", {"session_id": SESSION, "restore": False, "agent_id": "a1", **ASKED}, "/sessions/start",
      schemas.SessionStart(user_id=USER, session_id=SESSION, restore=False, agent_id="a1", **ASKED)),
@@ -43,6 +44,13 @@ FULL = [
      schemas.Retrieve(**OWNER, query="q", top_k=9, kinds=["insight", "message"], min_trust="high")),
     ("get_insights", {"recent_only": True}, "/insights", schemas.GetInsights(user_id=USER, recent_only=True)),
     ("get_summaries", {"limit": 3}, "/summaries", schemas.GetSummaries(user_id=USER, limit=3)),
+    ("add_messages", {"messages": [{**SAID, "timestamp": NOON}], "agent_id": "a1"}, "/messages",
+     messages.StoreMessages(**OWNER, messages=[messages.MessageBody(**SAID, timestamp=NOON)], agent_id="a1")),
+    ("search_messages", {"query": "q", "top_k": 9}, "/messages/search",
+     messages.SearchMessages(**OWNER, query="q", top_k=9)),
+    ("chat_history", {"user_message": "hi", "system_prompt": "Be kind.", "latest": 3, "include_context": True},
+     "/messages/history",
+     messages.GetHistory(**OWNER, system_prompt="Be kind.", user_message="hi", latest=3, include_context=True)),
     ("store_knowledge", PIECE, "/knowledge", schemas.StoreKnowledge(**PIECE)),
     ("recall_knowledge", {"query": "q", "top_k": 9, "category": "c"}, "/knowledge/recall",
      schemas.RecallKnowledge(query="q", top_k=9, category="c")),
@@ -88,6 +96,18 @@ async def test_a_turn_without_options_carries_its_words_and_an_id_of_its_own(ser
     assert set(service.asked[0].json()) == {*OWNER, "user_message", "agent_message", "turn_id"}
     assert len(first.turn_id) == len(second.turn_id) == 32
     assert first.turn_id != second.turn_id
+
+
+async def test_a_space_is_named_in_place_of_a_user(service, connect):
+    service.answers(Answer(), Answer())
+    client = connect(user_id=None, space="research", session_id=SESSION)
+    assert client.user_id == "space:research"
+    await client.store_turn("hi", "hello")
+    await client.memory("m1")
+    assert service.asked[0].json()["user_id"] == service.asked[1].query["user_id"] == "space:research"
+    for neither_or_both in ({"user_id": None}, {"user_id": USER, "space": "research"}):
+        with pytest.raises(ValueError, match="either by user_id or by space"):
+            connect(**neither_or_both)
 
 
 @pytest.mark.parametrize(("method", "path"), [("health", "/health"), ("stats", "/stats")])

@@ -18,8 +18,8 @@ from tests.support.process import ServiceProcess
 BROKEN, CANNOT_START = 70, 3
 PAGE = 4096
 USERS = [f"user{number}" for number in range(12)]
-WORDS = "and much more was said of it " * 200
-"""So much that what two users said shares no page."""
+WORDS = "and much more was said of it " * 120
+"""So much that what two users said shares no page, and not so much that it is compressed."""
 
 
 def said_by(user_id: str) -> str:

@@ -24,6 +24,7 @@ from memory_service.stores.sqlite.schema import open_writer
 from memory_service.stores.sqlite.writer import Writer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Door, damage, on_disk, started
+from tests.stores.contract_large import image
 from tests.support.background import record
 from tests.support.values import a_scope, a_session, a_turn
 
@@ -257,6 +258,10 @@ async def test_a_service_whose_disk_fails_says_so_ends_with_a_status_of_its_own_
         assert (again["turn_number"], again["replayed"]) == (6, False)
 
 
+SAID = image(90_000)
+"""That hardly gets smaller."""
+
+
 async def test_a_full_disk_is_507_and_the_same_turn_is_stored_once_there_is_room(
     make_settings: Callable[..., Settings],
 ) -> None:
@@ -268,13 +273,13 @@ async def test_a_full_disk_is_507_and_the_same_turn_is_stored_once_there_is_room
         most = db.pragma("max_page_count")
         db.pragma("max_page_count", db.pragma("page_count"))
 
-        turn = {"user_id": "ana", "session_id": "s", "user_message": "x" * 90_000, "agent_message": "", "turn_id": "x"}
+        turn = {"user_id": "ana", "session_id": "s", "user_message": SAID, "agent_message": "", "turn_id": "x"}
         for _ in range(3):
             refused = await door.ask("/memory/store", **turn)
             assert (refused.status_code, refused.json()["code"]) == (507, "storage_full")
             assert refused.headers["content-type"] == "application/problem+json"
             assert int(refused.headers["retry-after"]) > 0
-        assert b"xxx" not in await door.context("ana", "s")
+        assert SAID[:10].encode() not in await door.context("ana", "s")
         assert b"I prefer tea." in await door.context("ana", "s")
 
         db.pragma("max_page_count", most)

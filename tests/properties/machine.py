@@ -8,9 +8,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
+import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
+from memory_service.api.schemas import StoreAnswer
 from memory_service.values import KINDS, Scope, SessionKey
 from tests.properties import invariants as must
 from tests.properties.driven import DrivenMachine
@@ -31,6 +33,29 @@ texts = st.one_of(
     ),
 )
 names = st.sampled_from(["", "turn_id", "request", "both"])
+
+
+def is_message(said: Said) -> bool:
+    """Whether a turn could have come as one message."""
+    return "turn_id" in said.body and len(said.messages) == 1
+
+
+def message_of(said: Said) -> dict[str, Any]:
+    body = said.body
+    return {
+        "message_id": body["turn_id"],
+        "role": "user" if body["user_message"] else "assistant",
+        "content": said.messages[0],
+        "metadata": body["metadata"],
+    }
+
+
+def stored_answer(said: Said, number: int, answer: Answer) -> dict[str, Any]:
+    """What a turn is answered with that comes again as a turn."""
+    of_turn = {"session_id": said.key.session_id, "turn_id": said.body["turn_id"], "turn_number": number}
+    whole = StoreAnswer(**of_turn, durability=answer.body["durability"], replayed=False)
+    told: dict[str, Any] = msgspec.to_builtins(whole)
+    return told
 
 
 class MemoryMachine(DrivenMachine):
@@ -91,6 +116,32 @@ class MemoryMachine(DrivenMachine):
             assert (answer.status, answer.body["replayed"]) == (200, False)
             self.world.add(said, answer.body, self.ages())
         self.touched.add(key)
+
+    @rule(key=keys, text=texts, count=st.integers(1, 4), known=st.integers(0, 2))
+    def store_messages(self, key: SessionKey, text: str, count: int, known: int) -> None:
+        """They begin a session, and go on with one that was ended; those that are there stay where they are."""
+        new = [self.draft(key, text, "turn_id") for _ in range(count)]
+        for said in new:
+            said.body["agent_message"] = ""
+        told = self.world.told.get(key)
+        there = [said for said in told.turns if is_message(said)][:known] if told else []
+        for sent, stored in (([*new[:1], *there, *new[1:]], count), ([*there, *new], 0)):
+            body = {"session_id": key.session_id, "messages": [message_of(said) for said in sent]}
+            answer = self.ask(key.scope, "/messages", **body)
+            assert (answer.status, answer.body["stored"], answer.body["replayed"]) == (200, stored, stored == 0)
+            if stored:
+                self.begin_or_go_on(key)
+                for said, number in zip(sent, answer.body["turn_numbers"], strict=True):
+                    if said in new:
+                        self.world.add(said, stored_answer(said, number, answer), self.ages())
+            assert answer.body["turn_numbers"] == [said.answer["turn_number"] for said in sent]
+        self.touched.add(key)
+
+    def begin_or_go_on(self, key: SessionKey) -> None:
+        told = self.world.told.setdefault(key, Told(touched_at=self.ages()))
+        if told.status != "active":
+            told.reopen(self.ages())
+            self.raced.discard(key)
 
     def is_refused_for_its_session(self, key: SessionKey, answer: Answer) -> bool:
         """Whether the session takes no turns; then it must have said so."""

@@ -22,8 +22,10 @@ pytest.register_assert_rewrite(
     "tests.stores.contract_due",
     "tests.stores.contract_keys",
     "tests.stores.contract_gateway",
+    "tests.stores.contract_large",
     "tests.stores.contract_mirrors",
     "tests.stores.contract_moving",
+    "tests.stores.contract_room",
 )
 
 

@@ -22,11 +22,13 @@ from tests.stores.contract_due import DueContract
 from tests.stores.contract_erasing import ErasingContract
 from tests.stores.contract_gateway import GatewayContract
 from tests.stores.contract_keys import DurableKeyContract, KeyContract
+from tests.stores.contract_large import LargeContract
 from tests.stores.contract_mirrors import MirrorContract
 from tests.stores.contract_moving import MovingContract
 from tests.stores.contract_quarantine import QuarantineContract
 from tests.stores.contract_reads import ReadContract
 from tests.stores.contract_recall import RecallContract
+from tests.stores.contract_room import RoomContract
 from tests.support.stores import opened
 from tests.support.values import a_key, a_memory, a_scope, a_sitting, a_turn, a_vector, begin, embed_all
 
@@ -43,6 +45,8 @@ class StoreContract(
     ErasingContract,
     AgingContract,
     QuarantineContract,
+    LargeContract,
+    RoomContract,
 ):
     @pytest.fixture
     def record(self) -> str | Settings:

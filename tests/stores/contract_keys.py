@@ -27,6 +27,7 @@ WHOLE = an_api_key(
     permissions=frozenset({"read", "write", "erase", "admin", "metrics"}),
     expires_at=minutes(5),
     revoked_at=minutes(3),
+    spaces={"research": frozenset({"read", "write"}), "a.b_c-d": frozenset({"erase"})},
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -84,4 +86,8 @@ def contents(server: CosmosServer) -> list[str]:
     """What was said, message by message in the order of writing."""
     turns = [document for document in documents(server, "interactions") if document["type"] == "turn"]
     turns.sort(key=lambda turn: turn["written"])
-    return [message["content"] for turn in turns for message in json.loads(turn["body"])["messages"]]
+    return [message["content"] for turn in turns for message in json.loads(_told(turn["body"]))["messages"]]
+
+
+def _told(body: str) -> str | bytes:
+    return zlib.decompress(base64.b64decode(body[5:])) if body.startswith("zlib:") else body

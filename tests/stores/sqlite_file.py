@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def contents(path: Path) -> list[str]:
-    bodies = rows(path, "SELECT body FROM turns ORDER BY id")
-    return [message["content"] for (body,) in bodies for message in json.loads(body)["messages"]]
+    kept = rows(path, "SELECT body, compressed FROM turns ORDER BY id")
+    bodies = [zlib.decompress(small) if small else body for body, small in kept]
+    return [message["content"] for body in bodies for message in json.loads(body)["messages"]]
 
 
 CHILD = """

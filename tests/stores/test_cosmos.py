@@ -26,6 +26,7 @@ from memory_service.stores.cosmos.documents import RECEIPTS_KEPT_S
 from memory_service.values import Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract import DurableStoreContract
+from tests.stores.contract_large import image
 from tests.stores.cosmos_account import CONTAINERS, container, contents, documents, everything, settings_for
 from tests.support.stores import opened
 from tests.support.values import (
@@ -200,7 +201,7 @@ async def test_a_turn_too_large_for_the_database_is_refused_as_too_large_and_not
     key = a_key()
     head = await begin(store, key, turns=1)
     before = everything(cosmos_server)
-    turn = a_turn(2, text="x" * 1_100_000)
+    turn = a_turn(2, text=image(1_100_000))
     with pytest.raises(ContentTooLarge, match="2000000"):
         await store.commit(Commit(scope=key.scope, session=head.with_turn(turn), turns=(turn,)))
     assert everything(cosmos_server) == before
@@ -213,7 +214,7 @@ async def test_a_turn_that_is_nearly_too_large_is_stored_without_a_warning(
     """aiohttp warns of a megabyte in one piece; a warning is an error here. It can be sent again like any other."""
     key = a_key()
     head = await begin(store, key, turns=1)
-    turn = a_turn(2, text="é" * 300_000, metadata={"more": "x" * 600_000})
+    turn = a_turn(2, text=image(700_000), metadata={"more": "é" * 100_000})
     cosmos_server.fails({"op": "batch", "times": 1, **fault} if fault else {"op": "none"})
     await store.commit(Commit(scope=key.scope, session=head.with_turn(turn), turns=(turn,)))
     assert await store.find_turn(key, "t2") == turn

@@ -38,11 +38,12 @@ Step = tuple[Operation, type[MemoryServiceError]]
 
 @dataclass(frozen=True)
 class Writing:
-    """A commit on its way: whose it is, its mark, and by item what the account's search finds it by."""
+    """A commit on its way: whose it is, its mark, and by item the bodies of turns and what it is found by."""
 
     commit: Commit
     owner: str
     indexed: dict[str, Document]
+    bodies: dict[str, str]
     mark: str = field(default_factory=lambda: uuid4().hex)
 
 
@@ -59,7 +60,8 @@ class Commits:
         """When the newest request of all that were committed here was made: older names end with time."""
 
     async def write(self, commit: Commit) -> None:
-        writing = Writing(commit, doc.owner_of(commit.scope), await self._index.columns(commit.turns, commit.memories))
+        indexed = await self._index.columns(commit.turns, commit.memories)
+        writing = Writing(commit, doc.owner_of(commit.scope), indexed, await doc.bodies_of(commit.turns))
         self._point("before_commit")
         if commit.session is None and not commit.sittings:
             await self._require_epoch(commit, writing.owner)
@@ -157,8 +159,10 @@ class Commits:
             whole = {**doc.sitting_document(sitting, commit.scope.tenant_id), **marked}
             yield batches.versioned(sitting.version, whole, doc.sitting_columns(sitting)), StaleVersion
         for turn in commit.turns:
-            found_by = writing.indexed.get(turn_item_id(turn.session_id, turn.seq), {})
-            yield batches.create({**doc.turn_document(turn, self.stamps.next()), **found_by, **marked}), DuplicateTurn
+            item_id = turn_item_id(turn.session_id, turn.seq)
+            found_by = writing.indexed.get(item_id, {})
+            whole = doc.turn_document(turn, self.stamps.next(), writing.bodies[item_id])
+            yield batches.create({**whole, **found_by, **marked}), DuplicateTurn
         if not commit.turns:
             yield batches.create({**doc.receipt_document(writing.mark), **marked}), StaleVersion
 

@@ -1,15 +1,17 @@
 """Values to documents and back: ids, the value itself as JSON in `body`, and beside it what is queried.
 
-`body` is text, not a nested object: numbers beyond 2**53 and every character come back as they were. Times that are
-queried are microseconds since 1970.
+`body` is text, not a nested object: numbers beyond 2**53 and every character come back as they were. That of a large
+turn is compressed, behind a mark that no JSON begins with. Times that are queried are microseconds since 1970.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import binascii
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -19,6 +21,7 @@ import msgspec
 from memory_service.stores import bodies
 from memory_service.stores.base import REQUESTS_KEPT
 from memory_service.stores.bodies import micros, moment, text_of
+from memory_service.stores.compression import compressed, is_worth
 from memory_service.values import Effect, Memory, Request, Scope, Session, Sitting, Turn, Vector, turn_item_id
 
 Document = dict[str, Any]
@@ -26,6 +29,10 @@ T = TypeVar("T")
 
 MISSING = ""
 """What is read where a document has no body: nothing that could be one."""
+COMPRESSED = "zlib:"
+"""Before the body of a large turn, in base64."""
+AT_ONCE = 50_000
+"""Characters of turns that are compressed on the loop: one or two milliseconds."""
 RECEIPTS_KEPT_S = 600
 API_KEY = "key"
 """The type of those documents."""
@@ -35,8 +42,18 @@ PLAIN = re.compile(r"[A-Za-z0-9._@:-]{1,200}")
 _encoder = msgspec.json.Encoder()
 
 
-def _in_document(read: Callable[[str], T]) -> Callable[[Document], T]:
-    return lambda document: read(document.get("body", MISSING))
+def _in_document(read: Callable[[str | bytes], T]) -> Callable[[Document], T]:
+    return lambda document: read(_told(document.get("body", MISSING)))
+
+
+def _told(body: Any) -> Any:
+    """A body as it is read: a text, or bytes that are compressed. Raises msgspec.DecodeError."""
+    if not isinstance(body, str) or not body.startswith(COMPRESSED):
+        return body
+    try:
+        return base64.b64decode(body[len(COMPRESSED) :], validate=True)
+    except binascii.Error as exc:
+        raise msgspec.DecodeError("not in base64") from exc
 
 
 session_of = _in_document(bodies.session_of)
@@ -174,7 +191,27 @@ def sitting_document(sitting: Sitting, tenant_id: str) -> Document:
     return {**names, "session": sitting.session_id, "first": sitting.first_seq, **sitting_columns(sitting)}
 
 
-def turn_document(turn: Turn, stamp: int) -> Document:
+async def bodies_of(turns: Sequence[Turn]) -> dict[str, str]:
+    """What is kept of turns, by their names among searchable items. Large ones do not hold up the loop."""
+    texts = {turn_item_id(turn.session_id, turn.seq): text_of(turn) for turn in turns}
+    if sum(map(len, texts.values())) <= AT_ONCE:
+        return _kept(texts)
+    return await asyncio.to_thread(_kept, texts)
+
+
+def _kept(texts: dict[str, str]) -> dict[str, str]:
+    return {name: _smaller(text) for name, text in texts.items()}
+
+
+def _smaller(text: str) -> str:
+    small = compressed(text)
+    if small is None:
+        return text
+    told = COMPRESSED + base64.b64encode(small).decode()
+    return told if is_worth(len(told), len(text.encode())) else text
+
+
+def turn_document(turn: Turn, stamp: int, body: str) -> Document:
     return {
         "id": turn_id(turn.session_id, turn.turn_id),
         "type": "turn",
@@ -182,7 +219,7 @@ def turn_document(turn: Turn, stamp: int) -> Document:
         "seq": turn.seq,
         "written": stamp,
         "space": "",
-        "body": text_of(turn),
+        "body": body,
     }
 
 

@@ -64,7 +64,7 @@ class Erasing:
         found = await self._of_session(owner, what)
         if not found or (what.seq is not None and not any(row["type"] == "turn" for row in found)):
             return Erased()
-        if what.spares(_head_in(found)):
+        if what.spares(_head_in(found), [doc.sitting_of(row) for row in found if row["type"] == "sitting"]):
             return Erased()
         await self.begin_epoch(owner)
         with_it = forgotten(what, await self._held(owner, what, await self._of_session(owner, what)))
@@ -76,11 +76,19 @@ class Erasing:
                 await self._delete(rest or found, owner, gone)
             gone["sessions"] = 1
         else:
-            await self._moving.restore(scope, [thing for thing in with_it.left if not thing.memory])
-            gone["turns"] = 1
+            await self._write_turns(scope, what, with_it)
+            gone["turns"] = len(with_it.turns)
         await self.begin_mirrors_anew(owner)
         await self.note([erasure_id])
         return Erased(**gone)
+
+    async def _write_turns(self, scope: Scope, what: Forgetting, with_it: Forgotten) -> None:
+        """Raises StaleVersion if it was for room and the session has moved: then it is to be done again."""
+        things = [thing for thing in with_it.left if not thing.memory]
+        heads = [thing.session for thing in things if thing.session] if what.after is not None else []
+        await self._moving.restore(scope, [thing for thing in things if not (thing.session and heads)])
+        for head in heads:
+            await self._moving.go_on(scope, head)
 
     async def begin_epoch(self, owner: str) -> None:
         epoch = {**doc.epoch_document(uuid4().hex), "owner": owner}
@@ -116,8 +124,8 @@ class Erasing:
 
         With a turn the name of its request stays: otherwise a repeat of that would bring the words back.
         """
-        sql = f"{OF_SESSION} AND (c.type != 'turn' OR @seq = 0 OR c.seq = @seq)"
-        values = {"session": what.session_id, "seq": what.seq or 0}
+        sql = f"{OF_SESSION} AND (c.type != 'turn' OR @seq = 0 OR (c.seq >= @first AND c.seq <= @seq))"
+        values = {"session": what.session_id, "first": what.first or 0, "seq": what.seq or 0}
         found = await self._client.rows("forget", self._names.interactions, sql, values, owner)
         if what.seq is not None:
             return found
@@ -129,11 +137,11 @@ class Erasing:
         sql = "SELECT c.body FROM c WHERE c.type = 'memory'"
         asked = (self._client.rows("forget", name, sql, {}, owner) for name in self._names.of_memories)
         memories = [doc.memory_of(row) for rows in await asyncio.gather(*asked) for row in rows]
-        turns = [doc.turn_of(row) for row in found if row["type"] == "turn"]
+        turns = [doc.turn_of(row) for row in found if row["type"] == "turn" and what.seq is not None]
         return Held(
             session=_head_in(found),
             sittings=[doc.sitting_of(row) for row in found if row["type"] == "sitting"],
-            turn=turns[0] if turns and what.seq is not None else None,
+            turns=turns,
             memories=memories,
         )
 

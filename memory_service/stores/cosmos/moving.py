@@ -7,6 +7,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any
 
+from memory_service.stores.base import Commit
 from memory_service.stores.cosmos import batches
 from memory_service.stores.cosmos import documents as doc
 from memory_service.stores.cosmos.batches import Operation
@@ -17,7 +18,7 @@ from memory_service.stores.cosmos.documents import Document
 from memory_service.stores.cosmos.mirrors import OF_USERS
 from memory_service.stores.exports import Exported, Exports, Users, exported_item
 from memory_service.stores.indexing import Index
-from memory_service.values import Scope
+from memory_service.values import Scope, Session
 
 Cursor = tuple[int, Any]
 """Which of the steps, and where to go on in it."""
@@ -120,10 +121,11 @@ class Moving:
     async def documents(self, scope: Scope, things: Sequence[Exported]) -> dict[str, list[Document]]:
         """Things as they are kept, by container."""
         turns = [thing.turn for thing in things if thing.turn]
+        bodies = await doc.bodies_of(turns)
         indexed = await self._index.columns(turns, [thing.memory for thing in things if thing.memory])
         by_container: dict[str, list[Document]] = {}
         for thing in things:
-            container, document = self._placed(thing, scope)
+            container, document = self._placed(thing, scope, bodies)
             whole = {"owner": doc.owner_of(scope), **document, **indexed.get(thing.item_id, {})}
             by_container.setdefault(container, []).append(whole)
         return by_container
@@ -133,7 +135,11 @@ class Moving:
             operations: list[Operation] = [("upsert", (whole,)) for whole in documents]
             await batches.send_in_parts(self._client, container, operations, doc.owner_of(scope))
 
-    def _placed(self, thing: Exported, scope: Scope) -> tuple[str, Document]:
+    async def go_on(self, scope: Scope, session: Session) -> None:
+        """Write a head in place of the version before it. Raises StaleVersion."""
+        await self._commits.write(Commit(scope=scope, session=session))
+
+    def _placed(self, thing: Exported, scope: Scope, bodies: dict[str, str]) -> tuple[str, Document]:
         """The container it belongs to, and its document."""
         if thing.session is not None:
             return self._names.interactions, doc.head_document(thing.session)
@@ -143,7 +149,8 @@ class Moving:
             return self._names.interactions, doc.request_document(thing.request, thing.effect)
         stamp = self._commits.stamps.next()
         if thing.turn is not None:
-            return self._names.interactions, {**doc.turn_document(thing.turn, stamp), **self._vector_of(thing)}
+            document = doc.turn_document(thing.turn, stamp, bodies[thing.item_id])
+            return self._names.interactions, {**document, **self._vector_of(thing)}
         assert thing.memory is not None
         container = self._names.of_memory(thing.memory.memory_id)
         return container, {**doc.memory_document(thing.memory, stamp), **self._vector_of(thing)}

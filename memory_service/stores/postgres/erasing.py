@@ -42,6 +42,7 @@ ENTRIES = (
     f"DELETE FROM search_entries WHERE owner = {OWNER} AND (item_id = ANY(%(memories)s) OR item_id = %(item)s"
     f" OR (%(item)s = '' AND {ITEMS_OF_SESSION}))"
 )
+TURNS = f"SELECT body FROM turns WHERE session = {SESSION} AND seq BETWEEN %(first)s AND %(seq)s ORDER BY seq"
 NOTE = "INSERT INTO erasures SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 NEW_EPOCH = f"UPDATE owners SET epoch = DEFAULT WHERE id = {OWNER}"
 # Of whom nothing is left not even the name stays.
@@ -88,21 +89,22 @@ class Erasing:
 
     async def forget(self, scope: Scope, what: Forgetting, erasure_id: str) -> Erased:
         async def work(db: AsyncConnection[Any]) -> Erased:
-            values = {**named(scope), "session": what.session_id, "seq": what.seq, "item": _item_of(what)}
+            values = {**named(scope), "session": what.session_id, "first": what.first, "seq": what.seq}
+            values["item"] = _item_of(what)
             held = await self._held(db, values)
-            if held is None or what.spares(held.session):
+            if held is None or what.spares(held.session, held.sittings):
                 return Erased()
             with_it = forgotten(what, held)
             values["memories"] = list(with_it.memories)
             gone = {}
-            for table, sql in (*(OF_A_SESSION if what.seq is None else OF_A_TURN), *MEMORIES):
+            for table, sql in (*_of(what), *MEMORIES):
                 gone[table] = (await self._client.execute(db, "forget", sql, values)).rowcount
             if (await self._rows(db, "SELECT to_regclass('search_entries')", {}))[0][0]:
                 await self._client.execute(db, "forget", ENTRIES, values)
             await self._moving.write_in(db, "forget", await self._moving.values(scope, with_it.left))
             for sql in (NEW_EPOCH, OF_NOBODY):
                 await self._client.execute(db, "forget", sql, values)
-            return _counted(gone)
+            return _counted(gone if what.after is None else {**gone, "turns": len(with_it.turns)})
 
         return await self._alone(scope, erasure_id, work)
 
@@ -135,7 +137,7 @@ class Erasing:
 
     async def _held(self, db: AsyncConnection[Any], values: dict[str, Any]) -> Held | None:
         heads = await self._rows(db, f"SELECT head FROM sessions WHERE id = {SESSION}", values)
-        turns = await self._rows(db, f"SELECT body FROM turns WHERE session = {SESSION} AND seq = %(seq)s", values)
+        turns = await self._rows(db, TURNS, values)
         if not heads or (values["seq"] is not None and not turns):
             return None
         sittings = await self._rows(
@@ -145,7 +147,7 @@ class Erasing:
         return Held(
             session=session_of(heads[0][0]),
             sittings=[sitting_of(body) for (body,) in sittings],
-            turn=turn_of(turns[0][0]) if turns else None,
+            turns=[turn_of(body) for (body,) in turns],
             memories=[memory_of(body) for (body,) in memories],
         )
 
@@ -166,6 +168,13 @@ class Erasing:
 
     async def _rows(self, db: AsyncConnection[Any], sql: str, values: dict[str, Any]) -> Rows:
         return list(await (await self._client.execute(db, "forget", sql, values)).fetchall())
+
+
+def _of(what: Forgetting) -> tuple[tuple[str, str], ...]:
+    """What is deleted beside memories. For room nothing is: what is left of the turns is written over them."""
+    if what.seq is None:
+        return OF_A_SESSION
+    return OF_A_TURN if what.after is None else ()
 
 
 def _item_of(what: Forgetting) -> str:

@@ -40,7 +40,7 @@ from memory_service.stores.keys import ApiKey
 from memory_service.stores.mirrors import Mirror
 from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.stores.sqlite import aging, erasing, gateway, keys, mirrors, moving, searchable
-from memory_service.stores.sqlite.rows import epoch_of
+from memory_service.stores.sqlite.rows import OF_TURN, epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
 from memory_service.stores.sqlite.searchable import OWNER
 from memory_service.stores.sqlite.writer import Writer
@@ -138,7 +138,7 @@ class SQLiteStore(Store):
             )
             for session, head, live_after in rows:
                 live = db.execute(
-                    "SELECT body FROM turns WHERE session = ? AND seq > ? ORDER BY seq", (session, live_after)
+                    f"SELECT {OF_TURN} FROM turns WHERE session = ? AND seq > ? ORDER BY seq", (session, live_after)
                 )
                 return Hot(session=session_of(head), turns=tuple(turn_of(body) for (body,) in live))
             return None
@@ -150,11 +150,11 @@ class SQLiteStore(Store):
         return await self._read(lambda db: next((session_of(head) for (head,) in db.execute(sql, _names(key))), None))
 
     async def _turns(self, key: SessionKey, after: int, limit: int) -> list[Turn]:
-        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND seq > ? ORDER BY seq LIMIT ?"
+        sql = f"SELECT {OF_TURN} FROM turns WHERE session = {SESSION} AND seq > ? ORDER BY seq LIMIT ?"
         return await self._read(lambda db: [turn_of(body) for (body,) in db.execute(sql, (*_names(key), after, limit))])
 
     async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
-        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND turn_id = ?"
+        sql = f"SELECT {OF_TURN} FROM turns WHERE session = {SESSION} AND turn_id = ?"
         return await self._read(
             lambda db: next((turn_of(b) for (b,) in db.execute(sql, (*_names(key), turn_id))), None)
         )

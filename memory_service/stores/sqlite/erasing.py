@@ -13,8 +13,8 @@ from memory_service.stores.forgetting import Forgetting, Held, forgotten
 from memory_service.stores.quarantine import Concerned, Quarantine, Quarantined, rewritten
 from memory_service.stores.sqlite.mirrors import begin_anew
 from memory_service.stores.sqlite.moving import restore
-from memory_service.stores.sqlite.rows import known_owner
-from memory_service.values import Scope, turn_item_id
+from memory_service.stores.sqlite.rows import OF_TURN, known_owner
+from memory_service.values import Scope
 
 OF_A_USER = (
     ("vectors", "DELETE FROM vectors WHERE owner = ?"),
@@ -58,10 +58,12 @@ def forget(db: apsw.Connection, scope: Scope, what: Forgetting, erasure_id: str)
     note(db, erasure_id)
     owner = known_owner(db, scope)
     held = None if owner is None else _held(db, owner, what)
-    if owner is None or held is None or what.spares(held.session):
+    if owner is None or held is None or what.spares(held.session, held.sittings):
         return Erased()
     with_it = forgotten(what, held)
-    gone = _delete_session(db, owner, what.session_id) if what.seq is None else _clear_turn(db, owner, what)
+    # Turns are written over by what is left of them. The names of the requests that stored them stay: otherwise a
+    # repeat of one would bring the words back.
+    gone = _delete_session(db, owner, what.session_id) if what.seq is None else {"turns": len(with_it.turns)}
     for memory_id in with_it.memories:
         db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, memory_id))
         db.execute("DELETE FROM memories WHERE owner = ? AND memory_id = ?", (owner, memory_id))
@@ -100,7 +102,7 @@ def _concerned(db: apsw.Connection, owner: int, what: Quarantine) -> Concerned |
     sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
     for session, head in db.execute(sql, (owner, what.session_id)):
         sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
-        turns = db.execute("SELECT body FROM turns WHERE session = ? ORDER BY seq", (session,))
+        turns = db.execute(f"SELECT {OF_TURN} FROM turns WHERE session = ? ORDER BY seq", (session,))
         memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
         return Concerned(
             session=session_of(head),
@@ -115,15 +117,17 @@ def _held(db: apsw.Connection, owner: int, what: Forgetting) -> Held | None:
     sql = "SELECT id, head FROM sessions WHERE owner = ? AND session_id = ?"
     for session, head in db.execute(sql, (owner, what.session_id)):
         sittings = db.execute("SELECT body FROM sittings WHERE session = ? ORDER BY first_seq", (session,))
-        rows = db.execute("SELECT body FROM turns WHERE session = ? AND seq = ?", (session, what.seq))
-        turns = [turn_of(str(body)) for (body,) in rows]
+        rows = db.execute(
+            f"SELECT {OF_TURN} FROM turns WHERE session = ? AND seq BETWEEN ? AND ?", (session, what.first, what.seq)
+        )
+        turns = [turn_of(body) for (body,) in rows]
         if what.seq is not None and not turns:
             return None
         memories = db.execute("SELECT body FROM memories WHERE owner = ? ORDER BY id", (owner,))
         return Held(
             session=session_of(head),
             sittings=[sitting_of(body) for (body,) in sittings],
-            turn=turns[0] if turns else None,
+            turns=turns,
             memories=[memory_of(body) for (body,) in memories],
         )
     return None
@@ -136,17 +140,6 @@ def _delete_session(db: apsw.Connection, owner: int, session_id: str) -> dict[st
         db.execute(sql, (owner, session_id, session)[: 3 if "?3" in sql else 2])
         gone[table] = db.changes()
     return gone
-
-
-def _clear_turn(db: apsw.Connection, owner: int, what: Forgetting) -> dict[str, int]:
-    """Its words are written over by what is left of it.
-
-    The name of the request that stored it stays: otherwise a repeat of that would bring them back.
-    """
-    assert what.seq is not None
-    item_id = turn_item_id(what.session_id, what.seq)
-    db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
-    return {"turns": 1}
 
 
 def _counted(gone: dict[str, int]) -> Erased:

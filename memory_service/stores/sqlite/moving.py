@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 
-from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, text_of, turn_of
+from memory_service.stores.bodies import exported_request, memory_of, micros, session_of, sitting_of, turn_of
 from memory_service.stores.exports import (
     FIRST_SITTING,
     Exported,
@@ -21,6 +21,8 @@ from memory_service.stores.exports import (
 )
 from memory_service.stores.sqlite.mirrors import mark
 from memory_service.stores.sqlite.rows import (
+    OF_TURN,
+    kept_of,
     known_owner,
     one,
     owner_of,
@@ -52,7 +54,7 @@ QUERIES: Queries = (
         exported_request,
     ),
     (
-        "SELECT turns.id, body, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
+        f"SELECT turns.id, {OF_TURN}, turns.space, data FROM turns JOIN sessions ON sessions.id = turns.session"
         " LEFT JOIN vectors ON vectors.owner = turns.owner AND item_id = session_id || '#' || seq"
         " AND vectors.space = turns.space WHERE turns.owner = ?1 AND turns.id > ?2 ORDER BY turns.id LIMIT ?3",
         0,
@@ -141,6 +143,6 @@ def _restore_turn(db: apsw.Connection, owner: int, turn: Turn) -> None:
     item_id = turn_item_id(turn.session_id, turn.seq)
     db.execute("DELETE FROM vectors WHERE owner = ? AND item_id = ?", (owner, item_id))
     db.execute(
-        "INSERT OR REPLACE INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
-        (owner, session, turn.seq, turn.turn_id, text_of(turn)),
+        "INSERT OR REPLACE INTO turns (owner, session, seq, turn_id, body, compressed) VALUES (?, ?, ?, ?, ?, ?)",
+        (owner, session, turn.seq, turn.turn_id, *kept_of(turn)),
     )

@@ -7,8 +7,12 @@ import apsw
 from memory_service.errors import StaleVersion
 from memory_service.stores.base import REQUESTS_KEPT, Commit, DuplicateRequest, DuplicateTurn
 from memory_service.stores.bodies import memory_of, micros, micros_or_none, require_unchanged, text_of
+from memory_service.stores.compression import compressed
 from memory_service.stores.sqlite.mirrors import mark
 from memory_service.values import Memory, Request, Scope, Session, Sitting, Turn, Vector
+
+OF_TURN = "coalesce(compressed, body)"
+"""Reads a turn: a large one is kept compressed."""
 
 
 def apply(db: apsw.Connection, commit: Commit) -> bool:
@@ -123,11 +127,18 @@ def put_request(db: apsw.Connection, owner: int, request: Request, turn: Turn) -
 def put_turn(db: apsw.Connection, owner: int, session: int, turn: Turn) -> None:
     try:
         db.execute(
-            "INSERT INTO turns (owner, session, seq, turn_id, body) VALUES (?, ?, ?, ?, ?)",
-            (owner, session, turn.seq, turn.turn_id, text_of(turn)),
+            "INSERT INTO turns (owner, session, seq, turn_id, body, compressed) VALUES (?, ?, ?, ?, ?, ?)",
+            (owner, session, turn.seq, turn.turn_id, *kept_of(turn)),
         )
     except apsw.ConstraintError as exc:
         raise (DuplicateTurn if "turn_id" in str(exc) else StaleVersion) from exc
+
+
+def kept_of(turn: Turn) -> tuple[str, bytes | None]:
+    """Of a turn its `body` and `compressed`: one of the two has it."""
+    text = text_of(turn)
+    small = compressed(text)
+    return (text, None) if small is None else ("", small)
 
 
 def sitting_state(sitting: Sitting) -> tuple[object, ...]:

@@ -9,13 +9,13 @@ import msgspec
 
 from memory_service.stores.base import Entries
 from memory_service.stores.bodies import memory_of, turn_of, turns_named
-from memory_service.stores.sqlite.rows import epoch_of
+from memory_service.stores.sqlite.rows import OF_TURN, epoch_of
 from memory_service.values import Scope, Unembedded, Vector
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = ? AND user_id = ?)"
 NAMED = "(SELECT value FROM json_each(?))"
 TURNS_NAMED = f"""
-SELECT body FROM json_each(?) AS named
+SELECT {OF_TURN} FROM json_each(?) AS named
 JOIN sessions ON sessions.owner = {OWNER} AND session_id = named.value ->> 0
 JOIN turns ON turns.session = sessions.id AND turns.seq = named.value ->> 1 ORDER BY sessions.id, turns.seq
 """
@@ -28,7 +28,7 @@ def entries(db: apsw.Connection, scope: Scope, cursor: tuple[int, int, int], spa
         sql = f"SELECT id, {column} FROM {table} WHERE owner = {OWNER} AND id > ? {where} ORDER BY id LIMIT ?"
         return db.execute(sql, (scope.tenant_id, scope.user_id, after, *values, limit)).fetchall()
 
-    turns = following("turns", "body", cursor[0])
+    turns = following("turns", OF_TURN, cursor[0])
     memories = following("memories", "body", cursor[1])
     # Not before all items are out: the vector of a late item may be an early one, and would find nothing to go with.
     unread = limit in (len(turns), len(memories))
@@ -61,12 +61,12 @@ def items(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: s
 
 def due_vectors(db: apsw.Connection, space: str, limit: int) -> list[Unembedded]:
     found: list[Unembedded] = []
-    for table in ("turns", "memories"):
+    for table, body in (("turns", OF_TURN), ("memories", "body")):
         # three ranges of one index: no vector yet, and vectors of another space on either side of ours
         for where, values in (("space IS NULL", ()), ("space < ?", (space,)), ("space > ?", (space,))):
             if len(found) < limit:
                 sql = (
-                    f"SELECT {table}.id, tenant_id, user_id, body FROM {table} JOIN owners ON owners.id = owner"
+                    f"SELECT {table}.id, tenant_id, user_id, {body} FROM {table} JOIN owners ON owners.id = owner"
                     f" WHERE {where} ORDER BY {table}.space, {table}.id LIMIT ?"
                 )
                 rows = db.execute(sql, (*values, limit - len(found))).fetchall()
