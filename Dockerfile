@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 # What every store of production needs, and Redis, so with the extras. To make it anew:
-#   uv pip compile --universal --generate-hashes --no-header --extra azure --extra jwt --extra postgres --extra redis \
+#   uv pip compile --universal --generate-hashes --no-header --extra azure --extra jwt --extra postgres --extra profiles --extra redis \
 #       -o requirements.lock pyproject.toml
 COPY requirements.lock ./
 RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock

@@ -163,6 +163,51 @@ def forget(user_id: str, ids: Iterable[str]) -> Call:
     return Call(method="POST", path="/memories/forget", body={"user_id": user_id, "dry_run": False, "ids": list(ids)})
 
 
+def profile(user_id: str) -> Call:
+    return Call(method="GET", path=f"/users/{in_path(user_id)}/profile")
+
+
+def put_profile(user_id: str, profile: Mapping[str, Any], expected_version: int | None) -> Call:
+    body = present(profile=dict(profile), expected_version=expected_version)
+    return Call(method="PUT", path=f"/users/{in_path(user_id)}/profile", body=body)
+
+
+def patch_profile(user_id: str, patch: Mapping[str, Any], expected_version: int | None) -> Call:
+    body = present(patch=dict(patch), expected_version=expected_version)
+    return Call(method="PATCH", path=f"/users/{in_path(user_id)}/profile", body=body)
+
+
+def delete_profile(user_id: str) -> Call:
+    return Call(method="DELETE", path=f"/users/{in_path(user_id)}/profile")
+
+
+def add_episode(
+    user_id: str,
+    event_type: str,
+    summary: str,
+    *,
+    timestamp: str | None,
+    session_id: str | None,
+    episode_id: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> Call:
+    """Always carries an `episode_id`: a repeat changes nothing."""
+    body = present(
+        event_type=event_type,
+        summary=summary,
+        timestamp=timestamp,
+        session_id=session_id,
+        episode_id=f"episode_{uuid4().hex}" if episode_id is None else episode_id,
+        metadata=None if metadata is None else dict(metadata),
+    )
+    return Call(method="POST", path=f"/users/{in_path(user_id)}/episodes", body=body)
+
+
+def episodes(user_id: str, limit: int, event_type: str | None, cursor: str | None) -> Call:
+    query = present(limit=str(limit), event_type=event_type, cursor=cursor)
+    return Call(method="GET", path=f"/users/{in_path(user_id)}/episodes", query=query)
+
+
 def store_knowledge(
     content: str, category: str, *, title: str | None, doc_id: str | None, metadata: Mapping[str, Any] | None
 ) -> Call:

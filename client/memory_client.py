@@ -27,6 +27,7 @@ from client._answers import Retries, read
 from client._calls import Call
 from client._files import AwaitedFiles, BlockingFiles
 from client._messages import AwaitedMessages, BlockingMessages
+from client._profiles import Profiles
 from client._reading import Reading
 from client._rights import Rights
 from client.errors import MemoryServiceError
@@ -35,7 +36,13 @@ Answer = dict[str, Any]
 T = TypeVar("T")
 
 
-class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answer]], Rights[Awaitable[Answer]]):
+class MemoryServiceClient(
+    AwaitedFiles,
+    AwaitedMessages,
+    Reading[Awaitable[Answer]],
+    Rights[Awaitable[Answer]],
+    Profiles[Awaitable[Answer]],
+):
     """The memory of one user, or of one `space` that agents share: awaited.
 
     `session_id` is the session to use, also without `start_session`. `api_key` (a key of the service, or a token of
@@ -210,7 +217,7 @@ class MemoryServiceClient(AwaitedFiles, AwaitedMessages, Reading[Awaitable[Answe
             await self._sleep(pause_s)
 
 
-class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], Rights[Answer]):
+class SyncMemoryServiceClient(BlockingFiles, BlockingMessages, Reading[Answer], Rights[Answer], Profiles[Answer]):
     """The memory of one user, or of one `space`, blocking: method for method the same as MemoryServiceClient."""
 
     def __init__(

@@ -34,6 +34,7 @@ from memory_service.messages import Messages
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool, Tier, load_long_term
+from memory_service.profiles import Rules, rules_of
 from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache
 from memory_service.recall import Recall
@@ -152,7 +153,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     """Put the parts together; none is started."""
     tier = make_tier(settings, store, around)
     pool = make_pool(settings, store, tier, around)
-    long_term = make_long_term(settings, store, around)
+    long_term = make_long_term(settings, store, rules := rules_of(settings.profile_schemas), around)
     redactor = make_redactor(settings)
     embedding = make_embedding(settings, store, embedder, redactor, around)
     engines = make_engines(settings, store, embedding, redactor, around)
@@ -186,6 +187,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         redactor=redactor,
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,
+        rules=rules,
         keeping=Keeping.of(settings.retention_days, settings.tenant_retention_days),
     )
 
@@ -265,12 +267,7 @@ def make_engines(
 
 
 def make_recall(
-    settings: Settings,
-    store: Store,
-    embedding: Embedding,
-    engines: Engines,
-    tier: HotTier | None,
-    around: Surroundings,
+    settings: Settings, store: Store, embedding: Embedding, engines: Engines, tier: HotTier | None, around: Surroundings
 ) -> Recall:
     cache_bytes = settings.recall_cache_mb * 1_000_000
     answers = QueryCache(
@@ -321,8 +318,9 @@ def is_alone(settings: Settings, store: Store) -> bool:
     return store.capabilities.exclusive
 
 
-def make_long_term(settings: Settings, store: Store, around: Surroundings) -> LongTermCache:
-    load = partial(load_long_term, store, settings.m_sessions_recent, settings.context_insights)
+def make_long_term(settings: Settings, store: Store, rules: Rules, around: Surroundings) -> LongTermCache:
+    counts = (settings.m_sessions_recent, settings.context_insights)
+    load = partial(load_long_term, store, *counts, episodes=settings.context_episodes, keeps=rules.keeps)
     max_age_s = math.inf if is_alone(settings, store) else SHARED_LONG_TERM_S
     return LongTermCache(load, settings.max_sessions, max_age_s=max_age_s, clock=around.monotonic)
 

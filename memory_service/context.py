@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from memory_service.tags import bracket_before, names_spelt
 from memory_service.telling import Context, Known, LongTerm
-from memory_service.values import Hot, Memory, Message, derived_id
+from memory_service.values import Hot, Memory, Message, Session, derived_id
 
 T = TypeVar("T")
 
@@ -23,6 +25,8 @@ BYTES_PER_TOKEN = 3.6
 INSIGHTS_SHARE = 0.6
 KNOWLEDGE_SHARE = 0.5
 """Of the budget, at most; what is known of the user has the rest."""
+PROFILE_SHARE, EPISODES_SHARE = 0.25, 0.2
+"""Of what is left by then, at most; what they do not need the others have."""
 
 _BREAKS = re.compile("(\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029])")
 _ESCAPED = re.compile(r"&(?=(?:amp;)*+(?:lt|#x[0-9a-f]{2,5});)")
@@ -64,20 +68,20 @@ def summary_id(session_id: str, first_seq: int) -> str:
 def assemble(hot: Hot, long_term: LongTerm, budget_tokens: int, knowledge: Iterable[Known] | None = None) -> Context:
     """Tell what is known of the user, then this session; live turns are always whole.
 
-    `budget_tokens` bounds insights, summaries and knowledge together; those that do not fit are left out, the least
-    important, the oldest and the farthest first. A sitting that goes on is not told of twice: its own summary is left
-    out.
+    `budget_tokens` bounds all but the session itself; what does not fit is left out, the least important, the oldest
+    and the farthest first. A sitting that goes on is not told of twice: its own summary is left out.
     """
     session = hot.session
-    known, left = _fitting(knowledge or (), _knowledge_line, int(budget_tokens * KNOWLEDGE_SHARE))
-    budget_tokens -= int(budget_tokens * KNOWLEDGE_SHARE) - left
-    own = summary_id(session.session_id, session.opened_at_seq) if session.status == "active" else None
-    insights, left = _fitting(long_term.insights, _insight_line, int(budget_tokens * INSIGHTS_SHARE))
-    others = [summary for summary in long_term.summaries if summary.memory_id != own][: long_term.most_summaries]
-    summaries, _ = _fitting(others, _summary_line, left + budget_tokens - int(budget_tokens * INSIGHTS_SHARE))
+    known, left = _within(KNOWLEDGE_SHARE, budget_tokens, knowledge or (), _knowledge_line)
+    fields, left = _within(PROFILE_SHARE, left, long_term.profile.fields.items(), _field_line)
+    episodes, left = _within(EPISODES_SHARE, left, long_term.episodes, _episode_line)
+    insights, left = _within(INSIGHTS_SHARE, left, long_term.insights, _insight_line)
+    summaries, _ = _within(1, left, _others(session, long_term), _summary_line)
     sections = [
+        ("### Profile", [_field_line(field) for field in fields]),
         ("### Long-term Context", [_insight_line(memory) for memory in insights]),
         ("### Recent Sessions", [_summary_line(memory) for memory in summaries]),
+        ("### Past Interactions", [_episode_line(memory) for memory in episodes]),
         (
             "### Current Session Summary",
             [_INDENT + fence(session.cumulative_summary)] if session.cumulative_summary else [],
@@ -96,7 +100,21 @@ def assemble(hot: Hot, long_term: LongTerm, budget_tokens: int, knowledge: Itera
         summaries=summaries,
         text=text,
         knowledge=None if knowledge is None else known,
+        profile=dict(fields),
+        episodes=episodes,
     )
+
+
+def _others(session: Session, long_term: LongTerm) -> list[Memory]:
+    """Summaries that do not tell of what the session is about to tell itself."""
+    own = summary_id(session.session_id, session.opened_at_seq) if session.status == "active" else None
+    return [summary for summary in long_term.summaries if summary.memory_id != own][: long_term.most_summaries]
+
+
+def _within(share: float, budget: int, things: Iterable[T], line: Callable[[T], str]) -> tuple[tuple[T, ...], int]:
+    """Take things in order while they fit into a share of a budget; returns them and what is left of all of it."""
+    taken, left = _fitting(things, line, int(budget * share))
+    return taken, budget - int(budget * share) + left
 
 
 def _fitting(things: Iterable[T], line: Callable[[T], str], budget: int) -> tuple[tuple[T, ...], int]:
@@ -108,6 +126,15 @@ def _fitting(things: Iterable[T], line: Callable[[T], str], budget: int) -> tupl
             taken.append(thing)
             budget -= cost
     return tuple(taken), budget
+
+
+def _field_line(field: tuple[str, Any]) -> str:
+    name, value = field
+    return f"- {fence(name)}: {fence(value if isinstance(value, str) else msgspec.json.encode(value).decode())}"
+
+
+def _episode_line(memory: Memory) -> str:
+    return f"- {memory.created_at:%Y-%m-%d} {fence(memory.category or 'episode')}: {fence(memory.text)}"
 
 
 def _insight_line(memory: Memory) -> str:

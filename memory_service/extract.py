@@ -42,12 +42,17 @@ class Sentence(msgspec.Struct, frozen=True):
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """A statement a speaker made about themselves, quoted. `slot` names what it is the value of, if that is clear."""
+    """A statement a speaker made about themselves, quoted. `slot` names what it is the value of, if that is clear.
+
+    `field` and `value`: which property of the user it gives, where nothing else can be meant.
+    """
 
     sentence: Sentence
     category: str
     importance: float
     slot: str | None
+    field: str | None = None
+    value: str | None = None
 
 
 def said(turns: Iterable[Turn]) -> list[Sentence]:
@@ -182,6 +187,35 @@ _SLOTS = (
 )
 
 
+_PROPER = r"([A-ZÀ-Þ][\w'’.-]*(?: (?:[A-ZÀ-Þ][\w'’.-]*|de|da|do|of|la|van|von|der|den))*)"
+_FIELDS = tuple(
+    (field, re.compile(rf"(?:(?:[Hh]i|[Hh]ello|[Hh]ey|[Aa]nd|[Ss]o|[Ww]ell|[Nn]ow)[,!.]? )?{said}[.!]?"))
+    for field, said in (
+        ("name", rf"[Mm]y name is {_PROPER}"),
+        ("home", rf"I (?:now )?live in {_PROPER}(?: now)?"),
+        ("home", rf"I(?:['’]ve| have)? moved to {_PROPER}"),
+        ("employer", rf"I (?:now )?work (?:at|for) {_PROPER}(?: now)?"),
+        ("occupation", r"I (?:now )?work as an? ([a-z]+(?: [a-z]+)?)"),
+        (
+            "favorite_{}",
+            r"[Mm]y favou?rite ([a-z]+) is (?!(?:not|no|a|an|the|that|this|what|when|to)\b)([\w'’-]+)",
+        ),
+        ("{}", r"[Mm]y (budget|target|age) is ([€$£]? ?\d[\d.,]*(?: ?(?:euros?|dollars?|pounds?|EUR|USD|GBP|%))?)"),
+    )
+)
+"""Whole sentences that say nothing else, and so can mean nothing else."""
+
+
+def field_of(text: str) -> tuple[str, str] | tuple[None, None]:
+    """Name the property of a speaker that a statement gives, and its value; neither, if it may mean anything else."""
+    for field, pattern in _FIELDS:
+        found = pattern.fullmatch(text.strip())
+        if found:
+            *names, value = found.groups()
+            return field.format(*names), value.rstrip(".,")
+    return None, None
+
+
 def facts(turns: Iterable[Turn]) -> list[Fact]:
     """Statements about themselves by the users, and by named assistants (two people talking), in order.
 
@@ -207,8 +241,9 @@ def _fact(message: Message, turn: Turn, text: str) -> Fact | None:
         return None
     for category, importance, pattern in _FACTS:
         if pattern.search(text):
+            field, value = field_of(text) if message.role == "user" else (None, None)  # not of the one they talk to
             sentence = Sentence(dated(text, turn.created_at), message.speaker, turn.seq)
-            return Fact(sentence, category, _weighed(importance, text, bag), slot_of(text))
+            return Fact(sentence, category, _weighed(importance, text, bag), slot_of(text), field, value)
     return None
 
 

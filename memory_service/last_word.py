@@ -12,6 +12,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
+from memory_service.learned import version_of
 from memory_service.statements import Statement, likeness, same
 from memory_service.values import Memory
 
@@ -58,6 +59,8 @@ def repeats(memories: Sequence[Memory], held: Iterable[Memory]) -> list[Memory]:
 def deleted(memory: Memory, now: datetime) -> Memory:
     """What is left in place of a memory that somebody has deleted."""
     left = memory.deleted(now)
+    if memory.kind == "profile":  # so that no later one has the version of an earlier
+        left = replace(left, metadata={"version": version_of(memory)})
     if memory.is_own_words:  # what it said before is not known
         return replace(left, edited=True, trust=memory.trust)
     if memory.kind != "insight" or not memory.sources:

@@ -30,6 +30,7 @@ MAX_NAME, NAME_PATTERN = 200, r"^[^\x00-\x1f\x7f\x85\u2028\u2029]*$(?!\n)"
 MAX_TEXT, MAX_QUESTION, MAX_HITS, MAX_TAGS = 100_000, 2000, 100, 50
 MAX_METADATA_KEYS, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_SAFE_INTEGER = 32, 4096, 16, 2**53
 MAX_DOCUMENT, MAX_CATEGORY, MAX_TITLE = LONGEST_KEY, 100, 500
+MAX_PROFILE_BYTES, MAX_EPISODE = 16_384, 2000
 DOC_ID_PATTERN = r"^(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]{1,500}$(?!\n)"
 """Without U+FFFD: it stands for what could not be read, so that a path that is no UTF-8 names nothing."""
 DOC_ID_MEANS = "1 to 500 characters, none of them a control character or U+FFFD; not . and not .."
@@ -118,6 +119,13 @@ def check_metadata(place: str, metadata: Any) -> None:
     check_exact(place, metadata)
     if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
         raise ValidationFailed(place, f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
+
+
+def check_profile(place: str, document: dict[str, Any]) -> None:
+    """Raise ValidationFailed unless it is small and exact in every store."""
+    check_exact(place, document)
+    if len(msgspec.json.encode(document)) > MAX_PROFILE_BYTES:
+        raise ValidationFailed(place, f"more than {MAX_PROFILE_BYTES} bytes", "content_too_long")
 
 
 def check_exact(place: str, value: Any, depth: int = MAX_METADATA_DEPTH) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from msgspec.structs import asdict, replace
 
 from memory_service.corpus import Hit, Item
+from memory_service.errors import MemoryIdTaken
 from memory_service.stores.base import Commit, Store
 from memory_service.telling import Document, Known
-from memory_service.values import Durability, Memory, Scope, Value, derived_id, knowledge_of
+from memory_service.values import PROFILE_ID, Durability, Memory, Scope, Value, derived_id, knowledge_of
 
 Change = Literal["created", "replaced", "unchanged"]
 
@@ -102,8 +103,11 @@ class Memories:
     async def remember_many(self, scope: Scope, drafts: Sequence[MemoryDraft]) -> list[Memory]:
         """Keep texts as memories of a user; they are durable and can be found when this returns.
 
-        So many as one commit holds (`KEPT_TOGETHER`) are kept together or not at all.
+        So many as one commit holds (`KEPT_TOGETHER`) are kept together or not at all. Raises MemoryIdTaken for the
+        profile's: that one has verbs of its own.
         """
+        if any(draft.memory_id == PROFILE_ID for draft in drafts):
+            raise MemoryIdTaken
         now = self._now()
         memories = [
             Memory(

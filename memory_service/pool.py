@@ -19,10 +19,11 @@ from weakref import WeakValueDictionary
 from cachetools import Cache, TLRUCache, TTLCache
 from msgspec.structs import replace
 
+from memory_service.learned import profile_of
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit, Store
 from memory_service.telling import Context, LongTerm
-from memory_service.values import Hot, Scope, Session, SessionKey, Trust, is_less
+from memory_service.values import PROFILE_ID, Hot, Memory, Scope, Session, SessionKey, Trust, is_less
 
 Load = Callable[[SessionKey], Awaitable[Hot | None]]
 Look = Callable[[SessionKey], Awaitable[Session | None]]
@@ -300,20 +301,44 @@ class LongTermCache:
         self._loading.pop(scope, None)
 
 
-async def load_long_term(store: Store, summaries: int, insights: int, scope: Scope) -> LongTerm:
-    """Ask the store for what a context tells of a user: so many of each, the rest left out."""
-    known, recent = await asyncio.gather(
+async def _episodes(store: Store, scope: Scope, count: int) -> list[Memory]:
+    return await store.memories(scope, ["episode"], limit=count) if count else []
+
+
+async def load_long_term(
+    store: Store,
+    summaries: int,
+    insights: int,
+    scope: Scope,
+    *,
+    episodes: int = 0,
+    keeps: Callable[[str, str, str], bool] = lambda tenant_id, field, value: True,
+) -> LongTerm:
+    """Ask the store for what a context tells of a user: so many of each, the rest left out.
+
+    `keeps`: whether a field may have a value that was learnt, by what the tenant says.
+    """
+    newest, recent, by_hand, happened = await asyncio.gather(
         store.memories(scope, ["insight"], limit=INSIGHTS_WEIGHED),
         # one more than is told: the summary of the present sitting may be among them, and is left out
         store.memories(scope, ["summary"], limit=summaries + 1),
+        store.find_memory(scope, PROFILE_ID),
+        _episodes(store, scope, episodes),
     )
     # stable: the newest first among equals
-    known.sort(key=lambda memory: (memory.pinned, memory.importance), reverse=True)
+    known = sorted(newest, key=lambda memory: (memory.pinned, memory.importance), reverse=True)
 
     def of(least: Trust) -> LongTerm:
         # before the cut: what is not to be told takes no place
         trusted = islice((memory for memory in known if not is_less(memory.trust, least)), insights)
         told = [memory for memory in recent if not is_less(memory.trust, least)]
-        return LongTerm(insights=tuple(trusted), summaries=tuple(told), most_summaries=summaries)
+        learned = (memory for memory in newest if not is_less(memory.trust, least))
+        return LongTerm(
+            insights=tuple(trusted),
+            summaries=tuple(told),
+            most_summaries=summaries,
+            profile=profile_of(by_hand, learned, partial(keeps, scope.tenant_id)),
+            episodes=tuple(memory for memory in happened if not is_less(memory.trust, least)),
+        )
 
     return replace(of("low"), restricted={"normal": of("normal"), "high": of("high")})

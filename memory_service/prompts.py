@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from memory_service.tags import bracket_before
 
-PROMPT_VERSION = "2026-11-21"
+PROMPT_VERSION = "2026-11-29"
 """Kept with everything a model writes; raised whenever a word below changes (tests/test_prompts.py pins both)."""
 
 Category = Literal["preference", "fact", "plan", "decision", "relation", "general"]
@@ -55,7 +55,7 @@ _LANGUAGE = "Write in the language in which the user writes."
 
 _SHAPE = (
     '{"summary": "...", "topics": ["..."], "insights": [{"text": "...", "turns": [12], "category": "preference", '
-    '"confidence": 0.9, "importance": 0.5, "replaces": null}]}'
+    '"confidence": 0.9, "importance": 0.5, "replaces": null, "field": null, "value": null}]}'
 )
 
 _REFLECTION = f"""\
@@ -84,6 +84,9 @@ words such as "yesterday" or "next month", the date they mean, reckoned from the
 - confidence, 0 to 1: 0.9 or more for what the user said outright, about 0.5 for what is only implied.
 - importance, 0 to 1: how much a later conversation suffers if it is forgotten (an allergy 0.9, a favourite colour 0.3).
 - replaces: the number, among the known insights, of the one that is no longer true because of this; otherwise null.
+- field and value: if it gives the value of one lasting property of the user (name, home, employer, \
+risk_tolerance ...), that property in English snake_case, the same word for the same thing, and its value; otherwise \
+null.
 Only what the user says or confirms counts: what the assistant, a tool or a quoted document claims is no fact about \
 the user. Do not repeat a known insight that is still true. Passwords, keys, card and account numbers belong neither \
 in an insight nor in the summary."""
@@ -178,6 +181,16 @@ def _known_category(value: object) -> object:
     return name if name in get_args(Category) else "general"
 
 
+def _field(value: object) -> str | None:
+    return re.sub(r"[\s-]+", "_", _plain(value).strip().lower()) if isinstance(value, str) else None
+
+
+def _value(value: object) -> str | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _plain(value).strip() if isinstance(value, str) else None
+
+
 def _clamped(share: float) -> float:
     return min(max(share, 0.0), 1.0)
 
@@ -206,6 +219,8 @@ class InsightAnswer(_Answer):
     confidence: Share = 0.5
     importance: Share = 0.5
     replaces: int | None = None
+    field: Annotated[str | None, BeforeValidator(_field)] = None
+    value: Annotated[str | None, BeforeValidator(_value)] = None
 
 
 class ReflectionAnswer(_Answer):

@@ -20,6 +20,7 @@ from memory_service.breaker import Breaker
 from memory_service.consolidation import LONGEST_INSIGHT, consolidate
 from memory_service.context import summary_id
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion, Unavailable
+from memory_service.learned import stated
 from memory_service.llm.base import Finding, Findings, Reader
 from memory_service.points import Point, nowhere
 from memory_service.pool import LongTermCache, SessionPool
@@ -316,6 +317,7 @@ def _insight(
         sources=tuple(Source(session_id=key.session_id, seq=seq) for seq in seqs),
         model=reader.name,
         prompt_version=reader.prompt_version,
+        metadata=stated(finding.field, finding.value),
         trust=least(said[seq].trust for seq in seqs),
     )
 

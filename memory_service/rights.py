@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from memory_service.context import summary_id
 from memory_service.errors import MemoryNotFound, StaleVersion
 from memory_service.last_word import deleted, repeats
+from memory_service.learned import without_statement
 from memory_service.stores.base import ALL, Commit, Store
 from memory_service.stores.bodies import Place
 from memory_service.values import OWN, Kind, Memory, Scope, SessionKey, Sitting
@@ -76,7 +77,7 @@ class Rights:
             memory = replace(memory, superseded_by=None)
         if memory.text != held.text:  # its user's own words now
             memory = replace(memory, confidence=1.0, model=None, prompt_version=None, trust="high")
-            memory = replace(memory, metadata={**memory.metadata, **_without_words(memory)})
+            memory = replace(memory, metadata=_of_other_words(memory, is_given="metadata" in changes))
         return replace(memory, edited=True) if changes.keys() - {"pinned"} else memory
 
     async def delete(self, scope: Scope, memory_ids: Sequence[str]) -> list[str]:
@@ -137,10 +138,12 @@ class Rights:
         )
 
 
-def _without_words(memory: Memory) -> dict[str, list[str]]:
-    """What was taken from the words that a summary or a chunk had before, emptied."""
+def _of_other_words(memory: Memory, *, is_given: bool) -> dict[str, Any]:
+    """Its metadata without what was taken from the words that it had before, if it is not that of the new ones."""
+    if memory.kind == "insight" and not is_given:
+        return without_statement(memory.metadata)
     taken = ("topics", "entities") if memory.kind in ("summary", "chunk") else ()
-    return {name: [] for name in taken if name in memory.metadata}
+    return {**memory.metadata, **{name: [] for name in taken if name in memory.metadata}}
 
 
 def changed_at(memory: Memory) -> datetime:

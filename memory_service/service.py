@@ -18,6 +18,7 @@ from memory_service.corpus import Item
 from memory_service.drivers_in_use import DriversInUse
 from memory_service.embedding import Embedding
 from memory_service.engines import Engines
+from memory_service.episodes import Episodes
 from memory_service.erasing import Erasing
 from memory_service.errors import Draining
 from memory_service.gateway.verbs import Gateway
@@ -27,6 +28,7 @@ from memory_service.llm.base import Embedder, Reader
 from memory_service.memories import Memories, document_memory_id, known_of
 from memory_service.messages import Messages
 from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.profiles import NoRules, Profiles, Rules
 from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved
 from memory_service.redaction import Redactor
@@ -94,6 +96,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier | None = None
     tombstones: Tombstones | None = None
     keeping: Keeping = Keeping()
+    rules: Rules = NoRules()
 
 
 class MemoryService:
@@ -111,15 +114,15 @@ class MemoryService:
         self._sessions, self.audit = parts.sessions, parts.audit
         self._recall, self._background, self._reflector = parts.recall, parts.background, parts.reflector
         self.messages = parts.messages
-        """A session message by message."""
         self.memories = Memories(parts.store, self._memories_changed, now=now, new_id=new_id)
         """What callers write themselves."""
+        self.profiles = Profiles(parts.store, self._memories_changed, parts.rules, now=now)
+        self.episodes = Episodes(parts.store, self._memories_changed, now=now, new_id=new_id)
         self.rights = Rights(parts.store, self._memories_gone, now=now)
         """What a user may do about their memories."""
         self.drivers = DriversInUse(parts.store, parts.engines, parts.recall, parts.background)
-        erased = self._something_erased
+        erased, growth = self._something_erased, parts.background.growth
         self.erasing = Erasing(parts.store, parts.pool, self.rights, parts.tombstones, erased, now=now)
-        growth = parts.background.growth
         self.retention = Retention(parts.store, self.erasing, parts.keeping, growth, now=now, monotonic=monotonic)
         self.quarantine = Quarantining(parts.store, parts.pool, erased, now=now)
         """Withholding what should not be believed, and giving it back."""

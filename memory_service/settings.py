@@ -155,10 +155,18 @@ class Settings(BaseSettings):
         20, ge=1, le=1000, description="Last messages of a conversation in a chat history, where nobody says how many."
     )
     context_insights: int = Field(20, ge=0, le=500, description="Insights in a context, the most important first.")
+    context_episodes: int = Field(
+        5, ge=0, le=100, description="Episodes that callers told in a context, the newest first."
+    )
     context_budget_tokens: int = Field(
         4000,
         ge=200,
         description="Tokens (estimated) that long-term memory may take in a context; live turns are whole.",
+    )
+    profile_schemas: str = Field(
+        "",
+        description="JSON file that says by tenant what profiles of users must look like, by JSON Schema: "
+        '{"acme": {...}, "*": {...}}; empty takes any.',
     )
     reflection_threshold_turns: int = Field(
         15, ge=1, description="Unreflected turns from which a conversation that goes on is reflected on."

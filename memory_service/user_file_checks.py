@@ -16,6 +16,7 @@ from memory_service.errors import MalformedJson, ValidationFailed
 from memory_service.gateway import models
 from memory_service.gateway.messages import kept_of
 from memory_service.gateway.reading import Model, read
+from memory_service.learned import document_of
 from memory_service.limits import (
     MAX_NAME,
     MAX_SAFE_INTEGER,
@@ -26,12 +27,13 @@ from memory_service.limits import (
     check_moment,
     check_name,
     check_no_nul,
+    check_profile,
     check_tags,
     check_text,
 )
 from memory_service.parts import check_parts, parts_in, readable
 from memory_service.stores.exports import Exported
-from memory_service.values import OWN, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
+from memory_service.values import OWN, PROFILE_ID, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
 
 MAX_WRITTEN, MAX_MESSAGES = 1_000_000, 1000
 """Characters of what a model wrote; messages of a turn."""
@@ -154,18 +156,36 @@ def check_memory(place: str, memory: Memory) -> None:
     if memory.withheld and (memory.valid_to is None or not memory.text):
         raise ValidationFailed(f"{place}.withheld", "is of a memory that holds, or is no more")
     check_tags(f"{place}.tags", memory.tags)
-    if memory.kind == "memory":
+    if memory.kind in ("memory", "episode"):
         check_metadata(f"{place}.metadata", memory.metadata)
         return
     check_exact(f"{place}.metadata", memory.metadata)  # ours, of what was read
-    if memory.kind == "summary" and memory.text:
+    if memory.kind == "profile":
+        _check_profile(place, memory)
+    elif memory.kind == "summary" and memory.text:
         _check_summary(f"{place}.metadata", memory.metadata)
+
+
+def _check_profile(place: str, memory: Memory) -> None:
+    """Of one that was deleted only the version is kept."""
+    version = memory.metadata.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValidationFailed(f"{place}.metadata", "has no version")
+    if memory.is_deleted:
+        return
+    try:
+        document = document_of(memory)
+    except (msgspec.MsgspecError, RecursionError):
+        raise ValidationFailed(f"{place}.text", "is not a JSON object") from None
+    check_profile(f"{place}.text", document)
 
 
 def _check_memory_names(place: str, memory: Memory) -> None:
     for name in ("memory_id", "session_id", "superseded_by", "repeated_by"):
         if getattr(memory, name) is not None:
             check_id(f"{place}.{name}", getattr(memory, name))
+    if (memory.kind == "profile") != (memory.memory_id == PROFILE_ID):
+        raise ValidationFailed(f"{place}.memory_id", "is that of the profile, or of none")
     for name in ("category", "model", "prompt_version"):
         if getattr(memory, name):
             check_name(f"{place}.{name}", getattr(memory, name))

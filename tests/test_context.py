@@ -26,7 +26,14 @@ from memory_service.telling import LongTerm
 from memory_service.values import Hot, Memory, Message, Session, Turn
 
 AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-HEADINGS = ["### Long-term Context", "### Recent Sessions", "### Current Session Summary", "### Recent Conversation"]
+HEADINGS = [
+    "### Profile",
+    "### Long-term Context",
+    "### Recent Sessions",
+    "### Past Interactions",
+    "### Current Session Summary",
+    "### Recent Conversation",
+]
 BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 # Pieces of which fences, headings, roles and escapes are made, beside any text at all.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_service.extract import Sentence, entities, extract, facts, quoted, said, slot_of, topics
+from memory_service.extract import Sentence, entities, extract, facts, field_of, quoted, said, slot_of, topics
 from memory_service.llm.base import Excerpt, Findings
 from memory_service.llm.offline import MOST_FACTS, OfflineReader
 from memory_service.text import words
@@ -222,6 +222,43 @@ def test_a_fact_is_quoted_with_who_said_it() -> None:
 )
 def test_a_statement_may_say_what_it_gives_the_value_of(text: str, slot: str | None) -> None:
     assert slot_of(text) == slot
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("My name is Sarah Johnson.", ("name", "Sarah Johnson")),
+        ("Hi, my name is Ana de Sousa", ("name", "Ana de Sousa")),
+        ("I live in Lisbon.", ("home", "Lisbon")),
+        ("I now live in New York.", ("home", "New York")),
+        ("I've moved to Porto.", ("home", "Porto")),
+        ("I work at Acme.", ("employer", "Acme")),
+        ("I work as a nurse.", ("occupation", "nurse")),
+        ("My favourite colour is green.", ("favorite_colour", "green")),
+        ("My budget is 300 euros.", ("budget", "300 euros")),
+        ("I live in a house by the sea.", (None, None)),
+        ("I live in Lisbon, or so I tell people.", (None, None)),
+        ("My brother says I live in Narnia.", (None, None)),
+        ("I no longer live in Lisbon.", (None, None)),
+        ("My name is not important.", (None, None)),
+        ("I work at night.", (None, None)),
+        ("My favourite colour is not green.", (None, None)),
+        ("My dog is sick.", (None, None)),
+    ],
+)
+def test_a_statement_gives_a_field_of_its_speaker_only_where_nothing_else_can_be_meant(
+    text: str, stated: tuple[str | None, str | None]
+) -> None:
+    assert field_of(text) == stated
+
+
+async def test_what_another_says_of_themselves_is_no_field_of_the_user() -> None:
+    turns = (says("I live in Lisbon.", name="Ana"), says("I live in Porto.", "assistant", "Ben", seq=2))
+    findings = await OfflineReader().reflect(Excerpt(turns=turns))
+    assert [(one.text, one.field, one.value) for one in findings.insights] == [
+        ("Ana: I live in Lisbon.", "home", "Lisbon"),
+        ("Ben: I live in Porto.", None, None),
+    ]
 
 
 async def reflected(*texts: str, known: tuple[str, ...] = ()) -> Findings:

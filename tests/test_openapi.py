@@ -262,6 +262,27 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
     assert {200, 404, 409, 422} == set(statuses)
 
 
+async def test_answers_about_a_profile_and_episodes_are_as_described(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url) as http:
+        profile, episodes = "/users/{user_id}/profile", "/users/{user_id}/episodes"
+        for method, path, body in (
+            ("PUT", profile, {"profile": {"a": [1, {"b": None}]}}),
+            ("PUT", profile, {"profile": {}, "expected_version": 7}),
+            ("PATCH", profile, {"patch": {"a": None, "c": 1}, "expected_version": 1}),
+            ("PATCH", profile, {"patch": []}),
+            ("POST", episodes, {"event_type": "Dispute", "summary": "Disputed", "timestamp": "2026-01-02T09:00:00Z"}),
+            ("POST", episodes, {"event_type": "", "summary": "Disputed"}),
+        ):
+            response = await http.request(method, path.replace("{user_id}", "ana"), json=body)
+            check(method, path, response, body=body)
+        for path in (profile, episodes):
+            check("GET", path, await http.get(path.replace("{user_id}", "ana")))
+        context = await http.post("/sessions/start", json={"user_id": "ana", "session_id": "new"})
+        assert {"profile", "episodes"} <= context.json().keys()
+        check("POST", "/sessions/start", context)
+        check("DELETE", profile, await http.delete("/users/ana/profile"))
+
+
 @pytest.mark.parametrize("pattern", [ID_PATTERN, USER_ID_PATTERN])
 @pytest.mark.parametrize("text", ["ana", "a.b_c:d@e-9", "...", ".a", "space:research", "a" * 200])
 def test_the_pattern_of_ids_admits_plain_ids(text: str, pattern: str) -> None:

@@ -175,4 +175,4 @@ def test_a_changed_word_is_a_new_prompt_version() -> None:
     everything = [prompts.reflection(record, "Earlier.", ["Known."]), prompts.compaction("Earlier.", record)]
     words = json.dumps([*everything, prompts.REFLECTION_SCHEMA], sort_keys=True)
     digest = hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
-    assert (prompts.PROMPT_VERSION, digest) == ("2026-11-21", "52b1f04326f1261b")
+    assert (prompts.PROMPT_VERSION, digest) == ("2026-11-29", "c0a061e7c78b58d3")

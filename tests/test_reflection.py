@@ -581,6 +581,37 @@ async def test_an_insight_that_is_no_longer_true_is_kept_and_shown_no_more(opene
     assert "Ana lives in Porto" not in [hit.item.text for hit in found.hits]
 
 
+async def test_an_insight_keeps_the_field_that_it_states_if_that_is_in_its_form(
+    opened: Open, model: ModelServer
+) -> None:
+    stated = [
+        ("risk_tolerance", "low"),
+        ("risk-Level", "high"),
+        ("home!", "Lisbon"),
+        ("x" * 65, "Lisbon"),
+        ("home", "x" * 501),
+        ("home", None),
+        (None, "Lisbon"),
+        ("", "Lisbon"),
+        ("home", "  "),
+    ]
+    insights = [
+        {"text": f"Statement of {word}", "turns": [1], "field": field, "value": value}
+        for word, (field, value) in zip("abcdefghi", stated, strict=True)
+    ]
+    service = await opened(**using(model))
+    await talk(service, 1)
+    model.play(answer({"summary": "They met.", "topics": [], "insights": insights}))
+    await service.end_session(KEY, wait_s=10)
+    kept = {memory.text[-1]: memory.metadata for memory in await memories(service, "insight")}
+    assert {word: metadata for word, metadata in kept.items() if metadata} == {
+        "a": {"field": "risk_tolerance", "value": "low"},
+        "b": {"field": "risk_level", "value": "high"},
+    }
+    profile = await service.profiles.get(ANA)
+    assert {one.field: one.value for one in profile.learned} == {"risk_level": "high", "risk_tolerance": "low"}
+
+
 async def test_what_is_said_again_in_a_later_session_is_learned_once(opened: Open, model: ModelServer) -> None:
     service = await opened(**using(model))
     for session_id in ("a", "b"):

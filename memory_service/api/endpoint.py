@@ -42,7 +42,7 @@ _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _encode = msgspec.json.Encoder().encode
 
 
-WITH_BODY = ("POST", "PATCH")
+WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):

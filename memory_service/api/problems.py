@@ -111,5 +111,6 @@ def all_errors(root: type[errors.MemoryServiceError] = errors.MemoryServiceError
     return found | {
         "invalid_id": "An id is not valid",
         "content_too_long": "A text is too long",
+        "profile_invalid": "The profile does not fit the schema of its tenant",
         "invalid_character": "A text holds a character that it may not",
     }

@@ -21,16 +21,19 @@ from memory_service.values import OWN, Kind, Memory, OwnKind, Scope, Trust
 
 MOST_FORGOTTEN = 100
 _KINDS = "|".join(OWN)
+FORGOTTEN = [kind for kind in OWN if kind != "profile"]
+"""Kinds of which something is told to be deleted unless others are asked for: a profile tells of much else, too."""
 Content = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, extra_json_schema=schemas.NO_NUL)]
 Pinned = Annotated[bool, Meta(description="Of an insight: whether a context tells it before all others")]
 _CURSOR = r"^-?[0-9]{1,16}\.[A-Za-z0-9._:@-]{1,200}$(?!\n)"
+Cursor = Annotated[str, Meta(pattern=_CURSOR, description="Of the page before")]
 
 
 class ListMemories(Body):
     user_id: schemas.UserId
     kinds: Annotated[str, Meta(pattern=f"^({_KINDS})(,({_KINDS}))*$(?!\\n)", description="With commas")] = ",".join(OWN)
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
-    cursor: Annotated[str, Meta(pattern=_CURSOR, description="Of the page before")] | None = None
+    cursor: Cursor | None = None
     superseded: Annotated[bool, Meta(description="Whether to list what newer ones have superseded too")] = False
 
 
@@ -120,13 +123,13 @@ class ForgetAnswer(Struct, kw_only=True):
 
 
 async def list_memories(service: MemoryService, caller: Caller, body: ListMemories) -> MemoriesAnswer:
-    after = _place(body.cursor) if body.cursor else None
+    after = place_of(body.cursor) if body.cursor else None
     kinds = [kind for kind in OWN if kind in body.kinds.split(",")]
     found, last = await service.rights.page(
         caller.scope(body.user_id), kinds, body.limit, after=after, superseded=body.superseded
     )
     answers = [_memory(memory) for memory in found]
-    cursor = f"{micros(last[0])}.{last[1]}" if last else None
+    cursor = cursor_of(last) if last else None
     return MemoriesAnswer(user_id=body.user_id, memories=answers, count=len(answers), cursor=cursor)
 
 
@@ -155,7 +158,7 @@ async def forget(service: MemoryService, caller: Caller, body: Forget) -> Forget
         return ForgetAnswer(dry_run=False, ids=deleted, count=len(deleted), memories=[], degraded=[])
     if body.query is None or body.ids is not None:
         raise ValidationFailed("$.query", "a dry run takes a query, and no ids")
-    found = await service.retrieve(scope, body.query, body.top_k, body.kinds or OWN)
+    found = await service.retrieve(scope, body.query, body.top_k, body.kinds or FORGOTTEN)
     hits = [hit for hit in found.hits if hit.score >= body.min_score]
     ids = [hit.item.id for hit in hits]
     return ForgetAnswer(
@@ -229,6 +232,8 @@ async def _changes(service: MemoryService, scope: Scope, body: EditMemory) -> di
     if not changes:
         raise ValidationFailed("$", "nothing to change")
     kind = (await service.rights.find(scope, body.memory_id)).kind
+    if kind == "profile":
+        raise ValidationFailed("$", "a profile is changed by PATCH /users/{user_id}/profile")
     if "pinned" in changes and kind != "insight":
         raise ValidationFailed("$.pinned", "contexts tell insights by their weight, so they alone can be pinned")
     if "metadata" in changes and kind in ("summary", "chunk"):
@@ -236,7 +241,11 @@ async def _changes(service: MemoryService, scope: Scope, body: EditMemory) -> di
     return changes
 
 
-def _place(cursor: str) -> Place:
+def cursor_of(last: Place) -> str:
+    return f"{micros(last[0])}.{last[1]}"
+
+
+def place_of(cursor: str) -> Place:
     at, _, memory_id = cursor.partition(".")
     return moment(int(at)), memory_id
 

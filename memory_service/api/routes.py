@@ -14,12 +14,14 @@ from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.drivers import DRIVERS
 from memory_service.api.endpoint import Verb
+from memory_service.api.episodes import EPISODES
 from memory_service.api.erasing import ERASING
 from memory_service.api.gateway import GATEWAY
 from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.api.messages import MESSAGES
+from memory_service.api.profiles import PROFILES
 from memory_service.api.quarantine import QUARANTINE
 from memory_service.api.reflections import REFLECTIONS
 from memory_service.api.rights import RIGHTS
@@ -182,6 +184,8 @@ VERBS = (
     *MESSAGES,
     *MEMORIES,
     *RIGHTS,
+    *PROFILES,
+    *EPISODES,
     *ERASING,
     *QUARANTINE,
     *KNOWLEDGE,
@@ -269,6 +273,8 @@ def _context_answer(context: Context, user_id: str, restored: bool | UnsetType) 
         formatted_context=context.text,
         restored=restored,
         knowledge=UNSET if context.knowledge is None else [result_of(known) for known in context.knowledge],
+        profile=context.profile or UNSET,
+        episodes=[memory.text for memory in context.episodes] or UNSET,
     )
 
 

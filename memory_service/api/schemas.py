@@ -33,7 +33,7 @@ from memory_service.limits import (
     USER_ID_PATTERN,
 )
 from memory_service.memories import Change
-from memory_service.values import Durability, Kind, ReflectionState, Role, Trust
+from memory_service.values import KINDS, Durability, Kind, ReflectionState, Role, Trust
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_MEANS)]
 UserId = Annotated[str, Meta(pattern=USER_ID_PATTERN, description=USER_ID_MEANS)]
@@ -132,7 +132,7 @@ class Retrieve(Body):
     query: Question
     session_id: Id | None = None
     top_k: Annotated[int, Meta(ge=1, le=MAX_HITS)] = 5
-    kinds: Annotated[list[Kind], Meta(min_length=1, max_length=7)] | None = None
+    kinds: Annotated[list[Kind], Meta(min_length=1, max_length=len(KINDS))] | None = None
     min_trust: MinTrust = "low"
 
 
@@ -196,7 +196,7 @@ class KnowledgeResult(Struct, kw_only=True):
 class ContextAnswer(Struct, kw_only=True):
     """`restored` is in the answer of /sessions/start alone: whether the session was there before.
 
-    `knowledge` is in it if it was asked for.
+    `knowledge` is in it if it was asked for, `profile` and `episodes` if there are any.
     """
 
     session_id: str
@@ -208,6 +208,8 @@ class ContextAnswer(Struct, kw_only=True):
     formatted_context: str
     restored: bool | UnsetType = UNSET
     knowledge: list[KnowledgeResult] | UnsetType = UNSET
+    profile: dict[str, Any] | UnsetType = UNSET
+    episodes: list[str] | UnsetType = UNSET
 
 
 class StoreAnswer(Struct, kw_only=True):

@@ -35,6 +35,7 @@ MemoryServiceError
 │   ├── SessionEnded            a session that was ended takes no more turns
 │   ├── UserExists              something is kept already of the user who is to be imported
 │   ├── StaleVersion            the head moved since it was read
+│   ├── MemoryIdTaken           a memory of another kind has the id
 │   └── KeyNotInUse             the API key was revoked, or has expired
 ├── Unavailable                 try again later
 │   ├── StoreUnavailable        the store did not answer, or refused
@@ -92,6 +93,7 @@ from memory_service.errors.refusals import (
     KnowledgeNotFound,
     MalformedJson,
     MalformedRequest,
+    MemoryIdTaken,
     MemoryNotFound,
     MessageIdReused,
     MessageNotFound,
@@ -136,6 +138,7 @@ __all__ = [
     "KnowledgeNotFound",
     "MalformedJson",
     "MalformedRequest",
+    "MemoryIdTaken",
     "MemoryNotFound",
     "MemoryServiceError",
     "MessageIdReused",

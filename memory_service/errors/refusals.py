@@ -259,6 +259,14 @@ class StaleVersion(Conflict):
         super().__init__("changed since it was read; nothing was written, try again")
 
 
+class MemoryIdTaken(Conflict):
+    code = "memory_id_taken"
+    title = "The id is that of another kind of memory"
+
+    def __init__(self) -> None:
+        super().__init__("a memory of another kind has this id; it was left as it is")
+
+
 class KeyNotInUse(Conflict):
     code = "key_not_in_use"
     title = "The API key is not in use any more"

@@ -27,7 +27,8 @@ class Finding(Value, frozen=True, kw_only=True):
     """Something lasting about the user. `turns` are the sequence numbers it rests on, as the reader claims them.
 
     `confidence` and `importance` are in [0, 1]. `replaces` is the place in `Excerpt.known` of what is no
-    longer true because of this, or None.
+    longer true because of this, or None. `field` and `value`: the lasting property of the user whose value it gives, if
+    it does: a name in snake_case (64 characters) and 500 characters at most; what is not so is dropped.
     """
 
     text: str
@@ -36,6 +37,8 @@ class Finding(Value, frozen=True, kw_only=True):
     confidence: float = 0.5
     importance: float = 0.5
     replaces: int | None = None
+    field: str | None = None
+    value: str | None = None
 
 
 class Findings(Value, frozen=True, kw_only=True):

@@ -53,6 +53,8 @@ class OfflineReader:
                     confidence=0.6,
                     importance=fact.importance,
                     replaces=slots.index(slot) + 1 if slot and slot in slots else None,
+                    field=fact.field,
+                    value=fact.value,
                 )
                 for fact in sorted(kept, key=lambda fact: fact.sentence.seq)
                 for slot in [_slot(extract.quoted(fact))]

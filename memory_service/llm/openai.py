@@ -255,6 +255,8 @@ def _findings(answer: str, known: int) -> Findings:
             confidence=insight.confidence,
             importance=insight.importance,
             replaces=insight.replaces if insight.replaces and 0 < insight.replaces <= known else None,
+            field=insight.field,
+            value=insight.value,
         )
         for insight in read.insights
         if insight.text

@@ -63,8 +63,9 @@ class Commit(Value, frozen=True, kw_only=True):
     `session` and `sittings` carry the version they will have, one above the one they replace (1: new).
     Turns continue the session's sequence. Memories and vectors are upserted by id. `request` names the request
     that stores the first of the turns; the name is kept with it. `unchanged` are the states in which some of its
-    memories were read, and must still be. `epoch` is that of the user when what it is made from was read: with it,
-    what was erased since cannot come back.
+    memories were read, and must still be; `absent` are ids of others under which there was nothing, and must still be
+    nothing. `epoch` is that of the user when what it is made from was read: with it, what was erased since cannot come
+    back.
     """
 
     scope: Scope
@@ -76,6 +77,12 @@ class Commit(Value, frozen=True, kw_only=True):
     request: Request | None = None
     epoch: str | None = None
     unchanged: tuple[Memory, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it hangs on what is there of its memories."""
+        return bool(self.unchanged or self.absent)
 
     @property
     def is_searchable(self) -> bool:

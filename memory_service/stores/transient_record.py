@@ -106,6 +106,8 @@ def check(record: Record, commit: Commit) -> None:
     for read in commit.unchanged:
         item = record.items.get(read.memory_id)
         require_unchanged(read, item.value if item and isinstance(item.value, Memory) else None)
+    if any(memory_id in record.items for memory_id in commit.absent):
+        raise StaleVersion
     names = [turn.turn_id for turn in commit.turns]
     if len(set(names)) < len(names) or any(
         turn.turn_id in record.turns.get(turn.session_id, {}) for turn in commit.turns

@@ -12,9 +12,9 @@ from memory_service.values.root import Scope, Value
 from memory_service.values.sessions import Message, Turn
 from memory_service.values.trust import Trust
 
-Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+Kind = Literal["message", "chunk", "summary", "insight", "memory", "episode", "knowledge", "profile"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OwnKind = Literal["summary", "insight", "memory", "episode", "chunk"]
+OwnKind = Literal["summary", "insight", "memory", "episode", "chunk", "profile"]
 OWN: tuple[Kind, ...] = get_args(OwnKind)
 """Kinds of memories of a user's own; messages are the record itself, and knowledge is nobody's own."""
 EXTRACTIVE = "extractive"
@@ -153,3 +153,7 @@ def derived_id(kind: str, *origin: str | int) -> str:
     """Name something by its origin: the same origin gives the same id, so doing it twice writes it once."""
     digest = hashlib.blake2b("\x1f".join(map(str, origin)).encode(), digest_size=12).hexdigest()
     return f"{kind}_{digest}"
+
+
+PROFILE_ID = derived_id("profile")
+"""Of a user there is one, under a name that no caller would give a memory of their own."""

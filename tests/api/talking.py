@@ -22,10 +22,12 @@ SAME = {"X-Request-Id": "same"}
 START, END, STORE, CONTEXT = "/sessions/start", "/sessions/end", "/memory/store", "/memory/context"
 RETRIEVE, INSIGHTS, SUMMARIES, STATS = "/memory/retrieve", "/insights", "/summaries", "/stats"
 KNOWLEDGE, RECALL = "/knowledge", "/knowledge/recall"
-ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge", "profile"]
 HEADINGS = [
+    "### Profile",
     "### Long-term Context",
     "### Recent Sessions",
+    "### Past Interactions",
     "### Current Session Summary",
     "### Knowledge",
     "### Recent Conversation",

@@ -55,6 +55,7 @@ async def test_the_fields_are_of_the_documented_types(http: httpx2.AsyncClient, 
         "insights": ["The user: I live in Lisbon."],
         "session_summaries": [(await client.get_summaries())["summaries"][0]["summary"]],
         "formatted_context": (await client.get_context())["formatted_context"],
+        "profile": {"home": "Lisbon"},
     }
 
 
@@ -156,6 +157,7 @@ async def test_the_text_for_the_prompt_has_its_sections_under_fixed_headings(
     assert context["formatted_context"] == "\n\n".join(
         (
             f"<memory>\n{PREAMBLE}",
+            "### Profile\n- home: Lisbon",
             "### Long-term Context\n- The user: I live in Lisbon. (2026-03-02)",
             "### Recent Sessions\n"
             f"- Session s2 (2026-03-03): {summarised['s2']}\n  Topics: {', '.join(newer['key_topics'])}\n"

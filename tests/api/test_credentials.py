@@ -25,7 +25,7 @@ from tests.support.background import settled
 from tests.support.values import a_session
 
 KEYS = {"store_url": "transient://", "auth_mode": "keys", "rate_limit_wrong_credentials": 0}
-ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge"]
+ALL_KINDS = ["message", "chunk", "summary", "insight", "memory", "episode", "knowledge", "profile"]
 
 
 class Names(NamedTuple):
@@ -95,6 +95,12 @@ ROUTES = {
     "edit_memory": Route("write", "user", of_user(importance=0.9)),
     "forget": Route("erase", "user", of_user(**QUESTION)),
     "delete_memory": Route("erase", "user", of_user()),
+    "get_profile": Route("read", "user", of_nobody()),
+    "put_profile": Route("write", "user", of_nobody(profile={"boat": "Hm."})),
+    "patch_profile": Route("write", "user", of_nobody(patch={"boat": "Hm."})),
+    "delete_profile": Route("erase", "user", of_nobody()),
+    "add_episode": Route("write", "user", of_nobody(event_type="inquiry", summary="Hm.")),
+    "list_episodes": Route("read", "user", of_nobody(limit="500")),
     "erase_user": Route("erase", "user", of_nobody()),
     "erase_session": Route("erase", "user", of_user()),
     "erase_turn": Route("erase", "user", of_user()),
@@ -126,6 +132,7 @@ OPEN = {"health", "live", "ready", "gateway_health"}
 LAST = [
     "end_session",
     "delete_memory",
+    "delete_profile",
     "let_out",
     "put_in_quarantine",
     "erase_turn",
@@ -195,10 +202,13 @@ async def live(http: httpx2.AsyncClient, tenant_id: str, user_id: str) -> None:
             "/knowledge",
             {"content": f"The rules of leave: {canary(tenant_id)}.", "category": "p", "doc_id": "leave/policy"},
         ),
+        (f"/users/{user_id}/episodes", {"event_type": "dispute", "summary": f"Disputed {word}."}),
         ("/keys", {"name": canary(tenant_id), "permissions": ["read"], "user_id": word}),
     ):
         answer = await http.post(path, json=body)
         assert answer.status_code == 200, answer.text
+    answer = await http.put(f"/users/{user_id}/profile", json={"profile": {"boat": word}})
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.fixture

@@ -213,6 +213,10 @@ A_DOCUMENT = {"doc_id": "d", "category": "birds"}
         ("PATCH", "/memories/m1", {"user_id": "ana", "content": "Likes birds."}),
         ("PATCH", "/memories/m1", {"user_id": "ana", "metadata": {}, "content": "Likes birds."}),
         ("POST", "/memories", {"memories": [{**A_MEMORY, "content": "Likes birds."}]}),
+        ("POST", "/users/ana/episodes", {"event_type": "walk", "summary": "Birds.", "episode_id": "e"}),
+        ("PUT", "/users/ana/profile", {"profile": {"birds": True}}),
+        ("PATCH", "/users/ana/profile", {"patch": {"boat": None}}),
+        ("DELETE", "/users/ana/profile", None),
         ("DELETE", "/knowledge/d", None),
         ("POST", "/knowledge", {**A_DOCUMENT, "content": "Birds."}),
     ],
@@ -222,7 +226,11 @@ async def test_what_somebody_deletes_or_writes_over_is_in_no_file_either(
 ) -> None:
     http = await connect(store_url=f"sqlite:///{tmp_path}/record/memory.db")
     text = f"My {CANARY} is called {CANARY * 400}."
-    if "knowledge" in path:
+    if "episodes" in path:
+        await told(http, path, event_type="walk", summary=text[:2000], episode_id="e")
+    elif "profile" in path:
+        assert (await http.put(path, json={"profile": {"boat": text}})).status_code == 200
+    elif "knowledge" in path:
         await told(http, "/knowledge", **A_DOCUMENT, content=text)
     else:
         await told(http, "/memories", memories=[{**A_MEMORY, "content": text}])

@@ -43,7 +43,7 @@ MAY_BE_SAID = {
 """What is a field of its own of a route; whoever adds one says so here."""
 TAKES_NOTHING = {"list_drivers", "stats"}
 """Nothing in these requests chooses anything, so there is nothing that could be meant by a query."""
-FREE_FORM = {"metadata"}
+FREE_FORM = {"metadata", "profile", "patch"}
 NAMES = Names(user="ana", session="s")
 
 pytestmark = pytest.mark.only_on("sqlite", "what a request may say is decided before any store")

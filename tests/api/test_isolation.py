@@ -79,6 +79,9 @@ async def every_answer(http: httpx2.AsyncClient, user_id: str, session_id: str, 
     for address in (f"/sessions/{session_id}/reflection", "/sessions/elsewhere/reflection", STATS, "/health"):
         response = await http.get(address, params=params if "reflection" in address else None)
         said += [response.text, str(response.headers)]
+    for address in (f"/users/{user_id}/profile", f"/users/{user_id}/episodes"):
+        response = await http.get(address)
+        said += [response.text, str(response.headers)]
     return "\n".join(said)
 
 

@@ -47,6 +47,7 @@ async def test_knowledge_has_a_section_of_its_own_before_the_conversation(
     context = await told(http, CONTEXT, **ANA, include_knowledge=5)
     sections = held_to_form(context["formatted_context"], 2)
     assert [section.partition("\n")[0] for section in sections] == [
+        "### Profile",
         "### Long-term Context",
         "### Recent Sessions",
         "### Knowledge",
@@ -57,7 +58,7 @@ async def test_knowledge_has_a_section_of_its_own_before_the_conversation(
         "POL-001": "- Leave (POL-001): Everybody has thirty days of leave",
     }
     assert context["knowledge"][0]["doc_id"] == "soup"
-    assert sections[2] == "\n".join(["### Knowledge", *(lines[one["doc_id"]] for one in context["knowledge"])])
+    assert sections[3] == "\n".join(["### Knowledge", *(lines[one["doc_id"]] for one in context["knowledge"])])
     found = await told(http, RECALL, query="What soup is there?")
     assert context["knowledge"] == found["results"]
 
@@ -152,7 +153,7 @@ async def test_who_does_not_ask_for_knowledge_costs_the_store_nothing_more(
         await settled(service)
         store.calls.clear()
         await service.start_session(key.scope, "s", restore=True)
-        assert store.calls == {"load": 1, "commit": 1, "memories": 2}
+        assert store.calls == {"load": 1, "commit": 1, "memories": 3, "find_memory": 1}
         await service.store_turn(key, Draft(messages=(Message(role="user", content="How many days of leave?"),)))
         await settled(service)
         store.calls.clear()

@@ -39,7 +39,10 @@ EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 """Of each operation, beside some fixed ones. With more, every run takes other ones."""
 LONG = EXAMPLES > USUAL
 BEYOND_SCHEMA = re.compile(
-    r"\$\.(created_at|from|to|messages\[\d+\]\.timestamp): not between \d+ and \d+"
+    r"\$\.(created_at|timestamp|from|to|messages\[\d+\]\.timestamp): not between \d+ and \d+"
+    r"|\$\.(profile|patch)(\.[^ ]*)?: (more than \d+ bytes|nested deeper|an integer beyond|holds a NUL)"
+    r"|changed since it was read; nothing was written, try again"  # of an expected version
+    r"|a memory of another kind has this id"
     r"|\$\.((memories|messages)\[\d+\]\.)?metadata(\.[^ ]*)?: "
     r"(more than \d+ bytes|nested deeper|an integer beyond|holds a NUL)"
     r"|\$\.(memories|messages|user_message): holds a NUL"  # in the metadata of one, or in what has no form of its own
@@ -53,7 +56,7 @@ BEYOND_SCHEMA = re.compile(
     r"|\$\.cursor: is not one that was answered"
     r"|\$: nothing to change|\$\.pinned: contexts tell|\$\.(ids: to delete|query: a dry run takes)"
     # 5.0 is one there
-    r"|\$\.(limit|top_k|latest|after|before|include_knowledge|turn_numbers\[\d+\]): "
+    r"|\$\.(limit|top_k|latest|after|before|include_knowledge|expected_version|turn_numbers\[\d+\]): "
     r"Expected `int( \| null)?`, got `float`"
     r"|\$\.limit: Input should be a valid integer"  # the same, of the gateway
     r"|a message_id is stored already"  # used before, as are these

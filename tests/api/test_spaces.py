@@ -82,6 +82,21 @@ async def test_what_is_learnt_in_a_space_is_told_to_all_who_share_it(admitted: A
         assert (await ana.patch(path, json=corrected)).json()["trust"] == "high"
 
 
+async def test_a_space_has_a_profile_and_episodes_of_its_own(admitted: Admitted) -> None:
+    ana, bob = await agent(admitted, "ana", research=WRITE), await agent(admitted, "bob", research=READ)
+    profile, episodes = f"/users/{RESEARCH}/profile", f"/users/{RESEARCH}/episodes"
+    boat, trip = {"profile": {"boat": "Ida"}}, {"event_type": "trip", "summary": "To Genoa"}
+    async with ana, bob:
+        assert (await ana.put(profile, json=boat)).status_code == 200
+        assert (await ana.post(episodes, json=trip)).status_code == 200
+        problem(await bob.put(profile, json=boat), 403, "insufficient_scope")
+        problem(await bob.post(episodes, json=trip), 403, "insufficient_scope")
+        problem(await ana.delete(profile), 403, "insufficient_scope")
+        assert (await bob.get(profile)).json()["profile"] == {"boat": "Ida"}
+        assert [one["summary"] for one in (await bob.get(episodes)).json()["episodes"]] == ["To Genoa"]
+        assert (await ana.get("/users/ana/profile")).json()["version"] == 0
+
+
 async def test_two_agents_may_go_on_with_one_session_of_a_space(admitted: Admitted) -> None:
     ana, bob = await agent(admitted, "ana", research=WRITE), await agent(admitted, "bob", research=WRITE)
     async with ana, bob:

@@ -221,6 +221,23 @@ async def test_a_category_is_one_of_ours(server, client, claimed: Any, kept: str
     assert (await reader(client).reflect(excerpt())).insights[0].category == kept
 
 
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        (("home", "Lisbon"), ("home", "Lisbon")),
+        (("Risk tolerance ", " low\n"), ("risk_tolerance", "low")),
+        (("years_with_bank", 8), ("years_with_bank", "8")),
+        ((["home"], {"city": "Lisbon"}), (None, None)),
+        ((True, True), (None, None)),
+        ((None, None), (None, None)),
+    ],
+)
+async def test_a_field_and_its_value_are_texts_or_nothing(server, client, claimed: Any, kept: Any) -> None:
+    server.play(model.answer(insight(field=claimed[0], value=claimed[1])))
+    found = (await reader(client).reflect(excerpt())).insights[0]
+    assert (found.field, found.value) == kept
+
+
 async def test_what_a_model_thinks_aloud_is_not_its_answer(server, client) -> None:
     server.play(model.answer("<think>\nShort, please.\n</think>\n\nThey met."))
     assert await reader(client).compact("", [turn(1, "Hello")]) == "They met."

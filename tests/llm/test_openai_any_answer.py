@@ -43,6 +43,8 @@ insights = st.fixed_dictionaries(
         "confidence": near(numbers),
         "importance": near(numbers),
         "replaces": near(numbers),
+        "field": near(texts),
+        "value": near(texts),
         "user_id": texts,
     },
 )
@@ -85,6 +87,8 @@ def can_be_kept(findings: Findings) -> bool:
         and all(insight.replaces in (None, 1, 2) for insight in findings.insights)
         and all(0 <= share <= 1 for insight in findings.insights for share in (insight.confidence, insight.importance))
         and all(math.isfinite(insight.confidence + insight.importance) for insight in findings.insights)
+        and all(insight.field is None or insight.field.encode() is not None for insight in findings.insights)
+        and all("\x00" not in (insight.value or "") for insight in findings.insights)
         and all(type(turn) is int for insight in findings.insights for turn in insight.turns)
     )
 

@@ -144,6 +144,31 @@ class CommitContract:
         assert [type(one) for one in outcomes].count(StaleVersion) == len(changes) - 1
         assert await store.find_memory(scope, "m") == changes[outcomes.index(None)]
 
+    async def test_what_must_not_be_there_yet_is_not_written_over(self, store: Store) -> None:
+        scope, new = a_scope(), a_memory("new")
+        await store.commit(Commit(scope=scope, memories=(new,), absent=("new",)))
+        assert await store.find_memory(scope, "new") == new
+        deleted = replace(new.deleted(minutes(1)), edited=True)
+        for held in (new, deleted):
+            await store.commit(Commit(scope=scope, memories=(held,)))
+            again = Commit(scope=scope, memories=(a_memory("other"), a_memory("new", text="again")), absent=("new",))
+            await self.must_refuse(store, again, StaleVersion)
+        assert await store.find_memory(scope, "new") == deleted
+        assert await store.find_memory(scope, "other") is None
+        both = Commit(scope=scope, memories=(a_memory("other"), new), absent=("other",), unchanged=(deleted,))
+        await store.commit(both)
+        assert await store.find_memory(scope, "new") == new
+
+    async def test_of_many_who_write_the_first_of_a_name_at_once_one_does_though_the_user_is_new(
+        self, store: Store
+    ) -> None:
+        for scope in (a_scope("new"), a_scope("newer")):
+            ones = [a_memory("m", text=f"by {n}", created_at=minutes(n)) for n in range(8)]
+            commits = [store.commit(Commit(scope=scope, memories=(one,), absent=("m",))) for one in ones]
+            outcomes = await asyncio.gather(*commits, return_exceptions=True)
+            assert [type(one) for one in outcomes].count(StaleVersion) == len(ones) - 1
+            assert await store.find_memory(scope, "m") == ones[outcomes.index(None)]
+
     # Turns
 
     async def test_a_turn_id_is_stored_once_and_its_repeat_writes_nothing(self, store: Store) -> None:

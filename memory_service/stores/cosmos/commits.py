@@ -65,7 +65,7 @@ class Commits:
         self._point("before_commit")
         if commit.session is None and not commit.sittings:
             await self._require_epoch(commit, writing.owner)
-        if commit.session is None and not commit.sittings and not commit.unchanged:
+        if commit.session is None and not commit.sittings and not commit.is_conditional:
             await self._memories.put(commit.memories, writing.owner, writing.indexed)
         elif commit.memories:
             await self._write_after_memories(writing)
@@ -88,6 +88,8 @@ class Commits:
             for read in writing.commit.unchanged:
                 held = former.get(doc.memory_id(read.memory_id))
                 require_unchanged(read, doc.memory_of(held) if held else None)
+            if any(doc.memory_id(name) in former for name in writing.commit.absent):
+                raise StaleVersion
             try:
                 if await self._memories.put_in_place_of(former, memories, owner, mark, writing.indexed):
                     self._point("after_memories")

@@ -26,6 +26,10 @@ REFUSALS: dict[str, type[MemoryServiceError]] = {
 }
 """By the constraint that refuses it; any other means that a version moved."""
 
+OWNER_MADE = """owner AS (INSERT INTO owners (tenant_id, user_id) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id),
+made AS (SELECT count(*) AS there FROM owner)"""
+"""For what must not be there yet: of a user who is new there is no row at which one commit could wait for another."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,12 +41,15 @@ class Commits:
     async def write(self, commit: Commit) -> None:
         given = (commit.scope.tenant_id, commit.scope.user_id, await self.change_of(commit))
         sql, states = self.sql, states_of(commit)
-        if states:
+        owner = given[:2] if commit.absent else ()
+        if owner:
+            sql = f"WITH {OWNER_MADE} {sql} FROM made, LATERAL require_unchanged(%s, %s, %s, %s AND there >= 0)"
+        elif states:
             sql = f"{sql} FROM require_unchanged(%s, %s, %s, %s)"
 
         async def work(db: AsyncConnection[Any], again: bool) -> None:
             asked = (*given[:2], _encode(states).decode(), again) if states else ()
-            await self._client.execute(db, "commit", sql, (*given, again, *asked))
+            await self._client.execute(db, "commit", sql, (*owner, *given, again, *asked))
 
         self._point("before_commit")
         try:
@@ -85,9 +92,14 @@ def _parts_of(commit: Commit, index: Index) -> dict[str, Any]:
 
 
 def states_of(commit: Commit) -> list[dict[str, Any]]:
-    """The states in which memories must be, each with what it is to become, by which an earlier try is known."""
+    """The states in which memories must be, each with what it is to become, by which an earlier try is known.
+
+    What is not there has no times.
+    """
     wanted = {memory.memory_id: text_of(memory) for memory in commit.memories}
-    return [{**state_columns(memory), "wanted": wanted[memory.memory_id]} for memory in commit.unchanged]
+    states = [state_columns(memory) for memory in commit.unchanged]
+    states += [{"memory_id": memory_id, "created_at": None, "updated_at": None} for memory_id in commit.absent]
+    return [{**state, "wanted": wanted[state["memory_id"]]} for state in states]
 
 
 def state_columns(memory: Memory) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def apply(db: apsw.Connection, commit: Commit) -> bool:
 
 def _is_last_word(db: apsw.Connection, owner: int, memory: Memory) -> bool:
     """Whether it takes the place of other words by somebody's wish, and not because more was learnt."""
-    if not (memory.edited or memory.is_deleted or memory.kind in ("memory", "knowledge")):
+    if not (memory.edited or memory.is_deleted or memory.kind in ("memory", "episode", "knowledge")):
         return False
     held = find_memory(db, owner, memory.memory_id)
     return held is not None and _words(held) != _words(memory)
@@ -168,6 +168,8 @@ def put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
 def put_memories(db: apsw.Connection, owner: int, commit: Commit) -> None:
     for read in commit.unchanged:
         require_unchanged(read, find_memory(db, owner, read.memory_id))
+    if any(find_memory(db, owner, memory_id) for memory_id in commit.absent):
+        raise StaleVersion
     for memory in commit.memories:
         put_memory(db, owner, memory)
 
