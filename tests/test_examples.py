@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from memory_service.server import running
+from memory_service.settings import Settings
 from tests.conftest import Serve
 
 ROOT = Path(__file__).parents[1]
@@ -97,3 +100,27 @@ async def test_a_financial_adviser_remembers(serve: Serve) -> None:
 @pytest.mark.parametrize("name", ["message_memory.py", "distributed_sessions.py"])
 async def test_where_no_service_runs_an_example_says_how_to_start_one(name: str) -> None:
     assert (await run(name, NOBODY_THERE, status=1)).endswith("Start it with: memory-service serve\n")
+
+
+async def test_a_bank_s_agent_remembers_its_customer_over_three_sessions_and_a_restart(
+    make_settings: Callable[..., Settings],
+) -> None:
+    printed = ""
+    for session in ("1", "2", "3"):
+        async with running(make_settings()) as url:  # another service each time, on the same record
+            printed += await run("banking_agent.py", url, "--session", session)
+    said = dict(re.findall(r"customer: (.*)\nagent:    (.*)", printed))
+    assert said == {
+        "What is my balance?": "Hi Sarah! Your checking account has $5,432.10, your savings $12,500.00.",
+        "I want to invest some money": "Sarah, as a conservative investor you may like our 4.5 % CD.",
+        "What about that mortgage I asked about?": (
+            "I see that you asked about mortgage rates before: they are at 6.5 % now."
+        ),
+        "I live in Boston since last week.": "Thank you, Sarah. I will remember that.",
+        "I never want a variable rate.": "Thank you, Sarah. I will remember that.",
+        "Which rate did I rule out?": "You said: I never want a variable rate.",
+        "Where do I live?": "In Boston, Sarah.",
+        "What did we talk about before?": (
+            "We had this: Told of the move to Boston; Discussed balance, investments, mortgage."
+        ),
+    }

@@ -358,19 +358,20 @@ async def test_messages_are_as_they_were_after_a_restart(visit: Visit) -> None:
 
 
 async def test_an_import_tells_how_far_it_is_and_once_more_changes_nothing(
-    http: httpx2.AsyncClient, client_at: ClientAt
+    http: httpx2.AsyncClient, client_at: ClientAt, ground: str
 ) -> None:
+    days = 1000 if ground == "sqlite" else 120  # over Cosmos DB that takes three commits
     client, told_of = client_at(http, "ana", "s"), []
-    old = [{"role": "user", "content": f"day {day}", "timestamp": THEN + timedelta(days=day)} for day in range(1000)]
+    old = [{"role": "user", "content": f"day {day}", "timestamp": THEN + timedelta(days=day)} for day in range(days)]
     done = await client.import_messages(old, on_progress=lambda done, total: told_of.append((done, total)))
-    assert done == {"count": 1000, "stored": 1000}
-    assert told_of == [(500, 1000), (1000, 1000)]
-    assert await client.import_messages(old) == {"count": 1000, "stored": 0}
+    assert done == {"count": days, "stored": days}
+    assert told_of == [(min(part, days), days) for part in range(500, days + 500, 500)]
+    assert await client.import_messages(old) == {"count": days, "stored": 0}
     more = [*old, {"role": "user", "content": "another day"}]
-    assert await client.import_messages(more) == {"count": 1001, "stored": 1}
+    assert await client.import_messages(more) == {"count": days + 1, "stored": 1}
     latest = (await client.get_messages(2))["messages"]
-    assert words(latest) == ["day 999", "another day"]
-    assert datetime.fromisoformat(latest[0]["timestamp"]) == THEN + timedelta(days=999)
+    assert words(latest) == [f"day {days - 1}", "another day"]
+    assert datetime.fromisoformat(latest[0]["timestamp"]) == THEN + timedelta(days=days - 1)
 
 
 @only_sqlite

@@ -34,7 +34,7 @@ from tests.api.bodies import ANA
 from tests.support.process import ServiceProcess, service_process
 from tests.support.values import a_session
 
-USUAL = 60
+USUAL = 40
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 """Of each operation, beside some fixed ones. With more, every run takes other ones."""
 LONG = EXAMPLES > USUAL
