@@ -15,7 +15,8 @@ from client import SyncMemoryServiceClient
 from memory_service.settings import known_settings
 from tests.conftest import Serve
 
-PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "agent-memory.md").read_text()
+PAGES = Path(__file__).parents[1] / "docs" / "how-to"
+PAGE = (PAGES / "agent-memory.md").read_text()
 ROWS = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in PAGE.splitlines() if line[:3] == "| `"]
 CODE = re.compile(r"`((?:memory\.|SyncMemory)[^`]*)`")
 NAMES = re.compile(r"`([A-Z][A-Z_]+)`")
@@ -113,3 +114,21 @@ async def test_each_call_does_what_an_agent_s_own_did(row: tuple[str, str], serv
             return must([eval(code, names) for code in CODE.findall(row[1])], memory)
 
     assert await asyncio.to_thread(tried), row[0]
+
+
+async def test_the_page_on_messages_prints_what_it_says(serve: Serve) -> None:
+    url = await serve(store_url="transient://")
+    page = (PAGES / "messages.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)).replace("http://localhost:8000", url)
+    printed: list[str] = []
+    await asyncio.to_thread(exec, code, {"print": lambda *told: printed.extend(map(str, told))})
+    assert printed == [
+        "What is on this picture?",
+        "['system', 'user', 'user', 'assistant', 'user']",
+        "2/2",
+        "{'count': 2, 'stored': 2}",
+        "{'count': 2, 'stored': 0}",
+        "The user: I moved to Lisbon yesterday (2025-01-26).",
+    ]
+    for line in printed[:2] + printed[3:]:
+        assert f"# {line}" in page
