@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from memory_service.errors import StoreUnavailable
 from memory_service.messages import Window
 from memory_service.service import MemoryService
-from memory_service.sessions import Draft
-from memory_service.stores.base import Store
+from memory_service.sessions import Draft, RequestName
+from memory_service.stores.base import Commit, Store
 from memory_service.values import Message, Scope, SessionKey, Turn
 from tests.conftest import Open
 
@@ -65,3 +67,34 @@ async def test_where_many_were_erased_it_is_looked_further_back_in_few_steps(
     found = await service.messages.told(KEY, Window(latest=2))
     assert [one.message.content for one in found] == ["39", "40"]
     assert len(reads.read) <= 6
+
+
+async def test_a_list_that_takes_several_commits_is_there_once_also_if_it_was_cut_off(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await opened()
+    store, commits = service._store, []
+    monkeypatch.setattr(store, "capabilities", replace(store.capabilities, most_turns=2))
+    write = service._pool._write
+
+    async def cut_off_once(commit: Commit) -> None:
+        commits.append(len(commit.turns))
+        if len(commits) == 2:
+            raise StoreUnavailable("cut off")
+        await write(commit)
+
+    monkeypatch.setattr(service._pool, "_write", cut_off_once)
+    drafts = [Draft(messages=(Message(role="user", content=text),), turn_id=text) for text in "abcde"]
+    request = RequestName(key="k", digest="d")
+    with pytest.raises(StoreUnavailable):
+        await service.messages.append(KEY, drafts, request=request)
+    for replayed in (2, 5):
+        appended = await service.messages.append(KEY, drafts, request=request)
+        assert [turn.seq for turn in appended.turns] == [1, 2, 3, 4, 5]
+        assert appended.replayed == replayed
+    others = [replace(draft, turn_id=f"{draft.turn_id}2") for draft in drafts]
+    assert (await service.messages.append(KEY, others, request=RequestName(key="k2", digest="d"))).replayed == 0
+    found = await service.messages.told(KEY, Window(latest=10))
+    assert [one.message.content for one in found] == list("abcdeabcde")
+    assert commits[:2] == [2, 2]
+    assert max(commits) == 2
