@@ -14,6 +14,7 @@ from memory_service.sessions import Draft, RequestName
 from memory_service.stores.base import Commit, Store
 from memory_service.values import Message, Scope, SessionKey, Turn
 from tests.conftest import Open
+from tests.support.background import settled
 
 KEY = SessionKey(scope=Scope(user_id="ana"), session_id="s")
 
@@ -34,8 +35,10 @@ class Reads:
 
 
 async def said(service: MemoryService, *texts: str) -> None:
+    """Say this; few turns are live then, and the rest has to be read."""
     drafts = [Draft(messages=(Message(role="user", content=text),)) for text in texts]
     await service.messages.append(KEY, drafts)
+    await settled(service)
 
 
 @pytest.mark.parametrize("length", [100, 3000])
@@ -49,11 +52,12 @@ async def test_the_latest_and_a_page_are_read_alone_however_long_the_session_is(
         (Window(latest=20), length - 19, length),
         (Window(before=51, limit=20), 31, 50),
         (Window(after=50, limit=20), 51, 70),
+        (Window(before=2**53, limit=20), length - 19, length),
     ):
         found = await service.messages.told(KEY, window)
         assert [int(one.message.content) for one in found] == list(range(first, last + 1))
     assert all(read <= 20 for read in reads.read)
-    assert len(reads.read) <= 3
+    assert len(reads.read) <= 4
 
 
 async def test_where_many_were_erased_it_is_looked_further_back_in_few_steps(
@@ -63,10 +67,20 @@ async def test_where_many_were_erased_it_is_looked_further_back_in_few_steps(
     await said(service, *map(str, range(1, 101)))
     for seq in range(41, 101):
         await service.erasing.turn(KEY, seq)
+    await service.start_session(KEY.scope, KEY.session_id, restore=False)  # none of them is live any more
     reads = Reads(service._store, monkeypatch)
-    found = await service.messages.told(KEY, Window(latest=2))
+    found = await service.messages.told(KEY, Window(latest=2, replaced=True))
     assert [one.message.content for one in found] == ["39", "40"]
     assert len(reads.read) <= 6
+
+
+async def test_of_turns_of_two_messages_the_latest_are_as_many_as_asked_for(opened: Open) -> None:
+    service = await opened()
+    pairs = [[Message(role="user", content=f"q{n}"), Message(role="assistant", content=f"a{n}")] for n in range(40)]
+    await service.messages.append(KEY, [Draft(messages=tuple(pair)) for pair in pairs])
+    await settled(service)
+    found = await service.messages.told(KEY, Window(latest=31))
+    assert [one.message for one in found] == [message for pair in pairs for message in pair][-31:]
 
 
 async def test_a_list_that_takes_several_commits_is_there_once_also_if_it_was_cut_off(

@@ -251,6 +251,8 @@ async def test_a_chat_history_is_what_a_model_takes(http: httpx2.AsyncClient) ->
         {"role": "user", "content": [TEXT, LINK]},
     ]
     assert len(await listed(http)) == 4, "asking stores nothing"
+    wrong = [{"type": "json", "json": {"n": 2**60}}]
+    problem(await http.post(HISTORY, json={**ANA, "user_message": wrong}), 422, "validation_failed")
     assert [one["content"] for one in (await told(http, HISTORY, **ANA, latest=1))["messages"]] == [
         "Result of a tool:\nIt rains."
     ]
