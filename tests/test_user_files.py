@@ -110,6 +110,23 @@ SAID_IN_PARTS: list[tuple[str, Place, Any]] = [
     ("turn", ("messages", 0), {"role": "system", "content": "Be kind", "said_at": 5.0}),
     ("turn", ("messages", 0), {"role": "user", "content": "hi", "parts": {"role": "user"}}),
 ]
+A_PART = {"type": "text", "text": "hi"}
+
+
+def in_parts(*parts: Any, read: str = "hi") -> tuple[str, Place, Any]:
+    return ("turn", ("messages", 0), {"role": "user", "content": read, "parts": {"content": list(parts)}})
+
+
+SENT_IN_PARTS: list[tuple[str, Place, Any]] = [
+    in_parts(read=""),
+    in_parts({"type": "smell"}),
+    in_parts(A_PART, read="something else"),
+    in_parts({"type": "text", "text": "h\0i"}, read="hi"),
+    in_parts({"type": "json", "json": {"n": 2**60}}, read='{"n":1152921504606846976}'),
+    in_parts({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, read="[image]"),
+    in_parts(*[A_PART] * 101, read="\n".join(["hi"] * 101)),
+    ("turn", ("messages", 0), {"role": "user", "content": "hi", "parts": {"content": [A_PART], "surplus": 1}}),
+]
 TOLD_OF_A_MEMORY: list[tuple[str, Place, Any]] = [
     ("memory", ("kind",), "message"),
     ("memory", ("kind",), "knowledge"),
@@ -142,7 +159,7 @@ NO_NUMBERS: list[bytes] = [b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff"
 
 async def test_what_could_not_be_told_again_is_refused_and_nothing_is_stored(http: httpx2.AsyncClient) -> None:
     lines = await a_right_file(http)
-    wrongs = [*TOLD_OF_A_SESSION, *SAID_IN_PARTS, *TOLD_OF_A_MEMORY]
+    wrongs = [*TOLD_OF_A_SESSION, *SAID_IN_PARTS, *SENT_IN_PARTS, *TOLD_OF_A_MEMORY]
     assert await accepted(http, lines, wrongs) == []
 
 

@@ -350,6 +350,26 @@ async def test_a_body_of_many_megabytes_is_taken_here_and_a_larger_one_is_not(ht
     problem(too_large, 413, "body_too_large")
 
 
+@only_sqlite
+async def test_what_came_as_turns_or_as_a_whole_list_is_told_as_messages_and_so_are_its_images(
+    http: httpx2.AsyncClient,
+) -> None:
+    image = {"type": "image", "data": "QUJD", "mimeType": "image/png"}
+    call = {"role": "assistant", "tool_calls": [{"name": "look", "arguments": {"at": 1}}]}
+    result = {"role": "user", "tool_results": [{"content": [{"type": "text", "text": "A boat."}]}]}
+    whole = [{"role": "user", "content": [{"type": "text", "text": "Look."}, image]}, call, result]
+    await told(http, "/upsert-session-context", session_context={**ANA, "messages": whole})
+    shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
+    assert [(one["role"], one["content"]) for one in await listed(http)] == [
+        ("user", [{"type": "text", "text": "Look.\n[image]"}, shown]),
+        ("assistant", '[calls look {"at":1}]'),
+        ("tool", "A boat."),
+    ]
+    await append(http, said("And this?"))
+    (context,) = (await told(http, "/get-session-context", **ANA))["results"]
+    assert context["messages"][-1]["content"] == [{"type": "text", "text": "And this?"}]
+
+
 async def test_messages_are_as_they_were_after_a_restart(visit: Visit) -> None:
     async with visit() as http:
         await append(http, [{"role": "user", "content": [TEXT, PICTURE, SHEET], "message_id": "m"}, *said("b", "c")])

@@ -110,6 +110,13 @@ async def test_a_space_is_named_in_place_of_a_user(service, connect):
             connect(**neither_or_both)
 
 
+async def test_an_import_is_sent_in_requests_that_are_not_too_large(service, connect):
+    large = [{"role": "user", "content": "x" * 1_900_000, "message_id": f"m{number}"} for number in range(5)]
+    service.answers(*(Answer(content={"count": 0, "stored": 0}) for _ in range(3)))
+    await connect(session_id=SESSION).import_messages(large)
+    assert [len(asked.json()["messages"]) for asked in service.asked] == [2, 2, 1]
+
+
 @pytest.mark.parametrize(("method", "path"), [("health", "/health"), ("stats", "/stats")])
 async def test_monitoring_is_asked_without_a_user(service, connect, method, path):
     service.answers(Answer(content={"status": "healthy"}))
