@@ -112,7 +112,7 @@ class Messages(Caller, ABC, Generic[A]):
         body = present(
             **self._of_session(session_id),
             system_prompt=system_prompt or None,
-            user_message=user_message,
+            user_message=user_message or None,
             latest=latest,
             include_context=include_context,
         )

@@ -83,7 +83,7 @@ def chat(memory: SyncMemoryServiceClient, message: str) -> str:
 
 def play(memory: SyncMemoryServiceClient, number: int) -> None:
     questions, summary = SESSIONS[number - 1]
-    memory.start_session(f"visit-{number}")
+    memory.start_session()  # a new one each time: what is known of the customer is found by who they are
     print(f"=== Session {number}")
     for question in questions:
         print(f"customer: {question}\nagent:    {chat(memory, question)}")

@@ -116,16 +116,27 @@ def check_metadata(place: str, metadata: Any) -> None:
         raise ValidationFailed(place, f"more than {MAX_METADATA_KEYS} keys")
     if not all(isinstance(key, str) and _KEY.fullmatch(key) for key in metadata):
         raise ValidationFailed(place, "a key is not 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    check_size(place, metadata, MAX_METADATA_BYTES)
     check_exact(place, metadata)
-    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
-        raise ValidationFailed(place, f"more than {MAX_METADATA_BYTES} bytes", "content_too_long")
 
 
 def check_profile(place: str, document: dict[str, Any]) -> None:
     """Raise ValidationFailed unless it is small and exact in every store."""
+    check_size(place, document, MAX_PROFILE_BYTES)
     check_exact(place, document)
-    if len(msgspec.json.encode(document)) > MAX_PROFILE_BYTES:
-        raise ValidationFailed(place, f"more than {MAX_PROFILE_BYTES} bytes", "content_too_long")
+
+
+def check_size(place: str, value: Any, most_bytes: int) -> None:
+    """Raise ValidationFailed for what is longer as JSON. It comes first: to look at each of millions takes long.
+
+    What is no JSON passes: `check_exact` says what it is.
+    """
+    try:
+        length = len(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return
+    if length > most_bytes:
+        raise ValidationFailed(place, f"more than {most_bytes} bytes", "content_too_long")
 
 
 def check_exact(place: str, value: Any, depth: int = MAX_METADATA_DEPTH) -> None:

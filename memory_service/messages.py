@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from memory_service.corpus import whole_of
@@ -23,9 +24,12 @@ from memory_service.sessions import Draft, RequestName, Sessions, in_parts
 from memory_service.stores.base import ALL, Commit, DuplicateRequest, DuplicateTurn, Store
 from memory_service.values import Hot, Message, Only, Request, Scope, Session, SessionKey, Turn, Value, turn_item_id
 
-PAGE_TURNS = 500
-"""Read together where nobody knows how many are needed."""
+READ_TOGETHER = 100
+"""Turns: each may hold megabytes."""
+MOST_BYTES = 16_000_000
+"""Of messages that are told together; then there are fewer of them."""
 LOOKED_UP_AT_ONCE = 32
+_encode = msgspec.json.Encoder().encode
 
 
 class Said(Value, frozen=True, kw_only=True):
@@ -72,6 +76,45 @@ class Found(Value, frozen=True, kw_only=True):
     degraded: tuple[str, ...]
 
 
+class _Taken:
+    """Turns that are told together, while they are few and small enough; the first in any case."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._bytes = count, MOST_BYTES
+        self.turns: list[list[Said]] = []
+
+    @property
+    def has_room(self) -> bool:
+        return self._count > 0 and self._bytes > 0
+
+    def take(self, said: list[Said]) -> None:
+        size = sum(len(one.message.content) + len(_encode(one.message.parts)) for one in said)
+        if said and self.has_room and (size <= self._bytes or not self.turns):
+            self.turns.append(said)
+            self._count -= len(said)
+        self._bytes -= size
+
+
+class _Adding:
+    """What one call appends, each under its id: what of it is on record by now, and what of that by this call."""
+
+    def __init__(self, drafts: tuple[Draft, ...], agent_id: str | None, request: RequestName | None) -> None:
+        self.drafts, self.agent_id, self.request = drafts, agent_id, request
+        self.there: dict[str, Turn] = {}
+        self.made: set[str] = set()
+
+    def named(self, now: datetime) -> Request | None:
+        """The name of the request, to be kept with the first turn that is stored."""
+        request = self.request
+        return Request(key=request.key, digest=request.digest, made_at=now) if request else None
+
+    def add(self, part: Sequence[Turn]) -> None:
+        turns = {turn.turn_id: turn for turn in part}
+        self.there |= turns
+        self.made |= turns.keys()
+        self.request = None
+
+
 class Messages:
     """`grown` is told of a session that has become longer."""
 
@@ -110,55 +153,53 @@ class Messages:
         Raises MessageIdReused, RequestKeyReused, Overloaded.
         """
         self._store.require_room()
-        drafts = [replace(draft, turn_id=draft.turn_id or self._new_id()) for draft in drafts]
-        there: dict[str, Turn] = {}
+        named = tuple(replace(draft, turn_id=draft.turn_id or self._new_id()) for draft in drafts)
+        adding = _Adding(named, agent_id, request)
         while True:
             try:
-                made = await self._sessions.changed(key, partial(self._append, key, drafts, there, agent_id, request))
-            except (DuplicateTurn, DuplicateRequest):
-                known = await self._there(key, drafts, request)
-                if known.keys() <= there.keys():
-                    raise
-                there = known
-            else:
+                await self._sessions.changed(key, partial(self._append, key, adding))
                 break
-        turns = {**there, **{turn.turn_id: turn for turn in made}}
-        return Appended(turns=tuple(turns[draft.turn_id or ""] for draft in drafts), replayed=len(there))
+            except (DuplicateTurn, DuplicateRequest):
+                if not await self._look_up(key, adding):
+                    raise
+        turns = tuple(adding.there[draft.turn_id or ""] for draft in named)
+        return Appended(turns=turns, replayed=len(named) - len(adding.made))
 
-    async def _append(
-        self,
-        key: SessionKey,
-        drafts: Sequence[Draft],
-        there: dict[str, Turn],
-        agent_id: str | None,
-        request: RequestName | None,
-        entry: HotSession,
-    ) -> list[Turn]:
-        new = [draft for draft in drafts if draft.turn_id not in there]
+    async def _append(self, key: SessionKey, adding: _Adding, entry: HotSession) -> None:
+        new = [draft for draft in adding.drafts if draft.turn_id not in adding.there]
         if not new:
-            return []
+            return
         now, hot = self._now(), entry.hot
-        head, live = (hot.session, hot.turns) if hot else (self._sessions.new(key, now, agent_id), ())
+        head, live = (hot.session, hot.turns) if hot else (self._sessions.new(key, now, adding.agent_id), ())
         version = head.version
         if head.status == "ended":
             head, live = head.reopened(now), ()
         turns = [draft.turn(key.session_id, seq, now) for seq, draft in enumerate(new, head.turn_count + 1)]
-        named = Request(key=request.key, digest=request.digest, made_at=now) if request and not there else None
         for part in in_parts(turns, self._store.capabilities):
             version += 1
             head = replace(head.with_turn(part[-1]), version=version)
             live = (*live, *part)
-            commit = Commit(scope=key.scope, session=head, turns=part, request=named)
+            commit = Commit(scope=key.scope, session=head, turns=part, request=adding.named(now))
             await self._pool.commit(key, entry, commit, Hot(session=head, turns=live))
-            named = None
+            adding.add(part)
         self._grown(key, head)
-        return turns
 
-    async def _there(self, key: SessionKey, drafts: Sequence[Draft], request: RequestName | None) -> dict[str, Turn]:
-        """Those of the drafts that are on record, by their ids. Raises MessageIdReused, RequestKeyReused."""
+    async def _look_up(self, key: SessionKey, adding: _Adding) -> bool:
+        """Find what is on record already; returns whether that is news.
+
+        Raises MessageIdReused, RequestKeyReused.
+        """
+        known, request = len(adding.there), adding.request
         effect = await self._store.find_effect(key.scope, request.key) if request else None
-        if effect is not None and request is not None and effect.digest != request.digest:
-            raise RequestKeyReused
+        if effect is not None and request is not None:
+            if effect.digest != request.digest:
+                raise RequestKeyReused
+            adding.request = None  # its name is on record
+        adding.there |= await self._there(key, adding.drafts)
+        return len(adding.there) > known or adding.request is not request
+
+    async def _there(self, key: SessionKey, drafts: Sequence[Draft]) -> dict[str, Turn]:
+        """Those of the drafts that are on record, by their ids. Raises MessageIdReused."""
         there: dict[str, Turn] = {}
         rest = iter(drafts)
         while some := list(islice(rest, LOOKED_UP_AT_ONCE)):
@@ -179,7 +220,7 @@ class Messages:
         hot = (await self._pool.read(key)).hot
         if hot is None:
             return []
-        first = max(hot.session.erased_through, 0 if window.replaced else hot.session.replaced_through)
+        first = 0 if window.replaced else hot.session.replaced_through
         if window.latest is not None:
             return await self._latest(key, hot, first, window)
         if window.before is not None and (window.after, window.since, window.until) == (None, None, None):
@@ -194,29 +235,26 @@ class Messages:
 
     async def _before(self, key: SessionKey, first: int, through: int, count: int) -> list[Said]:
         """The last so many up to a turn: what it takes does not grow with the session."""
-        taken: list[list[Said]] = []
-        found, size = 0, count
-        while found < count and through > first:
+        taken = _Taken(count)
+        size = min(count, READ_TOGETHER)
+        while taken.has_room and through > first:
             after = max(through - size, first)
-            turns = await self._store.turns(key, after, through - after)
-            for turn in reversed(turns):
-                if found < count:
-                    taken.append(said_in(turn))
-                    found += len(taken[-1])
-            through, size = after, size * 2  # of many that were erased nothing is told
-        return [said for of_turn in reversed(taken) for said in of_turn]
+            for turn in reversed(await self._store.turns(key, after, through - after)):
+                taken.take(said_in(turn))
+            # of many that were erased nothing is told
+            through, size = after, size * 2 if not taken.turns else size
+        return [said for of_turn in reversed(taken.turns) for said in of_turn]
 
     async def _after(self, key: SessionKey, after: int, through: int, window: Window) -> list[Said]:
         through = min(through, (window.before or through + 1) - 1)
-        found: list[Said] = []
-        size = min(window.limit, PAGE_TURNS)
-        while len(found) < window.limit and after < through:
-            turns = await self._store.turns(key, after, min(size, through - after))
-            for turn in turns:
-                if len(found) < window.limit:
-                    found += filter(window.holds, said_in(turn))
-            after, size = after + min(size, through - after), PAGE_TURNS
-        return found
+        taken = _Taken(window.limit)
+        most = READ_TOGETHER if window.since or window.until else min(window.limit, READ_TOGETHER)
+        while taken.has_room and after < through:
+            size = min(most, through - after)
+            for turn in await self._store.turns(key, after, size):
+                taken.take(list(filter(window.holds, said_in(turn))))
+            after += size
+        return [said for of_turn in taken.turns for said in of_turn]
 
     async def find(self, key: SessionKey, message_id: str) -> Said:
         """Return one message. Raises MessageNotFound, also while it is in quarantine, or once it was erased."""

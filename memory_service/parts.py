@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from memory_service.errors import ValidationFailed
-from memory_service.limits import MAX_TEXT, check_exact
+from memory_service.limits import MAX_TEXT, check_exact, check_size
 from memory_service.values import Message
 
 MAX_PARTS, MAX_PARTS_BYTES = 100, 1_000_000
@@ -49,13 +49,10 @@ def check_parts(place: str, parts: Sequence[Part]) -> None:
     """Raise ValidationFailed unless all of it can be kept everywhere, and told again as it came."""
     if not 1 <= len(parts) <= MAX_PARTS:
         raise ValidationFailed(place, f"from 1 to {MAX_PARTS} parts")
+    check_size(place, parts, MAX_PARTS_BYTES)  # a larger image is to be named by its URL
     for number, part in enumerate(parts):
         if isinstance(part, JsonPart):
             check_exact(f"{place}[{number}].json", part.json)
-    if len(msgspec.json.encode(parts)) > MAX_PARTS_BYTES:
-        raise ValidationFailed(
-            place, f"more than {MAX_PARTS_BYTES} bytes; name a large image by its URL", "content_too_long"
-        )
     if len(readable(parts)) > MAX_TEXT:
         raise ValidationFailed(place, f"longer than {MAX_TEXT} characters", "content_too_long")
 

@@ -1,4 +1,7 @@
-"""The days that words such as "yesterday" mean, reckoned from when they were said. English; pure."""
+"""The days that words such as "yesterday" mean, reckoned from when they were said, in UTC. English; pure.
+
+"In two days" is none of them: it may be how long something took.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,8 @@ _UNIT = r"(?P<unit>day|week|month|year)s?"
 _PHRASE = re.compile(
     rf"\b(?:(?P<near>{'|'.join(sorted(_NEAR, key=len, reverse=True))})"
     rf"|{_COUNT} {_UNIT} ago"
-    rf"|in {_COUNT.replace('count', 'ahead')} {_UNIT.replace('unit', 'ahead_unit')}"
-    rf"|(?P<which>last|next) (?P<what>{'|'.join(_DAYS)}|week|month|year))\b(?! \()",
-    re.IGNORECASE,
+    rf"|(?P<which>last|next) (?P<what>{'|'.join(_DAYS)}|week|month|year))\b(?! \(|['’]s\b)",
+    re.IGNORECASE | re.ASCII,  # other letters are the same as ours without regard to case: the long s
 )
 
 
@@ -38,9 +40,7 @@ def _meant(found: re.Match[str], said: date) -> str:
         return str(said + timedelta(days=_NEAR[found["near"].lower()]))
     if found["which"]:
         return _beside(found["what"].lower(), 1 if found["which"].lower() == "next" else -1, said)
-    if found["count"]:
-        return _away(-_number(found["count"]), found["unit"].lower(), said)
-    return _away(_number(found["ahead"]), found["ahead_unit"].lower(), said)
+    return _away(-_number(found["count"]), found["unit"].lower(), said)
 
 
 def _number(told: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from memory_service.errors import StoreUnavailable
+from memory_service.errors import StaleVersion, StoreUnavailable
 from memory_service.messages import Window
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, RequestName
@@ -111,4 +111,15 @@ async def test_a_list_that_takes_several_commits_is_there_once_also_if_it_was_cu
     found = await service.messages.told(KEY, Window(latest=10))
     assert [one.message.content for one in found] == list("abcdeabcde")
     assert commits[:2] == [2, 2]
+    told_of = []
+
+    async def overtaken_once(commit: Commit) -> None:
+        told_of.append(commit)
+        if len(told_of) == 2:
+            raise StaleVersion
+        await write(commit)
+
+    monkeypatch.setattr(service._pool, "_write", overtaken_once)
+    more = [replace(draft, turn_id=f"{draft.turn_id}3") for draft in drafts]
+    assert (await service.messages.append(KEY, more)).replayed == 0, "what it has stored itself was not there before"
     assert max(commits) == 2

@@ -21,8 +21,9 @@ TUESDAY = datetime(2025, 3, 4, 23, 59, tzinfo=UTC)
         ("I moved three weeks ago.", "I moved three weeks ago (2025-02-11)."),
         ("I moved 40 days ago, a year ago.", "I moved 40 days ago (2025-01-23), a year ago (2024)."),
         ("I quit 3 months ago.", "I quit 3 months ago (2024-12)."),
-        ("I start in two days.", "I start in two days (2025-03-06)."),
-        ("I retire in 11 months.", "I retire in 11 months (2026-02)."),
+        ("I moved to Rome in two days.", "I moved to Rome in two days."),
+        ("I hate today's meeting.", "I hate today's meeting."),
+        ("I moved yeſterday, ſix days ago, fıve weeks ago.", "I moved yeſterday, ſix days ago, fıve weeks ago."),
         ("We met last Monday.", "We met last Monday (2025-03-03)."),
         ("We met last Tuesday.", "We met last Tuesday (2025-02-25)."),
         ("We met last Wednesday.", "We met last Wednesday (2025-02-26)."),
@@ -41,4 +42,4 @@ def test_a_word_for_a_day_is_followed_by_the_day_it_meant(said: str, meant: str)
 
 def test_the_first_and_the_last_days_there_are_do_not_break_it() -> None:
     for at in (datetime(1901, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, tzinfo=UTC)):
-        assert "(" in dated("999 years ago, in 999 weeks, last month, 999 months ago", at)
+        assert "(" in dated("999 years ago, 999 weeks ago, last month, 999 months ago", at)

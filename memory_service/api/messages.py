@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -23,7 +25,11 @@ from memory_service.sessions import Draft, RequestName
 from memory_service.values import Durability, Message, Role, SessionKey, derived_id
 
 MOST_AT_ONCE, MOST_BYTES = 5000, 16_000_000
-MOST_TOLD = 1000
+MOST_TOLD, PAGE = 1000, 100
+NOT_IDS = ("search", "history")
+FEW = 100
+"""Texts that are looked at in no time."""
+T = TypeVar("T")
 
 Words = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, extra_json_schema=schemas.NO_NUL)]
 Content = Words | Annotated[list[Part], Meta(min_length=1, max_length=MAX_PARTS)]
@@ -61,7 +67,7 @@ class GetMessages(Body):
     before: Number | None = None
     since: schemas.Moment | None = field(default=None, name="from")
     until: schemas.Moment | None = field(default=None, name="to")
-    limit: Count = 100
+    limit: Annotated[Count | None, Meta(description="100, if not given")] = None
     replaced: Annotated[bool, Meta(description="Also what was said before the session was begun afresh")] = False
 
 
@@ -98,7 +104,10 @@ class ResetMemory(Body):
 
 
 class MessagesStoredAnswer(Struct, kw_only=True):
-    """`message_ids` and `turn_numbers` in the order of what was sent; `stored`: so many are new."""
+    """`message_ids` and `turn_numbers` in the order of what was sent; `stored`: so many are new.
+
+    `erased`: of those that were there so many have lost their words, and they did not come back.
+    """
 
     status: Literal["success"] = "success"
     session_id: str
@@ -106,6 +115,7 @@ class MessagesStoredAnswer(Struct, kw_only=True):
     turn_numbers: list[int]
     count: int
     stored: int
+    erased: int
     durability: Durability
     replayed: bool
 
@@ -154,7 +164,7 @@ class ResetAnswer(Struct, kw_only=True):
 
 
 async def store_messages(service: MemoryService, caller: Caller, body: StoreMessages) -> MessagesStoredAnswer:
-    drafts = [_draft(place, given, caller.request_key) for place, given in enumerate(body.messages)]
+    drafts = await _beside(body.messages, lambda: _drafts(body.messages, caller.request_key))
     ids = [draft.turn_id for draft in drafts if draft.turn_id]
     if len(set(ids)) < len(ids):
         raise ValidationFailed("$.messages", "a message_id is there twice")
@@ -167,22 +177,25 @@ async def store_messages(service: MemoryService, caller: Caller, body: StoreMess
         turn_numbers=[turn.seq for turn in appended.turns],
         count=len(drafts),
         stored=stored,
+        erased=sum(not turn.told().messages for turn in appended.turns),
         durability=service.durability,
         replayed=stored == 0,
     )
 
 
 async def get_messages(service: MemoryService, caller: Caller, body: GetMessages) -> MessagesAnswer:
-    bounds = (body.after, body.before, body.since, body.until)
+    bounds = (body.after, body.before, body.since, body.until, body.limit)
     if body.latest is not None and bounds != (None,) * len(bounds):
-        raise ValidationFailed("$.latest", "the latest are asked for alone, or a page by after, before, from, to")
+        raise ValidationFailed(
+            "$.latest", "the latest are asked for alone, or a page by after, before, from, to, limit"
+        )
     window = Window(
         latest=body.latest,
         after=body.after,
         before=body.before,
         since=_moment("$.from", body.since),
         until=_moment("$.to", body.until),
-        limit=body.limit,
+        limit=body.limit or PAGE,
         replaced=body.replaced,
     )
     said = await service.messages.told(_key(caller, body), window)
@@ -207,7 +220,7 @@ async def search_messages(service: MemoryService, caller: Caller, body: SearchMe
 async def get_history(service: MemoryService, caller: Caller, body: GetHistory) -> HistoryAnswer:
     key = _key(caller, body)
     if isinstance(body.user_message, list):
-        check_parts("$.user_message", body.user_message)
+        await asyncio.to_thread(check_parts, "$.user_message", body.user_message)
     # beside a summary of what was said before the live turns, no turn between may be missing
     window = Window(latest=body.latest or service.messages.latest, live=body.include_context)
     said = await service.messages.told(key, window)
@@ -300,9 +313,22 @@ def _key(caller: Caller, body: Any) -> SessionKey:
     return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
 
 
+async def _beside(messages: Sequence[MessageBody], work: Callable[[], T]) -> T:
+    """Do what may take long beside the event loop: others wait for that, too."""
+    plain = all(isinstance(message.content, str) and not message.metadata for message in messages[:FEW])
+    return work() if plain and len(messages) <= FEW else await asyncio.to_thread(work)
+
+
+def _drafts(messages: Sequence[MessageBody], request_key: str | None) -> list[Draft]:
+    return [_draft(place, given, request_key) for place, given in enumerate(messages)]
+
+
 def _draft(place: int, given: MessageBody, request_key: str | None) -> Draft:
     """Without an id a message is named by the request and its place in it, if the request has a name."""
-    check_metadata(f"$.messages[{place}].metadata", given.metadata)
+    if given.metadata:
+        check_metadata(f"$.messages[{place}].metadata", given.metadata)
+    if given.message_id in NOT_IDS:
+        raise ValidationFailed(f"$.messages[{place}].message_id", "this is the name of a route", "invalid_id")
     if isinstance(given.content, str):
         message = Message(role=given.role, content=given.content, name=given.name)
     else:

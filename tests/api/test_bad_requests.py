@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx2
 
 from memory_service.api.routes import VERBS
-from memory_service.limits import DOC_ID_MEANS, ID_MEANS
+from memory_service.limits import DOC_ID_MEANS, USER_ID_MEANS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
 from tests.api.talking import CONTEXT, PATIENCE_S, SAME, STORE, problem
@@ -50,12 +50,12 @@ async def test_what_is_not_in_its_form_is_told_by_what_it_should_be(
     asked = (
         ("POST", "/keys", key, "invalid_character", "$.name", line),
         ("PATCH", "/memories/m", {"user_id": "ana", "tags": ["a", f"{CANARY}\n"]}, "invalid_character", "$.tags", line),
-        ("POST", "/keys", {**key, "name": "k", "user_id": f"{CANARY} b"}, "invalid_id", "$.user_id", ID_MEANS),
+        ("POST", "/keys", {**key, "name": "k", "user_id": f"{CANARY} b"}, "invalid_id", "$.user_id", USER_ID_MEANS),
         ("DELETE", f"/knowledge/{CANARY}%0a", None, "invalid_id", "$.doc_id", DOC_ID_MEANS),
         ("GET", f"/memories?user_id=ana&kinds={CANARY}", None, "validation_failed", "$.kinds", form),
         ("GET", f"/memories?user_id=ana&kinds=insight,{CANARY}", None, "validation_failed", "$.kinds", form),
         ("GET", f"/memories?user_id=ana&cursor={CANARY}", None, "validation_failed", "$.cursor", form),
-        ("GET", f"/memories?user_id={CANARY}%20", None, "invalid_id", "$.user_id", ID_MEANS),
+        ("GET", f"/memories?user_id={CANARY}%20", None, "invalid_id", "$.user_id", USER_ID_MEANS),
         ("POST", "/memories/forget", {**looked, "kinds": [CANARY]}, "validation_failed", "$.kinds", known),
     )
     async with unharmed():

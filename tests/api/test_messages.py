@@ -57,7 +57,7 @@ async def test_a_session_begins_with_its_first_message_and_each_is_told_as_it_ca
         {"role": "tool", "name": "look", "content": "A boat.", "metadata": {"took_ms": 3}},
     ]
     stored = await append(http, sent, agent_id="bo")
-    assert (stored["count"], stored["stored"], stored["replayed"]) == (3, 3, False)
+    assert (stored["count"], stored["stored"], stored["erased"], stored["replayed"]) == (3, 3, 0, False)
     assert stored["turn_numbers"] == [1, 2, 3]
     assert stored["durability"] == durability
     first, second, third = await listed(http)
@@ -99,7 +99,14 @@ async def test_a_window_is_the_last_ones_or_a_page_by_number_or_time(http: httpx
     assert words(await listed(http, **days)) == ["m2", "m3", "m5"], "in the order of the conversation"
     assert words(await listed(http, **days, limit=2)) == ["m2", "m3"]
     assert words(await listed(http, **days, after=3)) == ["m5"]
-    for wrong in ({"latest": 0}, {"latest": 1001}, {"latest": 2, "after": 1}, {"after": -1}, {"from": "yesterday"}):
+    for wrong in (
+        {"latest": 0},
+        {"latest": 1001},
+        {"latest": 2, "after": 1},
+        {"latest": 2, "limit": 1},
+        {"after": -1},
+        {"from": "yesterday"},
+    ):
         problem(await http.get(MESSAGES, params={**ANA, **wrong}), 422, "validation_failed")
 
 
@@ -135,7 +142,8 @@ async def test_what_comes_again_is_stored_once_and_what_is_new_of_it_is_added(ht
     problem(await http.post(MESSAGES, json={**ANA, "messages": [other]}), 422, "message_id_reused")
     problem(await http.post(MESSAGES, json={**ANA, "messages": [sent[0], sent[0]]}), 422, "validation_failed")
     await http.delete("/sessions/s/turns/1", params={"user_id": "ana"})
-    assert (await append(http, sent))["stored"] == 0, "what was erased does not come back"
+    erased = await append(http, [{**sent[0], "content": "Something else."}, *sent[1:]])
+    assert (erased["stored"], erased["erased"]) == (0, 1), "what was erased does not come back, and that is told"
     assert words(await listed(http)) == ["b", "c", "d"]
 
 
@@ -151,6 +159,12 @@ async def test_a_request_with_a_name_of_its_own_is_done_once_though_its_messages
     for other in ({**body, "messages": said("a", "x")}, {**body, "messages": said("a", "b", "c")}):
         problem(await http.post(MESSAGES, json=other, headers=named), 422, "idempotency_key_reused")
     assert words(await listed(http)) == ["a", "b"]
+    some = {**ANA, "messages": [*said("a2", message_id="m"), *said("b2")]}
+    await append(http, some["messages"][:1])
+    assert (await http.post(MESSAGES, json=some, headers={"Idempotency-Key": "k2"})).json()["stored"] == 1
+    other = {**ANA, "messages": said("c2", message_id="n")}
+    refused = await http.post(MESSAGES, json=other, headers={"Idempotency-Key": "k2"})
+    problem(refused, 422, "idempotency_key_reused")
 
 
 async def test_of_many_who_append_at_once_each_has_its_messages_together_and_in_order(
@@ -180,6 +194,19 @@ async def test_a_thousand_messages_come_in_one_request_and_the_last_are_told_at_
     again = await append(http, sent)
     assert (again["stored"], again["replayed"]) == (0, True)
     assert len(await listed(http, limit=1000)) == 1000
+
+
+@only_sqlite
+async def test_more_than_is_sensible_is_not_told_together(http: httpx2.AsyncClient) -> None:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 990_000}"}}
+    for number in range(2):
+        pictures = [{"role": "user", "content": [picture], "message_id": f"p{number}.{place}"} for place in range(10)]
+        await append(http, [*pictures, *said(f"after {number}")])
+    latest = await listed(http, latest=22)
+    assert [one["turn_number"] for one in latest] == list(range(5, 23)), "the last that have room"
+    first = await listed(http)
+    assert [one["turn_number"] for one in first] == list(range(1, 18)), "and the first"
+    assert [one["turn_number"] for one in await listed(http, after=17)] == list(range(18, 23))
 
 
 @only_sqlite
@@ -326,6 +353,9 @@ async def test_memory_is_reset_by_session_or_by_agent_and_the_next_insert_works(
         ([{"type": "json", "json": "text"}], "validation_failed"),
         ([{"type": "json", "json": {"n": 2**60}}], "validation_failed"),
         ([{"type": "text", "text": "a\x00b"}], "invalid_character"),
+        ([{"type": "text", "text": "a\x00b"}, {"type": "text", "text": "x" * 99_990}] * 2, "invalid_character"),
+        # its size comes first: to look at each of millions of values would keep others waiting
+        ([{"type": "json", "json": [2**60, *[{}] * 400_000]}], "content_too_long"),
         ([{"type": "text", "text": "x" * 60_000}] * 2, "content_too_long"),
         ([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 1_000_000}"}}], "content_too_long"),
         ("x" * 100_001, "content_too_long"),
