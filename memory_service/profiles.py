@@ -24,8 +24,8 @@ from memory_service.telling import Profile
 from memory_service.values import PROFILE_ID, Memory, Scope
 
 MOMENT = timedelta(microseconds=1)
-ATTEMPTS = 10
-"""At changing a profile that others change at the same time."""
+ATTEMPTS = 100
+"""At changing a profile that others change at the same time: each time one of them has won, so that so many may."""
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 

@@ -111,6 +111,18 @@ async def test_patches_of_different_fields_at_once_all_hold_also_where_they_are_
 
 
 @no_store_has_a_say
+async def test_none_of_many_who_name_no_version_is_told_that_others_were_quicker(
+    http: httpx2.AsyncClient, client: MemoryServiceClient
+) -> None:
+    many = range(30)
+    answers = await asyncio.gather(*(patch(http, {f"f{number}": number}) for number in many))
+    assert [one.status_code for one in answers] == [200 for _ in many]
+    assert (await client.get_profile())["profile"] == {f"f{number}": number for number in many}
+    written = await asyncio.gather(*(put(http, {"by": number}) for number in many))
+    assert sorted(one.json()["version"] for one in written) == [31 + number for number in many]
+
+
+@no_store_has_a_say
 def test_a_merge_patch_is_that_of_rfc_7396() -> None:
     """Its appendix A, as far as the patch is an object and so is what it is made on."""
     for document, change, result in (
