@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -457,16 +458,57 @@ def test_schemas_that_cannot_be_held_to_keep_the_service_from_starting(tmp_path:
         ("{", "not JSON"),
         ("[]", "not of the form"),
         ('{"acme": []}', '"acme" is not an object'),
+        ('{"acme": {"$schema": 7}}', "not valid at"),
         ('{"acme": {"type": "nonsense"}}', "not valid at \\$.type"),
         ('{"acme": {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}}', "nothing is fetched"),
         ('{"acme": {"$ref": "other.json"}}', "nothing is fetched"),
         ('{"acme": {"items": {"$ref": "#/$defs/missing"}}}', "nothing is fetched"),
         ('{"acme": {"$ref": "#"}}', "without an end"),
+        ('{"acme": {"$schema": "http://json-schema.org/draft-03/schema#", "extends": {}}}', "before draft 4"),
+        ('{"acme": {"not": {"$schema": "http://json-schema.org/draft-03/schema"}}}', "before draft 4"),
     ):
         if content is not None:
             path.write_text(content)
         with pytest.raises(UnsafeStart, match=reason):
             rules_of(str(path))
+
+
+@no_store_has_a_say
+async def test_a_part_of_a_schema_that_only_refers_to_itself_refuses_its_field_and_nothing_else(
+    connect: Connect, tmp_path: Path
+) -> None:
+    endless = {"properties": {"home": {"$ref": "#/properties/home"}}}
+    (tmp_path / "schemas.json").write_text(json.dumps({"*": endless}))
+    http = await connect(profile_schemas=str(tmp_path / "schemas.json"))
+    client = MemoryServiceClient(str(http.base_url), "ana", http=http)
+    refusal = problem(await put(http, {"home": "canary7f"}), 422, "profile_invalid")
+    assert "canary7f" not in json.dumps(refusal)
+    assert (await put(http, {"tier": "Gold"})).status_code == 200
+    await learnt(client, "s", "My name is Sarah Johnson.", "I live in Lisbon.")
+    assert await values(client) == {"name": "Sarah Johnson"}
+    assert (await client.start_session("t"))["profile"] == {"tier": "Gold", "name": "Sarah Johnson"}
+
+
+@no_store_has_a_say
+async def test_while_a_profile_is_held_to_a_schema_others_are_answered(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, others_were_answered = Event(), Event()
+
+    def slow(*_: Any) -> None:
+        begun.set()
+        assert others_were_answered.wait(PATIENCE_S)
+
+    async def another() -> None:
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        assert (await http.get("/users/bob/profile")).status_code == 200
+        others_were_answered.set()
+
+    monkeypatch.setattr("memory_service.profile_schemas.ProfileSchemas.check", slow)
+    (tmp_path / "schemas.json").write_text(json.dumps({"default": {}, "acme": BANK}))
+    http = await connect(profile_schemas=str(tmp_path / "schemas.json"))
+    answer, _ = await asyncio.gather(put(http, SARAH), another())
+    assert answer.status_code == 200, answer.text
 
 
 @no_store_has_a_say
