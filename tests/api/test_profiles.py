@@ -197,6 +197,16 @@ async def test_it_is_listed_among_memories_found_if_it_is_asked_for_and_changed_
     assert (await client.put_profile(SARAH))["version"] == 2, "wherever it was deleted, no version repeats"
 
 
+async def test_of_a_user_who_was_erased_nothing_is_left_that_could_tell_the_last_version(
+    client: MemoryServiceClient,
+) -> None:
+    await client.put_profile(SARAH)
+    await client.patch_profile({"tier": "Silver"})
+    await client.erase_user()
+    assert await client.get_profile() == {"user_id": "ana", **NOTHING}
+    assert (await client.put_profile(SARAH, expected_version=0))["version"] == 1
+
+
 # Learnt
 
 
