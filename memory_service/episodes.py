@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from memory_service.errors import MemoryIdTaken, StaleVersion
 from memory_service.stores.base import Commit, Store
 from memory_service.stores.bodies import Place
-from memory_service.values import Kind, Memory, Scope, Value
+from memory_service.values import PROFILE_ID, Kind, Memory, Scope, Value
 
 MOMENT = timedelta(microseconds=1)
-ATTEMPTS = 10
-"""At writing one under an id that others write at the same time."""
+ATTEMPTS = 100
+"""At writing one under an id that others write at the same time: each time one of them has won, so that so many may."""
 SESSION = "session"
 """The type of event that a session is which was reflected on."""
 READ_AT_ONCE, MOST_READS = 200, 20
@@ -49,8 +49,10 @@ class Episodes:
     async def add(self, scope: Scope, draft: EpisodeDraft) -> tuple[Memory, Change]:
         """Keep an episode, in place of that of its id; nothing is written if it is there just as it is.
 
-        Raises MemoryIdTaken if the id is that of a memory of another kind.
+        Raises MemoryIdTaken if the id is that of a memory of another kind, or of the profile, also where there is none.
         """
+        if draft.episode_id == PROFILE_ID:
+            raise MemoryIdTaken
         episode_id = draft.episode_id or f"episode_{self._new_id()}"
         for _ in range(ATTEMPTS):
             held = await self._store.find_memory(scope, episode_id)

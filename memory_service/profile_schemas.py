@@ -7,6 +7,7 @@ is told only if the schema has it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ EVERYBODY = "*"
 INVALID = "profile_invalid"
 _NAMES = ("additionalProperties", "unevaluatedProperties", "propertyNames")
 """Rules about which fields there may be."""
+_TOO_OLD = re.compile(r"https?://json-schema\.org/draft-0[0-3]/")
+"""Before draft 4: what they mean by the same words is another thing, and nobody checks it here."""
 
 
 class _Schema:
@@ -34,13 +37,17 @@ class _Schema:
         whose = f"PROFILE_SCHEMAS: the schema of {json.dumps(tenant_id)}"
         if not isinstance(schema, dict):
             raise UnsafeStart(f"{whose} is not an object")
+        if not isinstance(schema.get("$schema", ""), str):
+            raise UnsafeStart(f"{whose} is not valid at $.$schema: type")
         kind = validator_for(schema, default=Draft202012Validator)
         try:
+            if any(map(_TOO_OLD.match, _stated(schema, "$schema"))):
+                raise UnsafeStart(f"{whose} is of a draft before draft 4")
             kind.check_schema(schema)
             registry: Registry[Any] = Registry()  # which retrieves nothing
             resource = Resource.from_contents(schema, default_specification=DRAFT202012)
             resolver = registry.resolver_with_root(resource)
-            for reference in _references(schema):
+            for reference in _stated(schema, "$ref", "$dynamicRef"):
                 resolver.lookup(reference)
             self._validator = kind(schema, registry=registry)
             self.fits({})  # one that only refers to itself never ends
@@ -56,7 +63,10 @@ class _Schema:
         return bool(self._validator.is_valid(document))
 
     def check(self, place: str, document: dict[str, Any]) -> None:
-        error = best_match(self._validator.iter_errors(document))
+        try:
+            error = best_match(self._validator.iter_errors(document))
+        except RecursionError:
+            raise ValidationFailed(place, "the schema of its tenant refers to itself without an end", INVALID) from None
         if error is not None:
             path = place + "".join(map(self._step, error.absolute_path))
             raise ValidationFailed(path, f"does not fit the schema of its tenant ({error.validator})", INVALID)
@@ -64,7 +74,10 @@ class _Schema:
     def keeps(self, field: str, value: str) -> bool:
         """Whether a document might have this field: what else it would need does not matter."""
         errors = self._validator.iter_errors({field: value})
-        return not any(error.absolute_path or error.validator in _NAMES for error in errors)
+        try:
+            return not any(error.absolute_path or error.validator in _NAMES for error in errors)
+        except RecursionError:  # as in `check`: no document can have it
+            return False
 
     def _step(self, part: str | int) -> str:
         if isinstance(part, int):
@@ -87,6 +100,9 @@ class ProfileSchemas:
             raise UnsafeStart('PROFILE_SCHEMAS: the file is not of the form {"tenant": {...}, "*": {...}}')
         self._schemas = {tenant_id: _Schema(tenant_id, schema) for tenant_id, schema in given.items()}
 
+    def bind(self, tenant_id: str) -> bool:
+        return self._of(tenant_id) is not None
+
     def check(self, tenant_id: str, place: str, document: dict[str, Any]) -> None:
         schema = self._of(tenant_id)
         if schema is not None:
@@ -100,12 +116,11 @@ class ProfileSchemas:
         return self._schemas.get(tenant_id) or self._schemas.get(EVERYBODY)
 
 
-def _references(schema: Any) -> Iterator[str]:
+def _stated(schema: Any, *names: str) -> Iterator[str]:
+    """The texts that stand under these names, wherever in it."""
     if isinstance(schema, dict):
-        for name in ("$ref", "$dynamicRef"):
-            if isinstance(schema.get(name), str):
-                yield schema[name]
-    yield from (found for inner in _inside(schema) for found in _references(inner))
+        yield from (schema[name] for name in names if isinstance(schema.get(name), str))
+    yield from (found for inner in _inside(schema) for found in _stated(inner, *names))
 
 
 def _names(schema: Any) -> Iterator[str]:

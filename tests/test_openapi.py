@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,10 +15,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from memory_service.api.gateway import GATEWAY
 from memory_service.api.openapi import openapi
-from memory_service.api.problems import STATUS_CODES
+from memory_service.api.problems import STATUS_CODES, all_errors
 from memory_service.api.routes import VERBS
 from memory_service.api.schemas import ID_PATTERN, USER_ID_PATTERN
+from memory_service.errors import MemoryServiceError, ModelError, UnsafeStart
 
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "http-api.md"
 DOCUMENT = json.loads(msgspec.json.encode(openapi(VERBS)))
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -54,6 +58,28 @@ def test_the_paths_and_methods_promised_from_the_first_are_there() -> None:
         ("GET", "/sessions/{session_id}/reflection"),
     }
     assert promised <= {(method, path) for method, path, _ in OPERATIONS}
+
+
+def test_the_table_of_the_reference_has_every_code_that_is_answered_beside_its_status() -> None:
+    """Those of groups of errors stand for none; no caller is answered what concerns the start, or models."""
+    table = dict(re.findall(r"^\| (\d{3}) \| (.*) \|$", REFERENCE.read_text(), re.MULTILINE))
+    left_out = (UnsafeStart, ModelError)
+    answered = [error for error in _leaves(MemoryServiceError) if not issubclass(error, left_out)]
+    assert len(answered) > 30
+    for error in answered:
+        status = next(STATUS_CODES[cls] for cls in error.__mro__ if cls in STATUS_CODES)
+        assert f"`{error.code}`" in table[str(status)], error.code
+    for code in all_errors().keys() - _codes(MemoryServiceError):
+        assert f"`{code}`" in table["422"], code
+
+
+def _leaves(error: type[MemoryServiceError]) -> list[type[MemoryServiceError]]:
+    inner = error.__subclasses__()
+    return [leaf for one in inner for leaf in _leaves(one)] if inner else [error]
+
+
+def _codes(error: type[MemoryServiceError]) -> set[str]:
+    return {error.code}.union(*map(_codes, error.__subclasses__()))
 
 
 def test_every_operation_has_a_name_of_its_own() -> None:

@@ -37,6 +37,9 @@ async def test_the_code_of_the_page_runs_as_it_stands_and_says_what_the_page_say
         "dispute Disputed $50 charge, resolved",
     ]
     assert " session " in episodes[2]
+    with contextlib.redirect_stdout(said):
+        await asyncio.to_thread(exec, script, {})
+    assert said.getvalue().splitlines().count("Lisbon") == 2, "it runs a second time against the same service"
 
 
 def test_the_schema_of_the_page_is_held_to(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ class Caller(msgspec.Struct, frozen=True):
             raise ScopeMismatch("this credential is bound to another user", user_id)
         return Scope(tenant_id=self.tenant_id, user_id=user_id)
 
+    def may(self, permission: Permission, user_id: str) -> bool:
+        """Tell whether this caller may do that too with the memory of this user or space."""
+        if self.user_id is None or self.user_id == user_id:
+            return permission in self.permissions
+        return permission in self.spaces.get(user_id, ())
+
     def of_all_users(self) -> str:
         """The tenant, for what concerns all its users. Raises ScopeMismatch if this caller is bound to one of them."""
         tenant_id = self.of_any_user()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
@@ -61,6 +61,16 @@ class ProfileAnswer(Struct, kw_only=True):
     learned: dict[str, LearnedAnswer]
 
 
+class ProfileWrittenAnswer(Struct, kw_only=True):
+    """As ProfileAnswer; `profile` and `learned` only where the caller may read them."""
+
+    user_id: str
+    version: int
+    updated_at: datetime | None
+    profile: dict[str, Any] | UnsetType = UNSET
+    learned: dict[str, LearnedAnswer] | UnsetType = UNSET
+
+
 class ProfileDeletedAnswer(Struct, kw_only=True):
     """`deleted`: whether there was one."""
 
@@ -73,14 +83,14 @@ async def get_profile(service: MemoryService, caller: Caller, body: GetProfile) 
     return _answer(body.user_id, await service.profiles.get(caller.scope(body.user_id)))
 
 
-async def put_profile(service: MemoryService, caller: Caller, body: PutProfile) -> ProfileAnswer:
+async def put_profile(service: MemoryService, caller: Caller, body: PutProfile) -> ProfileWrittenAnswer:
     scope = caller.scope(body.user_id)
-    return _answer(body.user_id, await service.profiles.put(scope, body.profile, body.expected_version))
+    return _written(caller, body.user_id, await service.profiles.put(scope, body.profile, body.expected_version))
 
 
-async def patch_profile(service: MemoryService, caller: Caller, body: PatchProfile) -> ProfileAnswer:
+async def patch_profile(service: MemoryService, caller: Caller, body: PatchProfile) -> ProfileWrittenAnswer:
     scope = caller.scope(body.user_id)
-    return _answer(body.user_id, await service.profiles.patch(scope, body.patch, body.expected_version))
+    return _written(caller, body.user_id, await service.profiles.patch(scope, body.patch, body.expected_version))
 
 
 async def delete_profile(service: MemoryService, caller: Caller, body: DeleteProfile) -> ProfileDeletedAnswer:
@@ -104,7 +114,7 @@ PROFILES = (
         summary="Write the profile of a user, in place of what was written",
         handle=put_profile,
         takes=PutProfile,
-        gives=ProfileAnswer,
+        gives=ProfileWrittenAnswer,
         errors=(409, 507),
     ),
     Verb(
@@ -114,7 +124,7 @@ PROFILES = (
         summary="Change parts of what was written of a user",
         handle=patch_profile,
         takes=PatchProfile,
-        gives=ProfileAnswer,
+        gives=ProfileWrittenAnswer,
         errors=(409, 507),
     ),
     Verb(
@@ -138,6 +148,15 @@ def _answer(user_id: str, profile: Profile) -> ProfileAnswer:
         updated_at=profile.updated_at,
         learned={one.field: _learned(one) for one in profile.learned},
     )
+
+
+def _written(caller: Caller, user_id: str, profile: Profile) -> ProfileWrittenAnswer:
+    """Who may write and not read is not told what is there."""
+    answer = ProfileWrittenAnswer(user_id=user_id, version=profile.version, updated_at=profile.updated_at)
+    if caller.may("read", user_id):
+        told = _answer(user_id, profile)
+        answer.profile, answer.learned = told.profile, told.learned
+    return answer
 
 
 def _learned(one: Learned) -> LearnedAnswer:

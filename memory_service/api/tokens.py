@@ -92,13 +92,19 @@ def caller_of(claims: dict[str, Any], rules: TokenRules) -> Caller:
     user_id = check_id("user", claims.get(rules.user_claim))
     if user_id.startswith(SPACE):
         raise ValidationFailed("user", "no user can be called as spaces are")
+    named, spaces = _named_in(claims), _spaces_in(claims.get(rules.spaces_claim))
     return Caller(
         tenant_id=tenant_id,
         user_id=user_id,
-        permissions=_named_in(claims) or OF_USERS,
+        permissions=named or OF_USERS,
         principal=f"user {user_id}",
-        spaces=_spaces_in(claims.get(rules.spaces_claim)),
+        spaces=_within(named, spaces) if named else spaces,
     )
+
+
+def _within(named: frozenset[Permission], spaces: dict[str, frozenset[OfMemory]]) -> dict[str, frozenset[OfMemory]]:
+    """Of what is granted for spaces, what the token's own permissions allow; a space where that is nothing is none."""
+    return {space: left for space, granted in spaces.items() if (left := granted & named)}
 
 
 def _spaces_in(told: Any) -> dict[str, frozenset[OfMemory]]:

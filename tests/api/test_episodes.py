@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from client import MemoryServiceClient
+from memory_service.values import PROFILE_ID
 from tests.api.conftest import Connect
 from tests.api.talking import PATIENCE_S, RETRIEVE, problem, told
 
@@ -115,6 +116,22 @@ async def test_a_repeat_changes_nothing_and_another_under_its_id_takes_its_place
 async def test_of_many_who_tell_the_same_at_once_one_is_kept(http: httpx2.AsyncClient) -> None:
     answers = await asyncio.gather(*(add(http, episode_id="e1", timestamp=DAY.isoformat()) for _ in range(4)))
     assert sorted(one.json()["change"] for one in answers) == ["created", "unchanged", "unchanged", "unchanged"]
+
+
+@no_store_has_a_say
+async def test_of_many_who_tell_different_things_under_one_id_all_are_heard(http: httpx2.AsyncClient) -> None:
+    answers = await asyncio.gather(*(add(http, episode_id="e1", summary=f"Call {number}") for number in range(30)))
+    assert sorted(one.json()["change"] for one in answers) == ["created", *["replaced"] * 29]
+    assert (await http.get(EPISODES)).json()["count"] == 1
+
+
+@no_store_has_a_say
+async def test_no_episode_is_told_under_the_id_of_the_profile_also_where_there_is_none(
+    http: httpx2.AsyncClient, client: MemoryServiceClient
+) -> None:
+    problem(await add(http, episode_id=PROFILE_ID), 409, "memory_id_taken")
+    assert (await client.patch_profile({"tier": "Gold"}))["version"] == 1
+    assert (await client.get_episodes())["count"] == 0
 
 
 @no_store_has_a_say

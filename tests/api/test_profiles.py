@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -111,6 +112,18 @@ async def test_patches_of_different_fields_at_once_all_hold_also_where_they_are_
 
 
 @no_store_has_a_say
+async def test_none_of_many_who_name_no_version_is_told_that_others_were_quicker(
+    http: httpx2.AsyncClient, client: MemoryServiceClient
+) -> None:
+    many = range(30)
+    answers = await asyncio.gather(*(patch(http, {f"f{number}": number}) for number in many))
+    assert [one.status_code for one in answers] == [200 for _ in many]
+    assert (await client.get_profile())["profile"] == {f"f{number}": number for number in many}
+    written = await asyncio.gather(*(put(http, {"by": number}) for number in many))
+    assert sorted(one.json()["version"] for one in written) == [31 + number for number in many]
+
+
+@no_store_has_a_say
 def test_a_merge_patch_is_that_of_rfc_7396() -> None:
     """Its appendix A, as far as the patch is an object and so is what it is made on."""
     for document, change, result in (
@@ -182,6 +195,16 @@ async def test_it_is_listed_among_memories_found_if_it_is_asked_for_and_changed_
     await client.delete_memory(listed["id"])
     assert (await client.get_profile())["version"] == 0
     assert (await client.put_profile(SARAH))["version"] == 2, "wherever it was deleted, no version repeats"
+
+
+async def test_of_a_user_who_was_erased_nothing_is_left_that_could_tell_the_last_version(
+    client: MemoryServiceClient,
+) -> None:
+    await client.put_profile(SARAH)
+    await client.patch_profile({"tier": "Silver"})
+    await client.erase_user()
+    assert await client.get_profile() == {"user_id": "ana", **NOTHING}
+    assert (await client.put_profile(SARAH, expected_version=0))["version"] == 1
 
 
 # Learnt
@@ -445,16 +468,57 @@ def test_schemas_that_cannot_be_held_to_keep_the_service_from_starting(tmp_path:
         ("{", "not JSON"),
         ("[]", "not of the form"),
         ('{"acme": []}', '"acme" is not an object'),
+        ('{"acme": {"$schema": 7}}', "not valid at"),
         ('{"acme": {"type": "nonsense"}}', "not valid at \\$.type"),
         ('{"acme": {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}}', "nothing is fetched"),
         ('{"acme": {"$ref": "other.json"}}', "nothing is fetched"),
         ('{"acme": {"items": {"$ref": "#/$defs/missing"}}}', "nothing is fetched"),
         ('{"acme": {"$ref": "#"}}', "without an end"),
+        ('{"acme": {"$schema": "http://json-schema.org/draft-03/schema#", "extends": {}}}', "before draft 4"),
+        ('{"acme": {"not": {"$schema": "http://json-schema.org/draft-03/schema"}}}', "before draft 4"),
     ):
         if content is not None:
             path.write_text(content)
         with pytest.raises(UnsafeStart, match=reason):
             rules_of(str(path))
+
+
+@no_store_has_a_say
+async def test_a_part_of_a_schema_that_only_refers_to_itself_refuses_its_field_and_nothing_else(
+    connect: Connect, tmp_path: Path
+) -> None:
+    endless = {"properties": {"home": {"$ref": "#/properties/home"}}}
+    (tmp_path / "schemas.json").write_text(json.dumps({"*": endless}))
+    http = await connect(profile_schemas=str(tmp_path / "schemas.json"))
+    client = MemoryServiceClient(str(http.base_url), "ana", http=http)
+    refusal = problem(await put(http, {"home": "canary7f"}), 422, "profile_invalid")
+    assert "canary7f" not in json.dumps(refusal)
+    assert (await put(http, {"tier": "Gold"})).status_code == 200
+    await learnt(client, "s", "My name is Sarah Johnson.", "I live in Lisbon.")
+    assert await values(client) == {"name": "Sarah Johnson"}
+    assert (await client.start_session("t"))["profile"] == {"tier": "Gold", "name": "Sarah Johnson"}
+
+
+@no_store_has_a_say
+async def test_while_a_profile_is_held_to_a_schema_others_are_answered(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, others_were_answered = Event(), Event()
+
+    def slow(*_: Any) -> None:
+        begun.set()
+        assert others_were_answered.wait(PATIENCE_S)
+
+    async def another() -> None:
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        assert (await http.get("/users/bob/profile")).status_code == 200
+        others_were_answered.set()
+
+    monkeypatch.setattr("memory_service.profile_schemas.ProfileSchemas.check", slow)
+    (tmp_path / "schemas.json").write_text(json.dumps({"default": {}, "acme": BANK}))
+    http = await connect(profile_schemas=str(tmp_path / "schemas.json"))
+    answer, _ = await asyncio.gather(put(http, SARAH), another())
+    assert answer.status_code == 200, answer.text
 
 
 @no_store_has_a_say

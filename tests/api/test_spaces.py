@@ -97,6 +97,26 @@ async def test_a_space_has_a_profile_and_episodes_of_its_own(admitted: Admitted)
         assert (await ana.get("/users/ana/profile")).json()["version"] == 0
 
 
+@pytest.mark.parametrize("whose", ["ana", RESEARCH])
+async def test_who_may_write_a_profile_and_not_read_is_not_told_what_is_there(admitted: Admitted, whose: str) -> None:
+    """Whether the permission is lacking for the user or for the space; the other one is no help."""
+    profile, everything, write = f"/users/{whose}/profile", {*WRITE, "erase"}, {"write"}
+    at_home, in_space = (write, everything) if whose == "ana" else (everything, write)
+    key = await admitted.key("acme", "ana", permissions=at_home, spaces={"research": in_space})
+    async with admitted.http(await admitted.key("acme")) as admin, admitted.http(key) as writer:
+        await say(admin, whose, "My name is Ana Silva. I live in Porto.")
+        await told(admin, END, user_id=whose, session_id="s", wait_s=20)
+        full = (await admin.put(profile, json={"profile": {"boat": "Ida"}})).json()
+        assert full["learned"]["home"]["value"] == "Porto"
+        for answer in (
+            await writer.put(profile, json={"profile": {"boat": "Ida"}}),
+            await writer.patch(profile, json={"patch": {}}),
+        ):
+            assert answer.json() == {name: full[name] for name in ("user_id", "version", "updated_at")}
+        problem(await writer.get(profile), 403, "insufficient_scope")
+        assert (await admin.get(profile)).json() == full, "who may read is told"
+
+
 async def test_two_agents_may_go_on_with_one_session_of_a_space(admitted: Admitted) -> None:
     ana, bob = await agent(admitted, "ana", research=WRITE), await agent(admitted, "bob", research=WRITE)
     async with ana, bob:

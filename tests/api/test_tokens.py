@@ -276,17 +276,41 @@ async def test_scopes_say_what_a_token_may_where_they_name_anything_of_ours(
 async def test_a_claim_says_what_a_token_may_in_which_spaces(
     admitted: Admitted, provider: IdentityProvider, told: dict[str, Any], granted: set[str]
 ) -> None:
-    """Whatever its scopes say of what is its user's own."""
-    token = provider.token(memory_spaces=told, scope="memory:metrics")
+    token = provider.token(memory_spaces=told)
     for path in (INSIGHTS, START):
         if path in granted:
             assert (await answer_to(admitted, token, "space:research", path)).status_code == 200
         else:
             problem(await answer_to(admitted, token, "space:research", path), 403, "insufficient_scope")
-        problem(await answer_to(admitted, token, path=path), 403, "insufficient_scope")
-    right = provider.token(memory_spaces=told)
-    problem(await answer_to(admitted, right, "space:unknown"), 403, "scope_mismatch")
-    assert await is_right(admitted, right)
+    problem(await answer_to(admitted, token, "space:unknown"), 403, "scope_mismatch")
+    assert await is_right(admitted, token)
+
+
+@pytest.mark.parametrize(
+    ("scope", "read", "written"),
+    [
+        ("memory:read", "", "insufficient_scope"),
+        ("memory:write memory:metrics", "insufficient_scope", ""),
+        ("memory:erase", "insufficient_scope", "insufficient_scope"),
+        ("openid memory:metrics", "insufficient_scope", "insufficient_scope"),
+        ("openid profile", "", ""),
+    ],
+)
+async def test_scopes_bound_what_a_token_may_in_spaces_too(
+    admitted: Admitted, provider: IdentityProvider, scope: str, read: str, written: str
+) -> None:
+    token = provider.token(scope=scope, memory_spaces={"research": "read write erase"})
+    for path, refused in ((INSIGHTS, read), (START, written)):
+        answer = await answer_to(admitted, token, "space:research", path)
+        assert (answer.status_code, answer.json().get("code", "")) == ((403, refused) if refused else (200, ""))
+
+
+async def test_a_space_where_scopes_leave_a_token_nothing_is_none_of_its(
+    admitted: Admitted, provider: IdentityProvider
+) -> None:
+    token = provider.token(scope="memory:read", memory_spaces={"research": "read", "board": "write erase"})
+    assert (await answer_to(admitted, token, "space:research", INSIGHTS)).status_code == 200
+    problem(await answer_to(admitted, token, "space:board", INSIGHTS), 403, "scope_mismatch")
 
 
 async def test_a_token_whose_spaces_are_not_in_order_is_refused(opened: Open, provider: IdentityProvider) -> None:
