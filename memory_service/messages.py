@@ -6,7 +6,6 @@ of them a name of its own (`TURN.0`, `TURN.1`). A session begins with its first 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -25,7 +24,7 @@ from memory_service.values import Hot, Message, Only, Request, Scope, Session, S
 
 PAGE_TURNS = 500
 """Read together where nobody knows how many are needed."""
-LOOKED_UP_AT_ONCE = 32
+LOOKED_UP_AT_ONCE = 500
 
 
 class Said(Value, frozen=True, kw_only=True):
@@ -161,12 +160,11 @@ class Messages:
             raise RequestKeyReused
         there: dict[str, Turn] = {}
         rest = iter(drafts)
-        while some := list(islice(rest, LOOKED_UP_AT_ONCE)):
-            found = await asyncio.gather(*(self._store.find_turn(key, draft.turn_id or "") for draft in some))
-            for draft, turn in zip(some, found, strict=True):
-                if turn is not None and turn.told().messages and not draft.is_of(turn):
+        while some := {draft.turn_id or "": draft for draft in islice(rest, LOOKED_UP_AT_ONCE)}:
+            for turn in await self._store.find_turns(key, list(some)):
+                if turn.told().messages and not some[turn.turn_id].is_of(turn):
                     raise MessageIdReused
-                there |= {turn.turn_id: turn} if turn is not None else {}
+                there[turn.turn_id] = turn
         return there
 
     # Telling

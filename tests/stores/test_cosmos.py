@@ -133,12 +133,13 @@ async def test_no_question_about_one_user_leaves_that_user_s_partition(
     await store.load(key)
     await store.turns(key)
     await store.find_turn(key, "t1")
+    await store.find_turns(key, ["t1", "t2"])
     await store.find_effect(key.scope, "k")
     await store.sittings(key)
     await store.memories(key.scope, ["insight", "summary"])
     await store.due_reflections(NOON, 10, key.scope)
     calls = cosmos_server.calls()
-    assert len(calls) == 9
+    assert len(calls) == 10
     assert {call["key"] for call in calls} == {'["acme|ana"]'}
 
 
