@@ -82,11 +82,13 @@ class LargeContract:
     async def test_large_turns_come_back_as_they_were_wherever_they_are_read(self, store: Store) -> None:
         await stored(store, *TURNS)
         hot, found = await store.load(KEY), [await store.find_turn(KEY, turn.turn_id) for turn in TURNS]
+        together = await store.find_turns(KEY, [turn.turn_id for turn in TURNS])
         entries = await store.entries(ANA, None, "space")
         items = await store.items(ANA, [f"s#{turn.seq}" for turn in TURNS], "space")
         due = [item.turn for item in await store.due_vectors("space", 10)]
         assert hot is not None
-        read = (hot.turns, await store.turns(KEY), found, entries.turns, items.turns, due, await exported(store))
+        read = [hot.turns, await store.turns(KEY), found, entries.turns, items.turns, due, await exported(store)]
+        read.append(sorted(together, key=lambda turn: turn.seq))
         assert [list(turns) for turns in read] == [TURNS] * len(read)
 
     async def test_a_large_turn_and_a_small_one_take_the_place_of_one_another(self, store: Store) -> None:

@@ -123,6 +123,15 @@ async def test_what_has_not_changed_costs_one_question_a_feed(store: Store, cosm
     assert ops(cosmos_server) == ["change_feed"] * 3
 
 
+async def test_many_turns_are_found_in_few_questions_and_one_is_read(store: Store, cosmos_server: CosmosServer) -> None:
+    key = a_key()
+    await begin(store, key, turns=2)
+    for ids, asked in (["t1"], ["read"]), ([f"t{number}" for number in range(1, 1_001)], ["query"] * 5):
+        cosmos_server.calls()
+        await store.find_turns(key, ids)
+        assert ops(cosmos_server) == asked
+
+
 async def test_no_question_about_one_user_leaves_that_user_s_partition(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
