@@ -6,7 +6,6 @@ of them a name of its own (`TURN.0`, `TURN.1`). A session begins with its first 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -28,7 +27,7 @@ READ_TOGETHER = 100
 """Turns: each may hold megabytes."""
 MOST_BYTES = 16_000_000
 """Of messages that are told together; then there are fewer of them."""
-LOOKED_UP_AT_ONCE = 32
+LOOKED_UP_AT_ONCE = 500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -202,12 +201,11 @@ class Messages:
         """Those of the drafts that are on record, by their ids. Raises MessageIdReused."""
         there: dict[str, Turn] = {}
         rest = iter(drafts)
-        while some := list(islice(rest, LOOKED_UP_AT_ONCE)):
-            found = await asyncio.gather(*(self._store.find_turn(key, draft.turn_id or "") for draft in some))
-            for draft, turn in zip(some, found, strict=True):
-                if turn is not None and turn.told().messages and not draft.is_of(turn):
+        while some := {draft.turn_id or "": draft for draft in islice(rest, LOOKED_UP_AT_ONCE)}:
+            for turn in await self._store.find_turns(key, list(some)):
+                if turn.told().messages and not some[turn.turn_id].is_of(turn):
                     raise MessageIdReused
-                there |= {turn.turn_id: turn} if turn is not None else {}
+                there[turn.turn_id] = turn
         return there
 
     # Telling

@@ -89,12 +89,12 @@ async def test_a_pinned_fact_is_neither_superseded_nor_merged_into(service: Memo
     await read(service, "old", "I live in Lisbon, by the sea.")
     (home,) = await known(service)
     pinned = await service.rights.edit(ANA, home.memory_id, {"pinned": True})
-    await read(service, "new", "I moved to Porto last month.")
+    await read(service, "new", "I moved to Porto by train.")
     await read(service, "newer", "I live in Lisbon, by the sea.")
     assert await known(service, superseded=True) == [pinned]
     await service.rights.edit(ANA, home.memory_id, {"pinned": False})
-    await read(service, "newest", "I moved to Porto last month.")
-    assert await texts(service) == ["The user: I moved to Porto last month."]
+    await read(service, "newest", "I moved to Porto by train.")
+    assert await texts(service) == ["The user: I moved to Porto by train."]
 
 
 async def test_what_was_deleted_does_not_come_back_from_the_same_conversation(service: MemoryService) -> None:
@@ -208,7 +208,7 @@ async def test_what_is_changed_in_the_last_moment_before_a_reflection_is_kept_st
         (home,) = await known(service)
         key = SessionKey(scope=ANA, session_id="new")
         await service.start_session(ANA, "new", restore=True)
-        await service.store_turn(key, Draft(messages=(Message(role="user", content="I moved to Porto last month."),)))
+        await service.store_turn(key, Draft(messages=(Message(role="user", content="I moved to Porto by train."),)))
         await settled(service)
         looking = store.hang_at("items")
         await service.end_session(key)
@@ -226,7 +226,7 @@ async def test_what_is_changed_in_the_last_moment_before_a_reflection_is_kept_st
         assert ended.sitting.attempts == 2
         assert await record(service).find_memory(ANA, home.memory_id) == expected
         others = [memory.text for memory in await known(service) if memory.memory_id != home.memory_id]
-        assert others == (["The user: I moved to Porto last month."] if by_hand == "deleted" else [])
+        assert others == (["The user: I moved to Porto by train."] if by_hand == "deleted" else [])
 
 
 async def test_many_who_edit_and_a_reader_agree_on_one_outcome(service: MemoryService) -> None:
@@ -234,7 +234,7 @@ async def test_many_who_edit_and_a_reader_agree_on_one_outcome(service: MemorySe
     (home,) = await known(service)
     key = SessionKey(scope=ANA, session_id="new")
     await service.start_session(ANA, "new", restore=True)
-    await service.store_turn(key, Draft(messages=(Message(role="user", content="I moved to Porto last month."),)))
+    await service.store_turn(key, Draft(messages=(Message(role="user", content="I moved to Porto by train."),)))
     edits = [service.rights.edit(ANA, home.memory_id, {"text": f"by hand {n}"}) for n in range(5)]
     await asyncio.gather(service.end_session(key, wait_s=10), *edits)
     await settled(service)

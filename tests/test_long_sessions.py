@@ -62,12 +62,12 @@ async def test_the_first_words_of_a_long_session_go_and_what_was_learnt_stays(
         learnt = {one.memory_id for one in await record(service).memories(ANA, KINDS) if one.kind != "chunk"}
         assert learnt
         before, caplog.records[:] = service.stats()["retention"], []
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, "memory_service"):
             told = await carried_out(service)
         assert (before["turns"], told["turns"], told["session_turns"]) == (0, 20, 10)
         assert await said(service) == list(range(21, 31))
         assert learnt <= {one.memory_id for one in await record(service).memories(ANA, KINDS)}
-        (line,) = [one for one in caplog.records if "long sessions" in one.message]
+        (line,) = [one for one in caplog.records if "long sessions" in one.getMessage()]
         assert line.__dict__["turns"] == 20
         assert "zebra" not in caplog.text
         for number, found in ((3, False), (25, True)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from memory_service.errors import StaleVersion, StoreUnavailable
+from memory_service import messages
+from memory_service.errors import MessageIdReused, StaleVersion, StoreUnavailable
 from memory_service.messages import Window
 from memory_service.service import MemoryService
 from memory_service.sessions import Draft, RequestName
@@ -81,6 +83,29 @@ async def test_of_turns_of_two_messages_the_latest_are_as_many_as_asked_for(open
     await settled(service)
     found = await service.messages.told(KEY, Window(latest=31))
     assert [one.message for one in found] == [message for pair in pairs for message in pair][-31:]
+
+
+async def test_what_comes_again_is_looked_up_together_however_many_there_are(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, asked = await opened(), list[int]()
+    find_turns = service._store.find_turns
+
+    async def noted(key: SessionKey, turn_ids: Sequence[str]) -> list[Turn]:
+        asked.append(len(turn_ids))
+        return await find_turns(key, turn_ids)
+
+    monkeypatch.setattr(service._store, "find_turns", noted)
+    monkeypatch.setattr(messages, "LOOKED_UP_AT_ONCE", 2)
+    drafts = [Draft(messages=(Message(role="user", content=text),), turn_id=text) for text in "abcde"]
+    first = await service.messages.append(KEY, drafts[1:])
+    again = await service.messages.append(KEY, drafts)
+    assert asked == [2, 2, 1]
+    assert again.replayed == 4
+    assert again.turns[1:] == first.turns
+    assert again.turns[0].seq == 5, "what is new of it is added"
+    with pytest.raises(MessageIdReused):
+        await service.messages.append(KEY, [*drafts[:4], replace(drafts[0], turn_id="e")])
 
 
 async def test_a_list_that_takes_several_commits_is_there_once_also_if_it_was_cut_off(

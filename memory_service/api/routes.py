@@ -43,6 +43,8 @@ async def start_session(service: MemoryService, caller: Caller, body: schemas.Se
         agent_id=body.agent_id,
         asked=asked_of(body),
     )
+    if not caller.may("read", body.user_id):
+        return msgspec.Raw(msgspec.json.encode(_untold(context, body.user_id, restored)))
     return _context(context, body.user_id, restored)
 
 
@@ -256,6 +258,20 @@ def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET)
         made = msgspec.json.encode(_context_answer(context, user_id, restored))
         answer = context.answers[restored] = msgspec.Raw(made)
     return answer
+
+
+def _untold(context: Context, user_id: str, restored: bool) -> schemas.ContextAnswer:
+    """The answer to who may write and not read."""
+    return schemas.ContextAnswer(
+        session_id=context.session.session_id,
+        user_id=user_id,
+        active_context=[],
+        cumulative_summary="",
+        insights=[],
+        session_summaries=[],
+        formatted_context="",
+        restored=restored,
+    )
 
 
 def _context_answer(context: Context, user_id: str, restored: bool | UnsetType) -> schemas.ContextAnswer:

@@ -1,11 +1,14 @@
-"""The part of a store that the gateway needs: who has a session, and memories that a model is still to write."""
+"""The part of a store that the gateway and lists of messages need: who has a session, which of many turns are there,
+and memories that a model is still to write.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from memory_service.values import Memory, Scope, Session, Value
+from memory_service.values import Memory, Scope, Session, SessionKey, Turn, Value
 
 
 class Unrefined(Value, frozen=True, kw_only=True):
@@ -34,6 +37,11 @@ class GatewayVerbs(ABC):
         with self._translated():
             return await self._whose(tenant_id, session_id)
 
+    async def find_turns(self, key: SessionKey, turn_ids: Sequence[str]) -> list[Turn]:
+        """Return those that are there, each once, in no order. What it costs does not grow with the session."""
+        with self._translated():
+            return await self._find_turns(key, tuple(dict.fromkeys(turn_ids)))
+
     async def due_memories(self, limit: int) -> list[Unrefined]:
         """Return memories of all users that are `rough`, longest written first."""
         with self._translated():
@@ -45,5 +53,7 @@ class GatewayVerbs(ABC):
     async def _sessions(self, scope: Scope) -> list[Session]: ...
     @abstractmethod
     async def _whose(self, tenant_id: str, session_id: str) -> list[Scope]: ...
+    @abstractmethod
+    async def _find_turns(self, key: SessionKey, turn_ids: tuple[str, ...]) -> list[Turn]: ...
     @abstractmethod
     async def _due_memories(self, limit: int) -> list[Unrefined]: ...

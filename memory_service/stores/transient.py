@@ -18,14 +18,7 @@ from memory_service.errors import StaleVersion
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.aging import AgedMemory, Tenants
-from memory_service.stores.base import (
-    ALL,
-    REQUESTS_KEPT,
-    Capabilities,
-    Commit,
-    Entries,
-    Store,
-)
+from memory_service.stores.base import ALL, REQUESTS_KEPT, Capabilities, Commit, Entries, Store
 from memory_service.stores.bodies import EVER, Kinds, Place, micros
 from memory_service.stores.exports import Erased, Exported, Exports, Users
 from memory_service.stores.forgetting import Forgetting, Held, forgotten
@@ -133,6 +126,10 @@ class TransientStore(Store):
 
     async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return self._of(key.scope).turns.get(key.session_id, {}).get(turn_id)
+
+    async def _find_turns(self, key: SessionKey, turn_ids: tuple[str, ...]) -> list[Turn]:
+        turns = self._of(key.scope).turns.get(key.session_id, {})
+        return [turns[turn_id] for turn_id in turn_ids if turn_id in turns]
 
     async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
         found = self._of(scope).effects.get(request_key)

@@ -115,6 +115,13 @@ async def test_who_may_write_a_profile_and_not_read_is_not_told_what_is_there(ad
             assert answer.json() == {name: full[name] for name in ("user_id", "version", "updated_at")}
         problem(await writer.get(profile), 403, "insufficient_scope")
         assert (await admin.get(profile)).json() == full, "who may read is told"
+        for session_id in ("s2", "s2"):
+            begun = await told(writer, START, user_id=whose, session_id=session_id)
+            assert begun.pop("session_id") == session_id
+            assert {name: what for name, what in begun.items() if what} == {"user_id": whose} | {
+                name: True for name in ["restored"] if begun["restored"]
+            }
+        assert "Porto" in (await told(admin, START, user_id=whose, session_id="s2"))["formatted_context"]
 
 
 async def test_two_agents_may_go_on_with_one_session_of_a_space(admitted: Admitted) -> None:

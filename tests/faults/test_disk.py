@@ -24,8 +24,8 @@ from memory_service.stores.sqlite.schema import open_writer
 from memory_service.stores.sqlite.writer import Writer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Door, damage, on_disk, started
-from tests.stores.contract_large import image
 from tests.support.background import record
+from tests.support.large import image
 from tests.support.values import a_scope, a_session, a_turn
 
 SEED = 20_260_301

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,34 +13,10 @@ from memory_service.stores.exports import Exported
 from memory_service.stores.forgetting import Forgetting
 from memory_service.values import Message, Turn
 from tests.stores.contract_quarantine import named
+from tests.support.large import image, incompressible, prose, rows
 from tests.support.values import NOON, a_key, a_scope, a_session, a_turn
 
 ANA, KEY = a_scope(), a_key()
-MEGABYTE = 1_000_000
-
-
-def prose(words: int = 15_000) -> str:
-    """Not all alike, as what repeats itself would be: 100 kB of some 2,000 different words."""
-    drawn = random.Random(1)
-    known = ["".join(drawn.choices("etaoinshrdlu", k=drawn.randint(2, 9))) for _ in range(2000)]
-    return " ".join(drawn.choices(known, k=words))[:100_000]
-
-
-def image(size: int = MEGABYTE) -> str:
-    """A data URL as a picture has it: of which a quarter at most can be had back."""
-    return "data:image/png;base64," + base64.b64encode(random.Random(2).randbytes(size * 3 // 4)).decode()[:size]
-
-
-def rows(count: int = 3000) -> list[dict[str, Any]]:
-    drawn = random.Random(3)
-    return [
-        {"id": n, "price": drawn.random(), 'a "quoted" name': "\\é\U0001f95c\x01", "none": None} for n in range(count)
-    ]
-
-
-def incompressible(size: int = 20_000) -> str:
-    drawn = random.Random(4)
-    return "".join(map(chr, drawn.choices(range(32, 127), k=size)))
 
 
 def said(content: str = "see there", **more: Any) -> Turn:
@@ -82,11 +56,13 @@ class LargeContract:
     async def test_large_turns_come_back_as_they_were_wherever_they_are_read(self, store: Store) -> None:
         await stored(store, *TURNS)
         hot, found = await store.load(KEY), [await store.find_turn(KEY, turn.turn_id) for turn in TURNS]
+        together = await store.find_turns(KEY, [turn.turn_id for turn in TURNS])
         entries = await store.entries(ANA, None, "space")
         items = await store.items(ANA, [f"s#{turn.seq}" for turn in TURNS], "space")
         due = [item.turn for item in await store.due_vectors("space", 10)]
         assert hot is not None
-        read = (hot.turns, await store.turns(KEY), found, entries.turns, items.turns, due, await exported(store))
+        read = [hot.turns, await store.turns(KEY), found, entries.turns, items.turns, due, await exported(store)]
+        read.append(sorted(together, key=lambda turn: turn.seq))
         assert [list(turns) for turns in read] == [TURNS] * len(read)
 
     async def test_a_large_turn_and_a_small_one_take_the_place_of_one_another(self, store: Store) -> None:

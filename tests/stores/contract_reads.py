@@ -92,6 +92,41 @@ class ReadContract:
         assert hot.session.status == "ended"
         assert len(hot.turns) == 2
 
+    # Turns by their ids
+
+    async def test_of_many_turns_those_that_are_there_are_found_by_their_ids(self, store: Store) -> None:
+        key = a_key()
+        for at in (key, a_key("other"), a_key(user_id="ben"), a_key(tenant_id="acme")):
+            await begin(store, at, turns=3 if at == key else 5)
+        kept = await store.turns(key)
+        found = await store.find_turns(key, ["t2", "t4", "missing", "t1", "t2", "t5"])
+        assert sorted(found, key=lambda turn: turn.seq) == kept[:2], "each once, and none of anybody else"
+        assert await store.find_turns(key, ["t3"]) == kept[2:]
+        for none in ([], ["t4"], ["t4", "t5"]):
+            assert await store.find_turns(key, none) == []
+        assert await store.find_turns(a_key("unknown"), ["t1", "t2"]) == []
+
+    async def test_turns_are_found_by_ids_of_any_characters(self, store: Store) -> None:
+        key = a_key()
+        hot = Hot(session=await begin(store, key))
+        odd = ["a", "A", "1", "01", "null", "a,b", "{a}", "[1]", "a/b", "a\\b", "a?b#", "%7C|", "'", '"', "é"]
+        odd += ["e\u0301", "x" * 255]
+        for its_id in odd:
+            commit, hot = next_turn(hot, key, turn_id=its_id)
+            await store.commit(commit)
+        assert {turn.turn_id for turn in await store.find_turns(key, odd)} == set(odd)
+        assert {turn.turn_id for turn in await store.find_turns(key, [*odd[1::2], "b", "É", "2"])} == set(odd[1::2])
+
+    async def test_a_thousand_ids_are_looked_up_at_once(self, store: Store) -> None:
+        key, turns = a_key(), [a_turn(seq) for seq in range(1, 501)]
+        head = await begin(store, key)
+        for start in range(0, len(turns), 50):
+            part = tuple(turns[start : start + 50])
+            head = head.with_turn(part[-1])
+            await store.commit(Commit(scope=key.scope, session=head, turns=part))
+        found = await store.find_turns(key, [f"t{number}" for number in range(1_000, 0, -1)])
+        assert sorted(found, key=lambda turn: turn.seq) == turns
+
     # The transcript
 
     async def test_turns_are_dense_in_order_and_cut_by_after_and_limit(self, store: Store) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from memory_service.stores.compression import LARGE, MOST_BYTES, compressed, restored
-from tests.stores.contract_large import image, incompressible, prose, rows
+from tests.support.large import image, incompressible, prose, rows
 
 SMALL = compressed(prose()) or b""
 

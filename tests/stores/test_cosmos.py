@@ -26,8 +26,8 @@ from memory_service.stores.cosmos.documents import RECEIPTS_KEPT_S
 from memory_service.values import Hot, Request, SessionKey
 from tests.cosmos.launcher import KEY, CosmosServer
 from tests.stores.contract import DurableStoreContract
-from tests.stores.contract_large import image
 from tests.stores.cosmos_account import CONTAINERS, container, contents, documents, everything, settings_for
+from tests.support.large import image
 from tests.support.stores import opened
 from tests.support.values import (
     NOON,
@@ -123,6 +123,15 @@ async def test_what_has_not_changed_costs_one_question_a_feed(store: Store, cosm
     assert ops(cosmos_server) == ["change_feed"] * 3
 
 
+async def test_many_turns_are_found_in_few_questions_and_one_is_read(store: Store, cosmos_server: CosmosServer) -> None:
+    key = a_key()
+    await begin(store, key, turns=2)
+    for ids, asked in (["t1"], ["read"]), ([f"t{number}" for number in range(1, 1_001)], ["query"] * 5):
+        cosmos_server.calls()
+        await store.find_turns(key, ids)
+        assert ops(cosmos_server) == asked
+
+
 async def test_no_question_about_one_user_leaves_that_user_s_partition(
     store: Store, cosmos_server: CosmosServer
 ) -> None:
@@ -133,12 +142,13 @@ async def test_no_question_about_one_user_leaves_that_user_s_partition(
     await store.load(key)
     await store.turns(key)
     await store.find_turn(key, "t1")
+    await store.find_turns(key, ["t1", "t2"])
     await store.find_effect(key.scope, "k")
     await store.sittings(key)
     await store.memories(key.scope, ["insight", "summary"])
     await store.due_reflections(NOON, 10, key.scope)
     calls = cosmos_server.calls()
-    assert len(calls) == 9
+    assert len(calls) == 10
     assert {call["key"] for call in calls} == {'["acme|ana"]'}
 
 

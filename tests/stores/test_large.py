@@ -20,10 +20,11 @@ from memory_service.stores.forgetting import Forgetting
 from memory_service.stores.sqlite import SQLiteStore
 from tests.cosmos.launcher import KEY as ACCOUNT_KEY
 from tests.cosmos.launcher import CosmosServer
-from tests.stores.contract_large import ANA, KEY, MEGABYTE, TURNS, image, prose, said, stored
+from tests.stores.contract_large import ANA, KEY, TURNS, said, stored
 from tests.stores.cosmos_account import documents, settings_for
 from tests.stores.postgres_database import rows as rows_of
 from tests.stores.sqlite_file import bytes_of, contents, raw, rows
+from tests.support.large import MEGABYTE, image, prose
 from tests.support.stores import opened
 from tests.support.values import NOON, a_turn
 

@@ -138,6 +138,7 @@ async def test_each_verb_is_one_round_trip(postgres_url: str) -> None:
             "load": lambda: store.load(key),
             "turns": lambda: store.turns(key),
             "find_turn": lambda: store.find_turn(key, "t1"),
+            "find_turns": lambda: store.find_turns(key, ["t1", "t2"]),
             "find_effect": lambda: store.find_effect(key.scope, "r"),
             "sittings": lambda: store.sittings(key),
             "memories": lambda: store.memories(key.scope, ["insight"]),

@@ -93,6 +93,9 @@ class YieldingStore(Store):
     async def _find_turn(self, key: SessionKey, turn_id: str) -> Turn | None:
         return await self._around("find_turn", lambda: self.inner.find_turn(key, turn_id))
 
+    async def _find_turns(self, key: SessionKey, turn_ids: tuple[str, ...]) -> list[Turn]:
+        return await self._around("find_turns", lambda: self.inner.find_turns(key, turn_ids))
+
     async def _sittings(self, key: SessionKey) -> list[Sitting]:
         return await self._around("sittings", lambda: self.inner.sittings(key))
 

@@ -175,6 +175,11 @@ class PostgresStore(Store):
         rows = await self._client.rows("find_turn", sql, (*_names(key), turn_id))
         return turn_of(rows[0][0]) if rows else None
 
+    async def _find_turns(self, key: SessionKey, turn_ids: tuple[str, ...]) -> list[Turn]:
+        sql = f"SELECT body FROM turns WHERE session = {SESSION} AND turn_id = ANY(%s)"
+        rows = await self._client.rows("find_turns", sql, (*_names(key), list(turn_ids)))
+        return [turn_of(body) for (body,) in rows]
+
     async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
         sql = f"SELECT digest, session_id, turn_id FROM requests WHERE owner = {OWNER} AND request_key = %s"
         for digest, session_id, turn_id in await self._client.rows("find_effect", sql, (*_owner(scope), request_key)):

@@ -42,7 +42,7 @@ from memory_service.stores.quarantine import Quarantine, Quarantined
 from memory_service.stores.sqlite import aging, erasing, gateway, keys, mirrors, moving, searchable
 from memory_service.stores.sqlite.rows import OF_TURN, epoch_of
 from memory_service.stores.sqlite.schema import in_place, open_reader, open_writer, owned
-from memory_service.stores.sqlite.searchable import OWNER
+from memory_service.stores.sqlite.searchable import NAMED, OWNER
 from memory_service.stores.sqlite.writer import Writer
 from memory_service.values import (
     Effect,
@@ -158,6 +158,11 @@ class SQLiteStore(Store):
         return await self._read(
             lambda db: next((turn_of(b) for (b,) in db.execute(sql, (*_names(key), turn_id))), None)
         )
+
+    async def _find_turns(self, key: SessionKey, turn_ids: tuple[str, ...]) -> list[Turn]:
+        sql = f"SELECT {OF_TURN} FROM turns WHERE session = {SESSION} AND turn_id IN {NAMED}"
+        values = (*_names(key), msgspec.json.encode(turn_ids).decode())
+        return await self._read(lambda db: [turn_of(body) for (body,) in db.execute(sql, values)])
 
     async def _find_effect(self, scope: Scope, request_key: str) -> Effect | None:
         sql = f"SELECT digest, session_id, turn_id FROM requests WHERE owner = {OWNER} AND request_key = ?"
