@@ -142,6 +142,7 @@ def test_the_benchmark_of_replicas_counts_what_each_verb_asks_of_the_store_they_
     assert replace(report, lost=["a turn is gone"]).problems
 
 
+@pytest.mark.long
 def test_with_redis_a_replica_takes_from_there_what_another_has_moved(tmp_path: Path) -> None:
     numbers, how = tmp_path / "numbers.json", ("--sessions", 6, "--turns", 4, "--replicas", "3", "--redis")
     ran = run("replicas", *how, "--folder", tmp_path, "--json", numbers)
@@ -157,6 +158,7 @@ def test_with_redis_a_replica_takes_from_there_what_another_has_moved(tmp_path: 
     assert replace(dealt, asked={"head": 2.1}).problems
 
 
+@pytest.mark.long
 def test_the_benchmark_of_sizes_measures_every_line_of_the_page(tmp_path: Path) -> None:
     ran = run("sizes", "--users", 3, "--sessions", 1, "--turns", 2, "--record", 20, "--folder", tmp_path)
 
@@ -167,6 +169,7 @@ def test_the_benchmark_of_sizes_measures_every_line_of_the_page(tmp_path: Path) 
     assert told["turns"].startswith("| turns | 12 | ")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(INSTALL_S + 60)
 def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_of_it(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.json"
@@ -204,6 +207,7 @@ def test_the_benchmark_of_cosmos_db_counts_what_each_verb_and_each_action_asks_o
     assert replace(report, actions=[slower]).problems
 
 
+@pytest.mark.long
 def test_the_benchmark_of_cosmos_db_leaves_an_account_as_it_was(
     cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

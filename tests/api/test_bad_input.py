@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from msgspec import Struct
 
 from memory_service.api.routes import VERBS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
 from tests.api.talking import CONTEXT, END, INSIGHTS, KNOWLEDGE, RECALL, RETRIEVE, START, STORE, SUMMARIES, problem
+
+pytestmark = pytest.mark.only_on("sqlite", "what is refused never reaches a store")
 
 
 async def refused(

@@ -7,12 +7,15 @@ import re
 from collections.abc import AsyncIterator, Iterator
 
 import httpx2
+import pytest
 
 from memory_service.api.routes import VERBS
 from memory_service.limits import DOC_ID_MEANS, USER_ID_MEANS
 from tests.api.bodies import ANA, CANARY, JSON, VALID, bytes_of
 from tests.api.conftest import Unharmed
 from tests.api.talking import CONTEXT, PATIENCE_S, SAME, STORE, problem
+
+pytestmark = pytest.mark.only_on("sqlite", "what is refused never reaches a store")
 
 
 async def test_the_reflection_of_a_session_is_asked_for_with_valid_ids(

@@ -175,6 +175,7 @@ async def test_a_section_with_nothing_in_it_is_left_out(client: MemoryServiceCli
     assert text == f"<memory>\n{PREAMBLE}\n\n### Recent Conversation\nUSER: It rains.\nASSISTANT: It does.\n</memory>"
 
 
+@pytest.mark.only_on("sqlite", "contexts are made of what any store gives")
 async def test_no_stored_text_can_close_the_fence_or_pass_for_a_heading_or_a_role(
     connect: Connect, client_at: ClientAt
 ) -> None:

@@ -34,7 +34,7 @@ from tests.api.bodies import ANA
 from tests.support.process import ServiceProcess, service_process
 from tests.support.values import a_session
 
-USUAL = 40
+USUAL = 24
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 """Of each operation, beside some fixed ones. With more, every run takes other ones."""
 LONG = EXAMPLES > USUAL

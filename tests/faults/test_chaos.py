@@ -67,6 +67,7 @@ async def test_a_model_in_its_bad_modes_costs_no_turn_no_wait_and_no_wrong_memor
     assert found.acknowledged > 0
 
 
+@pytest.mark.long
 async def test_a_service_that_believes_what_a_model_makes_up_is_found_out() -> None:
     found = await run_model_modes(SEED, modes={"invented turns": MODES["invented turns"]}, command=GULLIBLE)
     assert found.bad == 1

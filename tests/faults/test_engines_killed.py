@@ -105,6 +105,7 @@ def pixeltable_elsewhere(tmp_path: Path) -> Iterator[PixeltableHome]:
     home.end()
 
 
+@pytest.mark.long
 async def test_pixeltable_s_own_server_is_killed_while_callers_write(
     tmp_path: Path, pixeltable_elsewhere: PixeltableHome
 ) -> None:

@@ -223,6 +223,7 @@ async def test_a_reflection_cut_off_between_its_memories_and_what_says_so_is_kep
     assert [one["id"] for one in documents(cosmos_server, "insights")] == [one["id"] for one in left]
 
 
+@pytest.mark.long
 async def test_eight_kills_under_load_lose_nothing_and_double_nothing(
     make_process: MakeProcess, database: Database
 ) -> None:
@@ -292,6 +293,7 @@ class StubbornWriter(Writer):
                 self.acknowledged.append(f"turn-{number}")
 
 
+@pytest.mark.long
 async def test_kills_of_the_database_under_load_lose_nothing_and_double_nothing(
     make_process: MakeProcess, lasting: Database
 ) -> None:

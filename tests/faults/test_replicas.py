@@ -17,7 +17,7 @@ REPLICAS, WRITERS, TURNS = 3, 32, 12
 SESSIONS = [("ana", "s"), ("ana", "t"), ("ben", "s"), ("cleo", "s")]
 
 
-@pytest.fixture(params=["cosmos", "postgres", "postgres and redis"])
+@pytest.fixture(params=["cosmos", pytest.param("postgres", marks=pytest.mark.long), "postgres and redis"])
 def record(request: pytest.FixtureRequest) -> dict[str, str]:
     """Settings with which all keep the same record."""
     if request.param == "cosmos":
