@@ -214,6 +214,7 @@ class Messages:
         """Return messages of a session, oldest first; of one that is not there, none.
 
         A page is not cut within a turn, so it may hold a few more than its limit; the latest are as many as asked for.
+        Of either there are fewer where they would be larger than `MOST_BYTES` together.
         """
         hot = (await self._pool.read(key)).hot
         if hot is None:

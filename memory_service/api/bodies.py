@@ -19,6 +19,7 @@ from memory_service.limits import check_no_nul
 
 MAX_BODY_BYTES = 1_000_000
 LONG = 100_000
+"""Bytes of a body beyond which it is not looked through value by value."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes it; behind a backslash that is itself written so, it is text."""
 

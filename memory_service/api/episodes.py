@@ -10,10 +10,11 @@ from msgspec import Meta, Struct, field
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
+from memory_service.api.named import moment_of
 from memory_service.api.rights import Cursor, cursor_of, place_of
 from memory_service.api.schemas import Body
 from memory_service.episodes import Change, EpisodeDraft, event_type_of
-from memory_service.limits import MAX_EPISODE, check_metadata, check_moment
+from memory_service.limits import MAX_EPISODE, check_metadata
 from memory_service.service import MemoryService
 from memory_service.values import Durability, Memory, Trust
 
@@ -78,7 +79,7 @@ async def add_episode(service: MemoryService, caller: Caller, body: AddEpisode) 
     draft = EpisodeDraft(
         event_type=body.event_type,
         summary=body.summary,
-        at=None if body.timestamp is None else check_moment("$.timestamp", body.timestamp),
+        at=moment_of("$.timestamp", body.timestamp),
         session_id=body.session_id,
         episode_id=body.episode_id or "",
         metadata=body.metadata,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,19 +13,21 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
+from memory_service.api.named import moment_of, request_of, session_of
 from memory_service.api.schemas import Body
 from memory_service.errors import SessionNotFound, ValidationFailed
 from memory_service.history import chat_history
-from memory_service.limits import MAX_TEXT, check_metadata, check_moment
+from memory_service.limits import MAX_TEXT, check_metadata
 from memory_service.messages import Said, Window
 from memory_service.parts import MAX_PARTS, MAX_PARTS_BYTES, Part, check_parts, content_of, kept_of, readable
 from memory_service.service import MemoryService
-from memory_service.sessions import Draft, RequestName
+from memory_service.sessions import Draft
 from memory_service.values import Durability, Message, Role, SessionKey, derived_id
 
 MOST_AT_ONCE, MOST_BYTES = 5000, 16_000_000
 MOST_TOLD, PAGE = 1000, 100
 NOT_IDS = ("search", "history")
+"""Names of routes, so none of a message."""
 FEW = 100
 """Texts that are looked at in no time."""
 T = TypeVar("T")
@@ -168,8 +169,8 @@ async def store_messages(service: MemoryService, caller: Caller, body: StoreMess
     ids = [draft.turn_id for draft in drafts if draft.turn_id]
     if len(set(ids)) < len(ids):
         raise ValidationFailed("$.messages", "a message_id is there twice")
-    request = _request(body, caller.request_key) if caller.request_key else None
-    appended = await service.messages.append(_key(caller, body), drafts, agent_id=body.agent_id, request=request)
+    request = request_of(body, caller.request_key)
+    appended = await service.messages.append(session_of(caller, body), drafts, agent_id=body.agent_id, request=request)
     stored = len(drafts) - appended.replayed
     return MessagesStoredAnswer(
         session_id=body.session_id,
@@ -193,21 +194,21 @@ async def get_messages(service: MemoryService, caller: Caller, body: GetMessages
         latest=body.latest,
         after=body.after,
         before=body.before,
-        since=_moment("$.from", body.since),
-        until=_moment("$.to", body.until),
+        since=moment_of("$.from", body.since),
+        until=moment_of("$.to", body.until),
         limit=body.limit or PAGE,
         replaced=body.replaced,
     )
-    said = await service.messages.told(_key(caller, body), window)
+    said = await service.messages.told(session_of(caller, body), window)
     return MessagesAnswer(session_id=body.session_id, messages=[_answer(one) for one in said], count=len(said))
 
 
 async def get_message(service: MemoryService, caller: Caller, body: GetMessage) -> MessageAnswer:
-    return _answer(await service.messages.find(_key(caller, body), body.message_id))
+    return _answer(await service.messages.find(session_of(caller, body), body.message_id))
 
 
 async def search_messages(service: MemoryService, caller: Caller, body: SearchMessages) -> FoundMessagesAnswer:
-    found = await service.messages.search(_key(caller, body), body.query, body.top_k)
+    found = await service.messages.search(session_of(caller, body), body.query, body.top_k)
     return FoundMessagesAnswer(
         session_id=body.session_id,
         query=body.query,
@@ -218,7 +219,7 @@ async def search_messages(service: MemoryService, caller: Caller, body: SearchMe
 
 
 async def get_history(service: MemoryService, caller: Caller, body: GetHistory) -> HistoryAnswer:
-    key = _key(caller, body)
+    key = session_of(caller, body)
     if isinstance(body.user_message, list):
         await asyncio.to_thread(check_parts, "$.user_message", body.user_message)
     # beside a summary of what was said before the live turns, no turn between may be missing
@@ -309,10 +310,6 @@ MESSAGES = (
 )
 
 
-def _key(caller: Caller, body: Any) -> SessionKey:
-    return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
-
-
 async def _beside(messages: Sequence[MessageBody], work: Callable[[], T]) -> T:
     """Do what may take long beside the event loop: others wait for that, too."""
     plain = all(isinstance(message.content, str) and not message.metadata for message in messages[:FEW])
@@ -339,18 +336,9 @@ def _draft(place: int, given: MessageBody, request_key: str | None) -> Draft:
     return Draft(
         messages=(message,),
         turn_id=given.message_id or (derived_id("message", request_key, place) if request_key else None),
-        created_at=_moment(f"$.messages[{place}].timestamp", given.timestamp),
+        created_at=moment_of(f"$.messages[{place}].timestamp", given.timestamp),
         metadata=given.metadata,
     )
-
-
-def _request(body: StoreMessages, request_key: str) -> RequestName:
-    digest = hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
-    return RequestName(key=request_key, digest=digest)
-
-
-def _moment(place: str, given: datetime | None) -> datetime | None:
-    return None if given is None else check_moment(place, given)
 
 
 def _answer(said: Said, score: float | UnsetType = UNSET) -> MessageAnswer:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from memory_service.api import schemas
 from memory_service.api.auth import Caller
 from memory_service.api.endpoint import Verb
+from memory_service.api.named import session_of
 from memory_service.service import MemoryService
 from memory_service.sessions import Ended
-from memory_service.values import Scope, SessionKey, Sitting
+from memory_service.values import Scope, Sitting
 
 
 async def reflection(service: MemoryService, caller: Caller, body: schemas.GetReflection) -> schemas.ReflectionAnswer:
-    return _reflection(await service.reflection(_key(caller, body)))
+    return _reflection(await service.reflection(session_of(caller, body)))
 
 
 async def reflections(
@@ -23,7 +24,7 @@ async def reflections(
 
 
 async def replay(service: MemoryService, caller: Caller, body: schemas.Replay) -> schemas.ReflectionAnswer:
-    return _reflection(await service.replay(_key(caller, body)))
+    return _reflection(await service.replay(session_of(caller, body)))
 
 
 REFLECTIONS = (
@@ -55,10 +56,6 @@ REFLECTIONS = (
         errors=(404, 409, 507),
     ),
 )
-
-
-def _key(caller: Caller, body: schemas.GetReflection | schemas.Replay) -> SessionKey:
-    return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
 
 
 def _reflection(ended: Ended) -> schemas.ReflectionAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from memory_service.api.keys import KEYS
 from memory_service.api.knowledge import KNOWLEDGE, asked_of, result_of
 from memory_service.api.memories import MEMORIES
 from memory_service.api.messages import MESSAGES
+from memory_service.api.named import moment_of, request_of, session_of
 from memory_service.api.profiles import PROFILES
 from memory_service.api.quarantine import QUARANTINE
 from memory_service.api.reflections import REFLECTIONS
@@ -28,11 +28,11 @@ from memory_service.api.rights import RIGHTS
 from memory_service.api.transfers import TRANSFERS
 from memory_service.corpus import Hit
 from memory_service.errors import ValidationFailed
-from memory_service.limits import check_metadata, check_moment
+from memory_service.limits import check_metadata
 from memory_service.service import MemoryService
-from memory_service.sessions import Draft, RequestName
+from memory_service.sessions import Draft
 from memory_service.telling import Context
-from memory_service.values import Memory, Message, SessionKey, Source
+from memory_service.values import Memory, Message, Source
 
 
 async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
@@ -49,7 +49,7 @@ async def start_session(service: MemoryService, caller: Caller, body: schemas.Se
 
 
 async def end_session(service: MemoryService, caller: Caller, body: schemas.SessionEnd) -> schemas.EndAnswer:
-    ended = await service.end_session(_key(caller, body), body.wait_s)
+    ended = await service.end_session(session_of(caller, body), body.wait_s)
     return schemas.EndAnswer(
         message=f"Session {body.session_id} ended",
         session_id=body.session_id,
@@ -61,11 +61,11 @@ async def end_session(service: MemoryService, caller: Caller, body: schemas.Sess
 
 
 async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> msgspec.Raw:
-    return _context(await service.context(_key(caller, body), asked_of(body)), body.user_id)
+    return _context(await service.context(session_of(caller, body), asked_of(body)), body.user_id)
 
 
 async def store_turn(service: MemoryService, caller: Caller, body: schemas.StoreTurn) -> schemas.StoreAnswer:
-    stored = await service.store_turn(_key(caller, body), _draft(body, caller.request_key))
+    stored = await service.store_turn(session_of(caller, body), _draft(body, caller.request_key))
     return schemas.StoreAnswer(
         session_id=body.session_id,
         turn_id=stored.turn.turn_id,
@@ -225,10 +225,6 @@ VERBS = (
 )
 
 
-def _key(caller: Caller, body: Any) -> SessionKey:
-    return SessionKey(scope=caller.scope(body.user_id), session_id=body.session_id)
-
-
 def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     if not body.user_message and not body.agent_message:
         raise ValidationFailed("$.user_message", "user_message and agent_message are both empty")
@@ -240,15 +236,10 @@ def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     return Draft(
         messages=tuple(message for message in messages if message.content),
         turn_id=body.turn_id,
-        created_at=_moment(body.created_at),
+        created_at=moment_of("$.created_at", body.created_at),
         metadata=body.metadata,
-        request=_request(body, request_key) if request_key else None,
+        request=request_of(body, request_key),
     )
-
-
-def _request(body: schemas.StoreTurn, request_key: str) -> RequestName:
-    digest = hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
-    return RequestName(key=request_key, digest=digest)
 
 
 def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> msgspec.Raw:
@@ -347,7 +338,3 @@ def _summary(memory: Memory) -> schemas.SummaryAnswer:
         turn_count=memory.metadata["turn_count"],
         trust=memory.trust,
     )
-
-
-def _moment(given: datetime | None) -> datetime | None:
-    return None if given is None else check_moment("$.created_at", given)
