@@ -103,6 +103,16 @@ def test_the_http_benchmark_prints_each_kind_beside_the_bare_application_and_wri
     assert not replace(report, rounds=[refused]).sound
 
 
+def test_each_layer_of_the_hot_path_is_told_its_cost(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    printed = run("layers", "--rounds", 1, "--json", numbers)
+    assert printed.returncode == 0, printed.stderr
+    costs = json.loads(numbers.read_text())
+    assert len(costs) == len(printed.stdout.splitlines()) - 2
+    assert all(cost > 0 for cost in costs.values())
+    assert costs["the verb `context`, hot, with its answer"] < costs["context, hot, 6 KB"]
+
+
 def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_done_afterwards(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.json"
     short = ["--seconds", 0.3, "--rounds", 1, "--connections", 2, "--in-flight", 5, "--sessions", 4]
