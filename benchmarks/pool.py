@@ -4,7 +4,7 @@
 
 Sessions of turns of 700 bytes, each of a user of its own, are put into the pool of the service: begun and grown by
 requests, or restored from SQLite; then a context is made of each. Each line of the table is a process of its own
-(`benchmarks.holding`), whose resident memory is read before and after. The smallest number comes twice more, with a
+(`benchmarks.holding`), whose resident memory is read before and after. At most 1,000 come twice more, with a
 letter in each message that makes Python keep it wider; at the end sessions of 15 turns are restored one by one.
 Exit status 1 if the pool evicted others than it had to, or a session takes more than is allowed: 16 KB without its
 context where there are 1,000 or more of ten turns, and 3 ms of processor time to be restored.
@@ -107,7 +107,7 @@ def plans(folder: Path, sizes: list[int], turns: int) -> Iterator[Plan]:
         yield on_record(folder, sessions, turns)
     for letters in LETTERS:
         if letters != "plain":
-            yield Plan(sessions=sizes[0], turns=turns, letters=letters)
+            yield Plan(sessions=min(*sizes, ENOUGH_SESSIONS), turns=turns, letters=letters)
 
 
 def report_of(folder: Path, sizes: list[int], turns: int, cold_sessions: int) -> Report:
