@@ -41,7 +41,7 @@ from memory_service.values import Message, Scope, Session, SessionKey, Turn
 TURN_BYTES = 700
 LETTERS = {"plain": "", "a dash": "\u2013", "an emoji": "\U0001f600"}
 """What stands in each message beside ASCII: one letter decides how wide Python keeps all of a text."""
-WARMING_UP, PARTS, COLLECTIONS = 10, 10, 3
+WARMING_UP, PARTS, COLLECTIONS = 3, 10, 3
 QUIET_S, MOST_WAITS = 0.02, 500
 MOST_ASKED, MOST_LOOKED_AT, MOST_READ = 10_000, 1000, 2000
 
