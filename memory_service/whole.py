@@ -1,4 +1,4 @@
-"""Requests that arrive whole and are answered in one piece, as nearly all are: one exchange without what only long ones need.
+"""Requests that arrive whole and are answered in one piece, as nearly all are, without what only long ones need.
 
 Served through ASGI like all others, by the same application. What is left out is uvicorn's own cycle (an event, flow
 control, bodies in parts, answers in parts), which takes longer than most answers.

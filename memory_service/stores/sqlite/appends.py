@@ -7,6 +7,7 @@ a busy service more than the writing does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import apsw
 import msgspec
 

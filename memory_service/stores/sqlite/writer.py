@@ -38,6 +38,7 @@ Waiting = tuple[Change | Commit, "asyncio.Future[Any]"]
 Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
+"""Commits that are made durable together, at most; the thread is handed half of that at once."""
 TOGETHER = 2
 """From so many commits on that append: one alone is written as quickly by itself."""
 MAX_WAITING = 10_000
@@ -68,7 +69,8 @@ class Writer:
         self._db = db
         self._loop = loop
         self._point = point
-        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Waiting] | None] = SimpleQueue()
+        self._come: list[Waiting] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._stopping = False
         self.broken = asyncio.Event()
@@ -94,8 +96,17 @@ class Writer:
         self.require_room()
         self.waiting += 1
         future = self._loop.create_future()
-        self._queue.put((change, future))
+        if not self._come:
+            # once for all that come in this round of the loop: whenever the thread is woken it asks for the interpreter
+            self._loop.call_soon(self._hand_over)
+        self._come.append((change, future))
         return future
+
+    def _hand_over(self) -> None:
+        come, self._come = self._come, []
+        half = MAX_GROUP // 2
+        for first in range(0, len(come), half):
+            self._queue.put(come[first : first + half])
 
     async def clear_log(self) -> None:
         """Leave nothing in the log of what was written over or deleted before."""
@@ -118,6 +129,7 @@ class Writer:
     async def stop(self) -> None:
         """Write what is waiting, then close."""
         self._stopping = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         try:
@@ -137,19 +149,18 @@ class Writer:
 
     def _next_group(self) -> list[Waiting]:
         """Wait for a commit and take all that have come meanwhile; empty once stopped."""
-        first = self._queue.get()
-        if first is None:
+        group = self._queue.get()
+        if group is None:
             return []
-        group = [first]
-        while len(group) < MAX_GROUP:
+        while len(group) <= MAX_GROUP // 2:
             try:
-                item = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except Empty:
                 break
-            if item is None:
+            if more is None:
                 self._queue.put(None)  # finish this group, stop at the next
                 break
-            group.append(item)
+            group += more
         return group
 
     def _write(self, group: list[Waiting]) -> list[Settled]:
@@ -229,8 +240,12 @@ class Writer:
 
     def _applied(self, change: Change | Commit) -> Any:
         self._db.execute("SAVEPOINT one")
+        outcome = None
         try:
-            outcome = self._apply(change) if isinstance(change, Commit) else change(self._db)
+            if isinstance(change, Commit):
+                self._apply(change)
+            else:
+                outcome = change(self._db)
         except MemoryServiceError as refusal:
             self._db.execute("ROLLBACK TO one; RELEASE one")
             return refusal
