@@ -15,8 +15,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -68,13 +68,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What a session takes, the mean of all.
 
     Processor time: `come_us` to have it here, `context_us` for its first context, `hit_us` to find it again, `start_us`
-    to begin one for which another has to go. `pieces`: bytes by what they are of, its context made. Collections are
-    full ones, and count as far as they are for what sessions added.
+    to begin one for which another has to go; of the first the collector took `collector_us`. `pieces`: bytes by what
+    they are of, its context made. `collect_ms` is of a full collection, as far as it is for what sessions added.
     """
 
     bytes_each: float
     bytes_with_context: float
     come_us: float
+    collector_us: float
     context_us: float
     collect_ms: float
     collect_with_context_ms: float
@@ -111,7 +112,8 @@ class Holding:
         gc.collect()
         gc.freeze()  # what is here by now is not looked through: collections are those of sessions
         bytes_before, tracked_before = settled_bytes(), len(gc.get_objects())
-        come_us = await self._each(self._come)
+        with collector() as took:
+            come_us = await self._each(self._come)
         held, collect_ms = settled_bytes() - bytes_before, collection_ms()
         tracked = len(gc.get_objects()) - tracked_before
         context_us = await self._each(self._context)
@@ -123,6 +125,7 @@ class Holding:
             bytes_each=held / self._plan.sessions,
             bytes_with_context=with_context / self._plan.sessions,
             come_us=come_us,
+            collector_us=sum(took) / self._plan.sessions * 1e6,
             context_us=context_us,
             collect_ms=collect_ms,
             collect_with_context_ms=later_ms,
@@ -263,6 +266,24 @@ def settled_bytes() -> int:
     with suppress(OSError, AttributeError):  # of glibc alone
         ctypes.CDLL(None).malloc_trim(0)
     return resident_bytes(os.getpid())
+
+
+@contextmanager
+def collector() -> Iterator[list[float]]:
+    """Seconds of processor time of each collection there is meanwhile, of whatever generation."""
+    took: list[float] = []
+
+    def noted(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            took.append(-time.thread_time())
+        else:
+            took[-1] += time.thread_time()
+
+    gc.callbacks.append(noted)
+    try:
+        yield took
+    finally:
+        gc.callbacks.remove(noted)
 
 
 def collection_ms() -> float:

@@ -6,6 +6,7 @@ Sessions of turns of 700 bytes, each of a user of its own, are put into the pool
 requests, or restored from SQLite; then a context is made of each. Each line of the table is a process of its own
 (`benchmarks.holding`), whose resident memory is read before and after. At most 1,000 come twice more, with a
 letter in each message that makes Python keep it wider; at the end sessions of 15 turns are restored one by one.
+`collector us`: what the collector took of the time to have a session there.
 Exit status 1 if the pool evicted others than it had to, or a session takes more than is allowed: 16 KB without its
 context where there are 1,000 or more of ten turns, and 3 ms of processor time to be restored.
 """
@@ -40,6 +41,7 @@ HEADS = [
     "with context",
     "objects tracked",
     "full collection ms",
+    "collector us",
     "hits/s of CPU",
     "evicted",
     "start that evicts us",
@@ -146,7 +148,7 @@ def tell(report: Report) -> str:
 def _row(line: Line) -> list[str]:
     plan, figures = line.plan, line.figures
     bytes_each = [shown(figures.bytes_each), shown(figures.bytes_with_context)]
-    collector = [shown(figures.tracked_each, 1), shown(figures.collect_with_context_ms, 1)]
+    collector = [shown(figures.tracked_each, 1), shown(figures.collect_with_context_ms, 1), shown(figures.collector_us)]
     pool = [shown(1e6 / figures.hit_us), shown(figures.evicted), shown(figures.start_us)]
     return [shown(plan.sessions), line.come_by, plan.letters, *bytes_each, *collector, *pool]
 
