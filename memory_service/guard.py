@@ -180,7 +180,8 @@ class GuardedProtocol(HttpToolsProtocol):
         path = self.url.decode("ascii")
         scope: Any = self.scope
         scope.update(method="POST", path=path, raw_path=self.url, query_string=b"")
-        cycle: Any = WholeCycle(scope, self.transport, self.parser.should_keep_alive(), self.on_response_complete)
+        beside, keep_alive = self.server_state.default_headers, self.parser.should_keep_alive()
+        cycle: Any = WholeCycle(scope, self.transport, beside, keep_alive, self.on_response_complete)
         self.cycle = cycle
 
     def on_body(self, body: bytes) -> None:

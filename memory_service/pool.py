@@ -170,6 +170,11 @@ class SessionPool:
             self._living[key].show(None)
             self._shelf.pop(key)
 
+    def held(self, key: SessionKey) -> Hot | None:
+        """Return a session as last committed, without a wait, if it is hot and nobody else can have written it."""
+        entry = self._living.get(key)
+        return entry.hot if entry is not None and self._look is None else None
+
     async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
         """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
         entry = self._living.get(key)

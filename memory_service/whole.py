@@ -13,6 +13,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+Headers = list[tuple[bytes, bytes]]
+
 MOST_BYTES = 65_536
 """Of a body; a longer one goes uvicorn's way."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -26,7 +28,7 @@ class _Unheard:
     def set(self) -> None: ...
 
 
-def is_short(headers: list[tuple[bytes, bytes]]) -> bool:
+def is_short(headers: Headers) -> bool:
     """Tell whether a body of a length that is known is announced, and nothing that asks for more than an answer."""
     short = False
     for name, value in headers:
@@ -38,9 +40,13 @@ def is_short(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 class WholeCycle:
-    """One exchange, in the place of uvicorn's `RequestResponseCycle`: its protocol looks at the public fields."""
+    """One exchange, in the place of uvicorn's `RequestResponseCycle`: its protocol looks at the public fields.
+
+    `beside`: headers that the server sends with each answer.
+    """
 
     __slots__ = (
+        "_beside",
         "_on_response",
         "_start",
         "_transport",
@@ -54,8 +60,11 @@ class WholeCycle:
     )
     message_event = _Unheard()
 
-    def __init__(self, scope: Any, transport: Any, keep_alive: bool, on_response: Callable[[], None]) -> None:
+    def __init__(
+        self, scope: Any, transport: Any, beside: Headers, keep_alive: bool, on_response: Callable[[], None]
+    ) -> None:
         self.scope, self._transport, self.keep_alive, self._on_response = scope, transport, keep_alive, on_response
+        self._beside = beside
         self.body = b""
         self.more_body = True
         self.disconnected = self.response_started = self.response_complete = False
@@ -87,13 +96,14 @@ class WholeCycle:
             raise RuntimeError("what arrived whole is answered in one piece")
         self._write(self._start["status"], self._start["headers"], message["body"])
 
-    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def _write(self, status: int, headers: Headers, body: bytes) -> None:
+        headers = [*self._beside, *headers]
         if not self.keep_alive:
-            headers = [*headers, _CLOSE]
-        head = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        if head.count(b"\n") != len(headers):
+            headers.append(_CLOSE)
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        if lines.count(b"\n") != len(headers):
             raise RuntimeError("a line break in a header")
-        self._transport.write(b"%b%b\r\n%b" % (_STATUS_LINES[status], head, body))
+        self._transport.write(b"%b%b\r\n%b" % (_STATUS_LINES[status], lines, body))
         self.response_started = self.response_complete = True
         if not self.keep_alive:
             self._transport.close()

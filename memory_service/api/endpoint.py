@@ -74,7 +74,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     of_file: bool = False
     """Takes a file (`Sent`): `takes` is then its query."""
     in_lines: bool = False
-    """Answers with a file: `handle` returns its lines."""
+    """Answers with a file: `handle` returns its lines. All others return a value, or one that is JSON already."""
 
     @property
     def audited(self) -> bool:
@@ -157,8 +157,10 @@ class Endpoint:
             if verb.named:
                 caller = _named(caller, headers)
             asked.body = body = await take(scope, receive)
-            answer = await verb.handle(scope["state"]["service"], caller, body)
-            encoded = b"" if verb.in_lines else _encode(answer)
+            service = scope["state"]["service"]
+            service.asked()
+            answer = await verb.handle(service, caller, body)
+            encoded = answer if isinstance(answer, bytes) else b"" if verb.in_lines else _encode(answer)
             self._point("before_reply")
         except BaseException as error:
             await self._refuse(asked, error, scope, send)
