@@ -179,7 +179,8 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
     async def load(self, key: SessionKey) -> Hot | None:
         """Return the head and the live turns as last committed, or None. Two round trips at most."""
         with self._translated():
-            return await self._load(key)
+            hot = await self._load(key)
+        return hot and hot.sharing()  # it is held for long
 
     async def head(self, key: SessionKey) -> Session | None:
         """Return the head as last committed, or None: what it costs least to see whether anything moved."""
