@@ -162,8 +162,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     breaker = make_breaker(settings, around)  # of the one model that both ask
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, breaker, around)
     refiner = Refiner(store, reader, breaker, redactor, now=around.now)
-    watchdog, grace_s = Watchdog(), settings.shutdown_grace_seconds
-    scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=grace_s, calm=watchdog.calm)
+    scheduler = make_scheduler(settings, watchdog := Watchdog())
     background = make_background(settings, store, sessions, embedding, reflector, refiner, engines, scheduler, around)
     return Parts(
         store=store,
@@ -229,6 +228,10 @@ def make_background(
     )
 
 
+def make_scheduler(settings: Settings, watchdog: Watchdog) -> Scheduler:
+    return Scheduler(settings.reflection_concurrency, settings.shutdown_grace_seconds, watchdog.calm)
+
+
 def make_transfers(
     settings: Settings,
     store: Store,
@@ -270,14 +273,9 @@ def make_engines(
 def make_recall(
     settings: Settings, store: Store, embedding: Embedding, engines: Engines, tier: HotTier | None, around: Surroundings
 ) -> Recall:
-    cache_bytes = settings.recall_cache_mb * 1_000_000
-    answers = QueryCache(
-        store,
-        max_bytes=cache_bytes // ANSWERS_SHARE,
-        kept_s=settings.query_cache_seconds,
-        clock=around.monotonic,
-        shared=tier,
-    )
+    cache_bytes, kept_s = settings.recall_cache_mb * 1_000_000, settings.query_cache_seconds
+    most = cache_bytes // ANSWERS_SHARE
+    answers = QueryCache(store, max_bytes=most, kept_s=kept_s, clock=around.monotonic, shared=tier)
     return Recall(store, embedding, engines, answers, cache_bytes=cache_bytes)
 
 

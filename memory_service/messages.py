@@ -173,7 +173,7 @@ class Messages:
         version = head.version
         if head.status == "ended":
             head, live = head.reopened(now), ()
-        turns = [draft.turn(key.session_id, seq, now) for seq, draft in enumerate(new, head.turn_count + 1)]
+        turns = [draft.turn(head.session_id, seq, now) for seq, draft in enumerate(new, head.turn_count + 1)]
         for part in in_parts(turns, self._store.capabilities):
             version += 1
             head = replace(head.with_turn(part[-1]), version=version)

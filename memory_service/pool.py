@@ -312,38 +312,42 @@ class LongTermCache:
     ) -> None:
         self._load = load
         most = max(max_users, 1)
-        self._loading: Cache[Scope, asyncio.Future[LongTerm]] = (
+        self._held: Cache[Scope, asyncio.Future[LongTerm] | LongTerm] = (
             LRUCache(most) if max_age_s == math.inf else TTLCache(most, max_age_s, clock)
         )
 
     async def get(self, scope: Scope) -> LongTerm:
         """Return it, asking the store at most once however many ask here."""
+        held = self.begin(scope)
         # shielded: one caller that goes away must not fail the others
-        return await asyncio.shield(self.begin(scope))
+        return held if isinstance(held, LongTerm) else await asyncio.shield(held)
 
-    def begin(self, scope: Scope) -> asyncio.Future[LongTerm]:
+    def begin(self, scope: Scope) -> asyncio.Future[LongTerm] | LongTerm:
         """Ask the store if nobody has; a `get` that follows waits for what is left of it."""
-        future = self._loading.get(scope)
-        if future is None:
-            future = self._loading[scope] = asyncio.ensure_future(self._load(scope))
-            future.add_done_callback(partial(self._forget_failed, scope))
-        return future
+        held = self._held.get(scope)
+        if held is None:
+            held = self._held[scope] = asyncio.ensure_future(self._load(scope))
+            held.add_done_callback(partial(self._loaded, scope))
+        return held
 
-    def _forget_failed(self, scope: Scope, future: asyncio.Future[LongTerm]) -> None:
-        # Also when all callers went away meanwhile: the next one must not be told of their failure.
-        if (future.cancelled() or future.exception()) and self._loading.get(scope) is future:
+    def _loaded(self, scope: Scope, future: asyncio.Future[LongTerm]) -> None:
+        """Keep what came of it, and not the task: that is larger than what is known of most users."""
+        if self._held.get(scope) is not future:
+            return
+        if future.cancelled() or future.exception():
+            # Also when all callers went away meanwhile: the next one must not be told of their failure.
             self.forget(scope)
+        else:
+            self._held[scope] = future.result()
 
     def ready(self, scope: Scope) -> LongTerm | None:
         """Return it if it is here, without waiting."""
-        future = self._loading.get(scope)
-        if future is None or not future.done() or future.cancelled() or future.exception():
-            return None
-        return future.result()
+        held = self._held.get(scope)
+        return held if isinstance(held, LongTerm) else None
 
     def forget(self, scope: Scope) -> None:
         """Ask again at the next `get`; a load that is under way may have read too early and is not kept."""
-        self._loading.pop(scope, None)
+        self._held.pop(scope, None)
 
 
 async def _episodes(store: Store, scope: Scope, count: int) -> list[Memory]:
@@ -386,4 +390,6 @@ async def load_long_term(
             episodes=tuple(memory for memory in happened if not is_less(memory.trust, least)),
         )
 
-    return replace(of("low"), restricted={"normal": of("normal"), "high": of("high")})
+    whole = of("low")
+    restricted: dict[Trust, LongTerm] = {"normal": of("normal"), "high": of("high")}
+    return replace(whole, restricted={trust: one for trust, one in restricted.items() if one != whole})

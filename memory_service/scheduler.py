@@ -35,7 +35,7 @@ async def no_requests(longest_s: float) -> None: ...
 class Scheduler:
     """Runs named jobs now, at a time, or every so often; at most `concurrency` of the first two kinds at once."""
 
-    def __init__(self, *, concurrency: int, grace_s: float, calm: Calm = no_requests) -> None:
+    def __init__(self, concurrency: int, grace_s: float, calm: Calm = no_requests) -> None:
         self._alarm = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )

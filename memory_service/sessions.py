@@ -196,7 +196,8 @@ class Sessions:
         hot.session.require_active()
         now = self._now()
         named = draft if draft.turn_id else replace(draft, turn_id=self._new_id())
-        turn = named.turn(key.session_id, hot.session.turn_count + 1, now)
+        # the session's own text for its id, and not another that is equal: turns are many
+        turn = named.turn(hot.session.session_id, hot.session.turn_count + 1, now)
         session = hot.session.with_turn(turn)
         name = draft.request
         request = Request(key=name.key, digest=name.digest, made_at=now) if name else None

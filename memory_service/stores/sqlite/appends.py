@@ -7,39 +7,38 @@ a busy service more than the writing does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import apsw
-import msgspec
 
 from memory_service.stores.base import Commit
-from memory_service.stores.sqlite.mirrors import MARK_ALL
 from memory_service.stores.sqlite.rows import kept_of, session_state
-from memory_service.values import Turn
 
 USUAL = 20_000
-"""Characters of a message: longer ones take long by themselves, and a group of them would be one large text."""
+"""Characters of a message: longer ones take long by themselves, and have a statement of their own."""
 
 HEADS = """
+WITH new (tenant_id, user_id, session_id, incarnation, version, status, touched_at, unreflected_turns, live_after, head)
+AS (VALUES {rows})
 UPDATE sessions SET version = new.version, status = new.status, touched_at = new.touched_at,
     unreflected_turns = new.unreflected_turns, live_after = new.live_after, head = new.head
-FROM (
-    SELECT owners.id AS owner, value ->> 2 AS session_id, value ->> 3 AS incarnation, value ->> 4 AS version,
-        value ->> 5 AS status, value ->> 6 AS touched_at, value ->> 7 AS unreflected_turns, value ->> 8 AS live_after,
-        value ->> 9 AS head
-    FROM json_each(?) CROSS JOIN owners ON tenant_id = value ->> 0 AND user_id = value ->> 1
-) AS new
-WHERE sessions.owner = new.owner AND sessions.session_id = new.session_id AND sessions.version = new.version - 1
+FROM new CROSS JOIN owners ON owners.tenant_id = new.tenant_id AND owners.user_id = new.user_id
+WHERE sessions.owner = owners.id AND sessions.session_id = new.session_id AND sessions.version = new.version - 1
     AND sessions.head ->> 'incarnation' = new.incarnation
 """
 TURNS = """
+WITH new (tenant_id, user_id, session_id, seq, turn_id, body, compressed) AS (VALUES {rows})
 INSERT INTO turns (owner, session, seq, turn_id, body, compressed)
-SELECT owners.id, sessions.id, value ->> 3, value ->> 4, value ->> 5, unhex(value ->> 6)
-FROM json_each(?) CROSS JOIN owners ON tenant_id = value ->> 0 AND user_id = value ->> 1
-CROSS JOIN sessions ON sessions.owner = owners.id AND sessions.session_id = value ->> 2
-ORDER BY key
+SELECT owners.id, sessions.id, seq, turn_id, body, compressed
+FROM new CROSS JOIN owners ON owners.tenant_id = new.tenant_id AND owners.user_id = new.user_id
+CROSS JOIN sessions ON sessions.owner = owners.id AND sessions.session_id = new.session_id
 """
-
-_encode = msgspec.json.Encoder().encode
+MARKS = """
+WITH new (tenant_id, user_id) AS (VALUES {rows})
+INSERT INTO mirrors (driver, tenant_id, user_id)
+SELECT name, tenant_id, user_id FROM drivers CROSS JOIN new WHERE tenant_id IS NOT NULL
+ON CONFLICT DO UPDATE SET changed = changed + 1
+"""
 
 
 def appends(commit: Commit) -> bool:
@@ -62,31 +61,35 @@ class NotAll(Exception):
 
 def append_all(db: apsw.Connection, commits: Sequence[Commit]) -> None:
     """Write these, all of which append. Raises NotAll; what was written by then is to be undone."""
-    heads, turns = [], []
+    heads: list[object] = []
+    turns: list[object] = []
+    users: list[object] = []
     for commit in commits:
         assert commit.session is not None
-        whose = (commit.scope.tenant_id, commit.scope.user_id, commit.session.session_id)
-        heads.append((*whose, commit.session.incarnation, *session_state(commit.session)))
-        turns += [(*whose, turn.seq, turn.turn_id, *_kept(turn)) for turn in commit.turns]
+        (turn,) = commit.turns
+        user = (commit.scope.tenant_id, commit.scope.user_id)
+        users += user
+        heads += (*user, turn.session_id, commit.session.incarnation, *session_state(commit.session))
+        turns += (*user, turn.session_id, turn.seq, turn.turn_id, *kept_of(turn))
     try:
-        _write(db, HEADS, heads)
-        _write(db, TURNS, turns)
+        for sql, values in ((HEADS, heads), (TURNS, turns)):
+            _write(db, sql, values, len(commits))
+            if db.changes() != len(commits):
+                raise NotAll
     except apsw.ConstraintError as exc:
         raise NotAll from exc
-    db.execute(MARK_ALL, (_text(heads),))
+    _write(db, MARKS, users, len(commits))
 
 
-def _kept(turn: Turn) -> tuple[str, str | None]:
-    """Of a turn its `body` and `compressed`, this in hexadecimal digits: JSON has no bytes."""
-    text, small = kept_of(turn)
-    return text, None if small is None else small.hex()
+def _write(db: apsw.Connection, sql: str, values: list[object], rows: int) -> None:
+    """Execute with so many rows of values, and as many without any as make up a power of two: there is then a
+    statement for a few sizes alone, and SQLite need not read it anew.
+    """
+    size, columns = 1 << (rows - 1).bit_length(), len(values) // rows
+    db.execute(_with_rows(sql, size, columns), [*values, *[None] * ((size - rows) * columns)])
 
 
-def _write(db: apsw.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
-    db.execute(sql, (_text(rows),))
-    if db.changes() != len(rows):
-        raise NotAll
-
-
-def _text(rows: Sequence[tuple[object, ...]]) -> str:
-    return _encode(rows).decode()
+@cache
+def _with_rows(sql: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return sql.format(rows=", ".join([row] * rows))

@@ -26,6 +26,7 @@ from memory_service.errors import (
 )
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
+from memory_service.stores.settling import Settling
 from memory_service.stores.sqlite.appends import NotAll, append_all, appends
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
@@ -95,7 +96,7 @@ class Writer:
     def _queued(self, change: Change | Commit) -> asyncio.Future[Any]:
         self.require_room()
         self.waiting += 1
-        future = self._loop.create_future()
+        future: asyncio.Future[Any] = Settling(loop=self._loop)
         if not self._come:
             # once for all that come in this round of the loop: whenever the thread is woken it asks for the interpreter
             self._loop.call_soon(self._hand_over)
