@@ -36,6 +36,8 @@ class Kind:
     health = "/health"
     serial: str | None = "turn_id"
     """The field that names a turn, where there is one: it is another for each that is sent."""
+    tells_refusals = False
+    """Whether it refuses with status 200, so that answers are to be read."""
 
     def users(self, ids: Iterable[str]) -> list[Asked]:
         """What is to be sent before anything is said of these users."""
@@ -59,7 +61,7 @@ class Kind:
         return Asked("POST", "/memory/retrieve", question)
 
     def is_refused(self, answer: Any) -> bool:
-        """Whether an answer with status 200 says that it is none."""
+        """Whether an answer says that it is none."""
         return False
 
     def found(self, answer: Any) -> Sequence[Any]:
@@ -169,6 +171,7 @@ class Memobase(Kind):
     headers = {"authorization": "Bearer secret"}
     health = "/api/v1/healthcheck"
     serial = None
+    tells_refusals = True
 
     def users(self, ids: Iterable[str]) -> list[Asked]:
         return [Asked("POST", "/api/v1/users", {"id": uuid_of(user_id), "data": {}}) for user_id in ids]

@@ -108,25 +108,25 @@ class Process:
 
     def __init__(self, arguments: Sequence[str], port: int, folder: Path, settings: Mapping[str, str]) -> None:
         self.port, self._log = port, folder / "server.log"
-        command, env = [sys.executable, *arguments], compiled(folder.parent, settings)
+        command, env = [sys.executable, *arguments], compiled(settings)
         self._began = time.perf_counter()
         with self._log.open("wb") as sink:
             self._process = subprocess.Popen(command, cwd=folder, env=env, stdout=sink, stderr=sink)
         self.pid = self._process.pid
+        self._http = HTTPConnection("127.0.0.1", port, timeout=START_S)
 
     def first_answer(self) -> float:
         """Seconds until it has answered."""
-        self._http = self._connected()
+        self._connect()
         self.asked("GET", "/health")
         return time.perf_counter() - self._began
 
-    def _connected(self) -> HTTPConnection:
+    def _connect(self) -> None:
         deadline = time.monotonic() + START_S
         while self._process.poll() is None and time.monotonic() < deadline:
-            http = HTTPConnection("127.0.0.1", self.port, timeout=START_S)
             with suppress(ConnectionError):
-                http.connect()
-                return http
+                self._http.connect()
+                return
             time.sleep(0.002)
         raise RuntimeError(f"it did not start:\n{self._log.read_text()}")
 
@@ -153,6 +153,7 @@ class Process:
         return memory_of(self.pid)
 
     def stop(self) -> None:
+        self._http.close()
         self._process.terminate()
         try:
             self._process.wait(STOP_S)
@@ -170,10 +171,9 @@ def memory_of(pid: int) -> Memory:
     return Memory(resident=resident_bytes(pid), private=private)
 
 
-def compiled(work: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that keeps and finds compiled modules, whatever the caller's says."""
-    kept = {name: value for name, value in environment(settings).items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(work / "compiled")}
+def compiled(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that keeps compiled modules, whatever the caller's says."""
+    return {name: value for name, value in environment(settings).items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextmanager
@@ -241,7 +241,7 @@ class Starts:
 
     def _python(self) -> Start:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "pass"], env=compiled(self._work, {}), check=True)
+        subprocess.run([sys.executable, "-c", "pass"], env=compiled({}), check=True)
         return Start(what=PYTHON, answer_s=time.perf_counter() - began)
 
     def _services(self) -> Iterator[tuple[str, Path]]:
@@ -263,12 +263,12 @@ class Starts:
                 yield Held(what=what, idle=idle, used=process.idle())
 
 
-def import_times(work: Path, runs: int) -> dict[str, float]:
+def import_times(runs: int) -> dict[str, float]:
     """Milliseconds of each package's modules, without what they import, the least of several runs; largest first."""
     least: dict[str, float] = {}
     for _ in range(runs):
         command = [sys.executable, "-X", "importtime", "-c", IMPORTS]
-        told = subprocess.run(command, env=compiled(work, {}), capture_output=True, text=True, check=True).stderr
+        told = subprocess.run(command, env=compiled({}), capture_output=True, text=True, check=True).stderr
         for package, ms in summed(told).items():
             least[package] = min(ms, least.get(package, ms))
     return dict(sorted(least.items(), key=lambda one: -one[1]))
@@ -330,7 +330,7 @@ def main(starts: int, turns: int, folder: Path | None, json_file: Path | None) -
                 say(f"start {number}: {one.what}: {one.answer_s:.2f} s")
                 found.append(one)
         held = list(subject.held())
-        imports = import_times(work, min(starts, 3))
+    imports = import_times(min(starts, 3))
     report = Report(machine=machine(), turns=turns, starts=found, held=held, imports_ms=imports)
     print(tell(report))
     if json_file:
