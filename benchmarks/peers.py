@@ -196,16 +196,20 @@ class Comparison:
         for number in range(1, self._plan.rounds + 1):
             for connections in self._plan.connections:
                 for what in VERBS:
-                    ours, peer = self._both(what, connections)
+                    ours, peer = self._both(what, connections, ours_first=number % 2 == 1)
                     line = f"ours {ours.requests_per_s:,.0f}/s, peer {peer.requests_per_s:,.0f}/s"
                     say(f"round {number}: {what}, {connections} connections: {line}")
                     yield Pair(number=number, what=what, connections=connections, ours=ours, peer=peer)
 
-    def _both(self, what: str, connections: int) -> tuple[Figures, Figures]:
-        here, there = self._requests
-        ours = self._here.measured(here[what], connections, self._plan.seconds)
-        wait_until_quiet(self._ours)  # so that the peer does not pay for our background work
-        return ours, self._peer.measured(there[what], connections, self._plan.seconds)
+    def _both(self, what: str, connections: int, *, ours_first: bool) -> tuple[Figures, Figures]:
+        """Who comes second pays for what the first still does in the background: each is, every other round."""
+        peer = None if ours_first else self._of_peer(what, connections)
+        ours = self._here.measured(self._requests[0][what], connections, self._plan.seconds)
+        wait_until_quiet(self._ours)
+        return ours, peer or self._of_peer(what, connections)
+
+    def _of_peer(self, what: str, connections: int) -> Figures:
+        return self._peer.measured(self._requests[1][what], connections, self._plan.seconds)
 
 
 def rows_of(pairs: Sequence[Pair], plan: Plan) -> Iterator[dict[str, Any]]:
