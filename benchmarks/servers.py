@@ -70,7 +70,7 @@ def bare_application(folder: Path) -> Iterator[Server]:
 def _process(arguments: list[str], log: Path, settings: Mapping[str, str]) -> Iterator[Server]:
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=log.parent, env=_environment(settings), stdout=sink, stderr=sink
+            [sys.executable, *arguments], cwd=log.parent, env=environment(settings), stdout=sink, stderr=sink
         )
     try:
         yield Server(process.pid, _url(process, log))
@@ -83,7 +83,7 @@ def _process(arguments: list[str], log: Path, settings: Mapping[str, str]) -> It
             process.wait()
 
 
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
     ours = {*known_settings(), "AZURE_OPENAI_KEY"}
     kept = {n: v for n, v in os.environ.items() if n.upper() not in ours and not n.upper().endswith("_PROXY")}
     return {**kept, "PYTHONPATH": str(ROOT), **settings}

@@ -12,11 +12,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from heapq import nlargest
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from memory_service.ranking import (
     CUE,
@@ -33,7 +31,13 @@ from memory_service.ranking import (
 from memory_service.text import Tokenizer
 from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Trust, Turn, Vector, is_less, turn_item_id
 
-Entry = TypeVar("Entry", bound=np.generic)
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    from memory_service.late import np
+
+Entry = TypeVar("Entry", bound="np.generic")
 
 STEM_BYTES = 200
 """Estimate of what a stem costs that was not there before."""

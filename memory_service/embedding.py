@@ -12,10 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from memory_service.breaker import Breaker
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
@@ -23,6 +20,12 @@ from memory_service.llm.base import Embedder
 from memory_service.stores.base import Commit, Store
 from memory_service.text import LONGEST_KEY, embedding_key
 from memory_service.values import Scope, Unembedded, Vector, turn_item_id
+
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    from memory_service.late import np
 
 logger = logging.getLogger(__name__)
 

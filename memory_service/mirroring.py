@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import numpy as np
 from msgspec.structs import replace
 
 from memory_service.corpus import item_of, items_of, whole_of
@@ -21,6 +21,11 @@ from memory_service.redaction import Redactor
 from memory_service.stores.base import Entries, Store
 from memory_service.stores.mirrors import Mirror
 from memory_service.values import Scope, Vector, turn_item_id
+
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+else:
+    from memory_service.late import np
 
 PAGE = 500
 USERS_AT_ONCE = 8

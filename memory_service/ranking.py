@@ -11,13 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+else:
+    from memory_service.late import np
+
+    Floats = Ints = Any
 
 ARM = 200
 """Candidates each arm may bring."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 
 BRACKETS = "<\uff1c\ufe64\u2039\u3008\u27e8\u2329\u02c2\u1438\u276e\u2770\u29fc\u227a\u300a\u00ab"
 """What opens a tag, and what looks as if it did."""
@@ -54,6 +55,7 @@ def names_spelt(names: Iterable[str]) -> str:
     return f"{_BEFORE}(?:{'|'.join(spelt)})"
 
 
+@cache
 def _looks() -> dict[str, str]:
     looks = {letter: letter + letter.upper() + _FOREIGN.get(letter, "") for letter in "abcdefghijklmnopqrstuvwxyz_"}
     for first, end in _FORMS_OF_LATIN:

@@ -6,10 +6,9 @@ A check raises ValidationFailed with the place it was given, in words that hold 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from memory_service.errors import MalformedJson, ValidationFailed
@@ -34,6 +33,11 @@ from memory_service.limits import (
 from memory_service.parts import check_parts, parts_in, readable
 from memory_service.stores.exports import Exported
 from memory_service.values import OWN, PROFILE_ID, Effect, Memory, Message, Session, Sitting, Turn, Value, Vector
+
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+else:
+    from memory_service.late import np
 
 MAX_WRITTEN, MAX_MESSAGES = 1_000_000, 1000
 """Characters of what a model wrote; messages of a turn."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["tags"],
-    ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog", "whole"],
+    ["__init__", "access", "audit", "errors", "late", "settings", "prompts", "logs", "watchdog", "whole"],
     ["values", "points", "text", "breaker", "rate_limits", "relative_dates"],
     ["telling", "statements", "profile_schemas", "stores.superseding"],
     ["learned"],
@@ -126,6 +128,22 @@ ALONE_KNOWS = {
     "starlette": ["api", "app", "chaos"],
     "uvicorn": ["server", "guard", "cli", "chaos"],
 }
+LATER = (
+    *("numpy", "safetensors", "tokenizers", "wordllama"),  # with the first text that is embedded or searched
+    *("structlog", "rich"),  # on a terminal
+    *("aiohttp", "azure", "httpx2", "jsonschema", "jwt", "openai", "pixeltable", "psycopg", "redis", "sqlalchemy"),
+)
+"""Packages that a service with its defaults does not import to start: each takes its time, and memory."""
+STARTED = f"""
+import asyncio, sys
+import memory_service.cli
+from memory_service.server import running
+from memory_service.settings import Settings
+async def start():
+    async with running(Settings(_env_file=None, port=0)):
+        print([name for name in {LATER} if name in sys.modules])
+asyncio.run(start())
+"""
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 40
 
 
@@ -203,6 +221,14 @@ def test_a_foreign_package_is_known_only_behind_its_door(package: str) -> None:
     assert knowing, f"nobody imports {package} any more: take it out of ALONE_KNOWS"
     strangers = knowing - set(ALONE_KNOWS[package])
     assert not strangers, f"{sorted(strangers)} import {package}, which only {ALONE_KNOWS[package]} may know"
+
+
+def test_what_is_heavy_is_imported_when_it_is_used_and_not_to_start(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", STARTED], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout == "[]\n", ran.stderr
 
 
 @pytest.mark.parametrize("module", CLIENTS.values(), ids=list(CLIENTS))

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from benchmarks import cosmos, holding, outage, pool, raw, replicas, retrieval, store
+from benchmarks import cosmos, holding, outage, pool, raw, replicas, retrieval, startup, store
 from benchmarks.cosmos_actions import LARGE_TURNS
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
@@ -27,6 +28,7 @@ from benchmarks.http import Report
 from benchmarks.ledger import Ledger
 from benchmarks.load import Answer, Job, Request, lanes
 from benchmarks.load import run as run_load
+from benchmarks.picture import drawn
 from benchmarks.retrieval import Case, Origins, compared, fitting, interval
 from benchmarks.servers import cpu_seconds
 from memory_service.demo import Exchange
@@ -101,6 +103,78 @@ def test_the_http_benchmark_prints_each_kind_beside_the_bare_application_and_wri
     first = report.rounds[0]
     refused = replace(first, figures=replace(first.figures, errors=1))
     assert not replace(report, rounds=[refused]).sound
+
+
+def test_the_picture_of_the_http_benchmark_holds_its_figures_and_no_date() -> None:
+    figures = {"p50_ms": 1, "p99_ms": 2, "cpu_us": 3, "answer_bytes": 4, "errors": 0, "load_share": 0.1}
+    rates = {"bare store": (9000.0, 1.0), "store": (4321.0, 0.48)}
+    medians = [
+        {"kind": kind, "connections": 32, "requests_per_s": rate, "of_bare": ratio, **figures}
+        for kind, (rate, ratio) in rates.items()
+    ]
+    told = {"platform": "Tiny<1>", "python": "3.11.7 (main)", "cpus": 2, "load_average": [1, 2, 3]}
+    plan = {"seconds": 3.0, "rounds": 5, "connections": [32], "sessions": 1, "messages": 1, "wrk": False}
+    opened = {"connections": 32, "rate": 1, "figures": {"requests_per_s": 1, **figures}}
+    opened |= {"fsync_p50_ms": 1, "fsync_p99_ms": 1}
+    rest = {"background": [], "rounds": [], "verdict": {"sessions": 0, "turns": 0, "replayed": 0, "problems": []}}
+    report = msgspec.convert(
+        {"plan": plan, "machine": told, "medians": medians, "open_loop": opened, **rest}, type=Report
+    )
+
+    picture = drawn(report)
+
+    texts = [text.text for text in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[4:9] == ["store", "32 connections", "4,321", "9,000", "0.48"]
+    assert texts[-1] == "2 CPUs, Tiny<1>, Python 3.11.7; medians of 5 x 3 s"
+    bars = [float(box.get("width", 0)) for box in ElementTree.fromstring(picture)[5:] if "rect" in box.tag]
+    assert bars[-2] / bars[-1] == pytest.approx(4321 / 9000, abs=0.001)
+    assert drawn(report) == picture
+
+
+def test_a_start_is_measured_from_before_there_is_a_process_to_its_first_turn(tmp_path: Path) -> None:
+    with startup.service(tmp_path) as process:
+        answer_s, memory = process.first_answer(), process.idle()
+        stored_s = process.first_turn()
+
+    assert 0 < answer_s < stored_s
+    assert 0 < (memory.private or 1) < memory.resident
+
+
+def test_a_start_that_takes_too_long_or_too_much_is_told_by_its_status() -> None:
+    small, large = (
+        startup.Memory(resident=60_000_000, private=40_000_000),
+        startup.Memory(resident=91_000_000, private=1),
+    )
+    starts = [startup.Start(what=startup.FRESH, answer_s=seconds, stored_s=9, cpu_s=1) for seconds in (0.5, 0.7, 3)]
+    held = [startup.Held(what=startup.FRESH, idle=small, used=large)]
+    imported = startup.summed(
+        "import time: self [us] | cumulative | imported package\n"
+        "import time:      1500 |       1500 |   numpy.linalg\nimport time:       500 |       2000 | numpy\n"
+        "import time:       100 |        100 |     json.decoder\n"
+    )
+    report = startup.Report(machine={}, turns=1, starts=starts, held=held, imports_ms=imported)
+
+    assert imported == {"numpy": 2, "the standard library": 0.1}
+    assert "service, empty folder            0.70          9.00   1.00          60.0        40.0" in startup.tell(
+        report
+    )
+    assert report.sound
+    assert not replace(report, starts=[replace(one, answer_s=1.6) for one in starts]).sound
+    assert not replace(report, held=[replace(held[0], idle=large)]).sound
+
+
+@pytest.mark.long
+def test_the_benchmark_of_starts_starts_all_four_in_turn(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    ran = run("startup", "--starts", 1, "--turns", 20, "--folder", tmp_path, "--json", numbers)
+
+    assert "imported by default" in ran.stdout, ran.stderr
+    report = msgspec.json.decode(numbers.read_bytes(), type=startup.Report)
+    assert [one.what for one in report.starts] == [startup.PYTHON, startup.BARE, startup.FRESH, "service, 20 turns"]
+    assert [one.what for one in report.held] == [one.what for one in report.starts[1:]]
+    assert all(one.used is not None and one.used.resident > one.idle.resident for one in report.held[1:])
+    assert "memory_service" in report.imports_ms
 
 
 def test_each_layer_of_the_hot_path_is_told_its_cost(tmp_path: Path) -> None:

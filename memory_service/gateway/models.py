@@ -41,22 +41,26 @@ Agent = Annotated[str, Field(max_length=MAX_NAME, json_schema_extra=NO_NUL)]
 DEFAULT_LIMIT = 2
 
 
+class _Model(BaseModel, defer_build=True):
+    """Checks are made when the first is read: not everybody has a gateway."""
+
+
 def _typed(schema: dict[str, Any]) -> None:
     schema.setdefault("required", []).insert(0, "type")
 
 
-class ToolCall(BaseModel):
+class ToolCall(_Model):
     name: Text
     arguments: dict[str, Any]
     id: Text | None = None
 
 
-class TextContent(BaseModel, json_schema_extra=_typed):
+class TextContent(_Model, json_schema_extra=_typed):
     type: Literal["text"] = "text"
     text: Text
 
 
-class ImageContent(BaseModel, json_schema_extra=_typed):
+class ImageContent(_Model, json_schema_extra=_typed):
     """`data` is base64."""
 
     type: Literal["image"] = "image"
@@ -64,7 +68,7 @@ class ImageContent(BaseModel, json_schema_extra=_typed):
     mimeType: Text
 
 
-class AudioContent(BaseModel, json_schema_extra=_typed):
+class AudioContent(_Model, json_schema_extra=_typed):
     """`data` is base64."""
 
     type: Literal["audio"] = "audio"
@@ -72,7 +76,7 @@ class AudioContent(BaseModel, json_schema_extra=_typed):
     mimeType: Text
 
 
-class JsonContent(BaseModel, json_schema_extra=_typed):
+class JsonContent(_Model, json_schema_extra=_typed):
     type: Literal["json"] = "json"
     content: dict[str, Any]
 
@@ -80,13 +84,13 @@ class JsonContent(BaseModel, json_schema_extra=_typed):
 Content = Annotated[TextContent | ImageContent | AudioContent | JsonContent, Field(discriminator="type")]
 
 
-class ToolResult(BaseModel):
+class ToolResult(_Model):
     id: Text | None = None
     content: list[Content]
     isError: bool = False
 
 
-class Message(BaseModel):
+class Message(_Model):
     """One message. `text="hi"` may be given in place of `content`; `timestamp` is in seconds since 1970."""
 
     role: Literal["user", "assistant"]
@@ -109,7 +113,7 @@ class Message(BaseModel):
         return " ".join(parts) if parts else None
 
 
-class SessionContext(BaseModel):
+class SessionContext(_Model):
     """A conversation. Without a `user_id` it is nobody's in particular."""
 
     session_id: Id = Field(default_factory=lambda: str(uuid4()))
@@ -123,7 +127,7 @@ class SessionContext(BaseModel):
         self.messages.append(message)
 
 
-class Memory(BaseModel):
+class Memory(_Model):
     """`content` is what it says. `embedding` is of the space `embedding_model`, or null as long as there is none."""
 
     memory_id: str = Field(default_factory=lambda: str(uuid4()))
@@ -143,7 +147,7 @@ def _of_somebody(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"required": [name], "properties": {name: named}} for name in ("session_id", "user_id")]
 
 
-class _Filter(BaseModel, json_schema_extra=_of_somebody):
+class _Filter(_Model, json_schema_extra=_of_somebody):
     """What is given must all be so; an empty text is none. One of the two ids must be given."""
 
     user_id: OptionalUserId = None
@@ -160,15 +164,15 @@ class GetSessionContextRequest(_Filter):
     pass
 
 
-class GetSessionContextResponse(BaseModel):
+class GetSessionContextResponse(_Model):
     results: list[SessionContext]
 
 
-class UpsertSessionContextRequest(BaseModel):
+class UpsertSessionContextRequest(_Model):
     session_context: SessionContext
 
 
-class UpsertSessionContextResponse(BaseModel):
+class UpsertSessionContextResponse(_Model):
     session_context: SessionContext
 
 
@@ -181,20 +185,20 @@ class GetMemoriesRequest(_Filter):
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_HITS)
 
 
-class GetMemoriesResponse(BaseModel):
+class GetMemoriesResponse(_Model):
     memories: list[Memory]
 
 
-class CreateMemoryRequest(BaseModel):
+class CreateMemoryRequest(_Model):
     session_id: Id
     user_id: UserId
     agent_id: Agent
     session_context: SessionContext
 
 
-class CreateMemoryResponse(BaseModel):
+class CreateMemoryResponse(_Model):
     memory: Memory
 
 
-class HealthResponse(BaseModel):
+class HealthResponse(_Model):
     status: Literal["healthy"] = "healthy"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from memory_service import extract
 from memory_service.background import Background
@@ -38,6 +36,14 @@ from memory_service.values import (
     nobody_of,
 )
 
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+else:
+    from memory_service.late import np
+
 MOST_SESSIONS = 100
 """Sessions that one answer holds, the newest."""
 READ_AT_ONCE = 8
@@ -45,7 +51,6 @@ VECTORS_AT_ONCE = 500
 EXTRACT_WORDS = 120
 NOT_ASKED = -1.0
 """The similarity of a memory where nothing was asked."""
-Floats = NDArray[np.float32]
 
 
 class Asker(Protocol):

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from memory_service import extract
 from memory_service.errors import ModelUnavailable
 from memory_service.llm.base import Excerpt, Finding, Findings
 from memory_service.values import EXTRACTIVE, Turn
+
+if TYPE_CHECKING:  # it takes a while to import
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    from memory_service.late import np
 
 MOST_FACTS = 12
 """Facts kept of one excerpt: the most important, then the latest."""

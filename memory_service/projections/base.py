@@ -19,11 +19,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from memory_service.breaker import Breaker
 from memory_service.corpus import Item
@@ -32,9 +30,15 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.values import Scope
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+    Floats = NDArray[np.float32]
+else:
+    Floats = Any
+
+logger = logging.getLogger(__name__)
 
 FAILURES, REST_S = 3, 2.0
 """After so many failures in a row an engine is left alone for so long, and whoever asks is told at once."""
