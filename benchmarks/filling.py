@@ -6,20 +6,35 @@ What is filled is a record like any other; a service that is started on it has n
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from benchmarks.load import Request
 from memory_service.llm.offline import LocalEmbedder
 from memory_service.settings import Settings
 from memory_service.stores import make_store
-from memory_service.stores.base import Commit, Store
+from memory_service.stores.base import Commit, Entries, Store
 from memory_service.text import embedding_key
-from memory_service.values import Memory, Message, Scope, Session, SessionKey, Source, Turn, Unembedded, Vector
-from memory_service.values import turn_item_id as turn_name
+from memory_service.values import (
+    Memory,
+    Message,
+    Scope,
+    Session,
+    SessionKey,
+    Source,
+    Turn,
+    Unembedded,
+    Vector,
+    turn_item_id,
+)
 
 AT_ONCE = 1000
 """Turns, memories or vectors of one commit."""
@@ -36,7 +51,6 @@ class Talk:
 
     def __init__(self, seed: int = 1) -> None:
         self.random = random.Random(seed)
-        # all different: two or three syllables, and a number in syllables where that is not enough
         self._words = [_word(number) for number in range(WORDS)]
         self._weights = list(accumulate(1 / (rank + 3) for rank in range(WORDS)))
 
@@ -47,7 +61,7 @@ class Talk:
         """Of words of which none is among the commonest, as those are left out that say nothing."""
         place = self._weights[COMMON - 1]
         marks = [self.random.uniform(place, self._weights[-1]) for _ in range(ASKED_WORDS)]
-        return " ".join(self._words[_place(self._weights, mark)] for mark in marks)
+        return " ".join(self._words[bisect_left(self._weights, mark)] for mark in marks)
 
 
 def _word(number: int) -> str:
@@ -59,10 +73,11 @@ def _word(number: int) -> str:
     return "".join(parts)
 
 
-def _place(weights: Sequence[float], mark: float) -> int:
-    from bisect import bisect_left
-
-    return bisect_left(weights, mark)
+def post(port: int, path: str, **fields: Any) -> Request:
+    """A request to the service on a port."""
+    body = msgspec.json.encode(fields)
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+    return Request(path, f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
 
 @asynccontextmanager
@@ -118,6 +133,19 @@ class Filling:
             for scope, of_user in vectors.items():
                 await self._store.commit(Commit(scope=scope, vectors=tuple(of_user)))
 
+    async def entries(self, scope: Scope) -> AsyncIterator[Entries]:
+        """Read all that a search of a user looks at."""
+        cursor, more = None, True
+        while more:
+            entries = await self._store.entries(scope, cursor, self._embedder.space)
+            yield entries
+            cursor, more = entries.cursor, entries.more
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return self._embedder.vectors_of(["words"]).shape[1]
+
     def _turn(self, key: SessionKey, seq: int) -> Turn:
         said, answered = self._talk.text(USER_WORDS), self._talk.text(AGENT_WORDS)
         return Turn(
@@ -157,6 +185,6 @@ def keys_of(item: Unembedded) -> Iterator[str]:
 
 def _name(item: Unembedded) -> str:
     if item.turn is not None:
-        return turn_name(item.turn.session_id, item.turn.seq)
+        return turn_item_id(item.turn.session_id, item.turn.seq)
     assert item.memory is not None
     return item.memory.memory_id

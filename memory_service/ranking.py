@@ -32,8 +32,8 @@ K1, B = 1.2, 0.75
 GROUPS = 1024
 """In so many groups numbers are looked through for the best of them."""
 ONE_THREAD = 9000
-"""Of so many numbers BLAS multiplies in the thread that asks. For more it wakes others, which wait for each other at full
-speed: measured, a search of 100,000 vectors then takes twice the processor time, and is hardly sooner done.
+"""Of so many numbers BLAS multiplies in the thread that asks. For more it wakes others, which wait for each other at
+full speed: measured, a search of 100,000 vectors then takes twice the processor time, and is hardly sooner done.
 """
 
 
