@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -29,6 +30,7 @@ from memory_service.values import (
     Scope,
     Session,
     SessionKey,
+    Sitting,
     Source,
     Turn,
     Unembedded,
@@ -73,8 +75,11 @@ def _word(number: int) -> str:
     return "".join(parts)
 
 
+def get(port: int, path: str, **fields: str) -> Request:
+    return Request(path, f"GET {path}?{urlencode(fields)} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
+
+
 def post(port: int, path: str, **fields: Any) -> Request:
-    """A request to the service on a port."""
     body = msgspec.json.encode(fields)
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
     return Request(path, f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -95,7 +100,7 @@ class Filling:
         self._now = datetime.now(UTC) - timedelta(days=1)
 
     async def say(self, key: SessionKey, turns: int) -> None:
-        """Begin a session of so many turns, of which nothing is left to reflect on."""
+        """Begin a session of so many turns, on which all is reflected."""
         for first in range(1, turns + 1, AT_ONCE):
             through = min(first + AT_ONCE - 1, turns)
             said = tuple(self._turn(key, seq) for seq in range(first, through + 1))
@@ -110,7 +115,16 @@ class Filling:
                 handed_over_through=through,
                 version=1 + first // AT_ONCE,
             )
-            await self._store.commit(Commit(scope=key.scope, session=head, turns=said))
+            done = Sitting(
+                session_id=key.session_id,
+                first_seq=1,
+                through_seq=through,
+                reflection="done",
+                reflected_through=through,
+                due_at=self._now,
+                version=head.version,
+            )
+            await self._store.commit(Commit(scope=key.scope, session=head, turns=said, sittings=(done,)))
 
     async def learn(self, scope: Scope, session_id: str, memories: int) -> None:
         """Note what was learnt from a session: a summary, the rest insights."""

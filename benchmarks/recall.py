@@ -4,9 +4,10 @@
 
 A service over SQLite, with the embedder that comes along, for each size: 100, 1,000 and so on memories (four fifths of
 them messages, the rest summaries and insights). Rounds go over all sizes in turn. Each question is another one, but for
-*asked again*, which the cache of answers serves; *after a store* the corpus is brought up to date first; *first* is the
-first search of a start, for which it is built and the embedder loaded. In the process of the benchmark: *cosine alone* is
-one product of numpy with the same vectors and the best five of it, *words alone* a search of the corpus without vectors.
+*asked again*, which the cache of answers serves; *after a store* the corpus is brought up to date first; *first* is
+the first search of a start, for which it is built and the embedder loaded. In the process of the benchmark: *cosine
+alone* is one product of numpy with the same vectors and the best five of it, *words alone* a search of the corpus
+without vectors.
 Exit status 1 if a search was not answered.
 """
 
