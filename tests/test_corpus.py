@@ -484,6 +484,22 @@ def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_v
     assert len(corpus) == 3
 
 
+def test_a_day_without_a_year_is_meant_in_each_year_of_the_memory_not_only_in_those_of_what_is_found() -> None:
+    corpus = Corpus()
+    corpus.add_memory(memory("eve", "tea", days=-63), tokenize)  # 30 December 2024
+    assert search(corpus, "tea on 2 January")[0].parts.date == 0
+    corpus.add_memory(memory("other", "chess"), tokenize)
+    assert search(corpus, "tea on 2 January")[0].parts.date == pytest.approx(CUE)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 19, 20, 30])
+def test_of_equal_scores_the_earlier_comes_first_however_few_are_asked_for(limit: int) -> None:
+    corpus = Corpus()
+    for number in range(20):
+        corpus.add_memory(memory(f"m{number}", "tea and cake" if number % 2 else "tea at sea"), tokenize)
+    assert ids(search(corpus, "tea", limit=limit)) == [f"m{number}" for number in range(20)][:limit]
+
+
 def test_a_search_gives_only_the_kinds_asked_for_and_no_more_than_the_limit() -> None:
     corpus = Corpus()
     for kind in KINDS[1:]:

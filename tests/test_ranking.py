@@ -13,6 +13,7 @@ from memory_service.ranking import (
     SPREAD,
     DateNamed,
     bm25,
+    cosines_of,
     date_cue,
     date_named,
     day_of,
@@ -103,6 +104,25 @@ def test_cosines_are_scaled_between_the_best_and_the_last_candidate() -> None:
     assert arm[100] == 0
     assert arm[200] == pytest.approx((cosines[200] - last) / (0.9 - last), abs=1e-5)
     assert arm[-1] == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 35, 36, 100, 2_500])
+def test_each_row_is_multiplied_however_many_there_are(n: int) -> None:
+    chance = np.random.default_rng(n)
+    for width in (3, 256, 10_000):
+        rows, vector = (
+            chance.standard_normal(shape, np.float32) for shape in ((min(n, 400_000 // width), width), width)
+        )
+        assert cosines_of(rows, vector) == pytest.approx(rows @ vector, abs=1e-2)
+
+
+@pytest.mark.parametrize("n", [ARM + 1, 2_000, 2_048, 5_000, 20_001])
+def test_of_ever_so_many_the_candidates_are_the_same_as_by_sorting(n: int) -> None:
+    chance = np.random.default_rng(n)
+    for scores in (chance.random(n, np.float32), chance.integers(1, 40, n).astype(np.float32) / 50):
+        best = np.sort(scores)[-ARM]
+        assert np.array_equal(keyword_arm(scores, *alone(n)) > 0, scores >= best)
+        assert np.array_equal(vector_arm(scores, *alone(n)) > 0, scores > best)
 
 
 # Neighbours
@@ -232,6 +252,12 @@ def test_a_week_around_the_day_counts_fully_the_month_half_and_the_year_a_quarte
 def test_a_week_reaches_over_the_end_of_a_month_and_of_a_year() -> None:
     said = days("2023-12-30", "2024-01-04", "2024-01-06")
     assert date_cue(DateNamed(2023, 12, 28), said).tolist() == pytest.approx([CUE, CUE, 0])
+
+
+def test_a_day_without_a_year_is_meant_in_the_years_there_are_whatever_is_weighed() -> None:
+    new_year, eve = DateNamed(None, 1, 2), days("2024-12-30")
+    assert date_cue(new_year, eve).tolist() == [0]
+    assert date_cue(new_year, eve, {2025}).tolist() == pytest.approx([CUE])
 
 
 def test_a_day_without_a_year_is_meant_in_every_year() -> None:
