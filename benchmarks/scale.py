@@ -149,16 +149,17 @@ class Bench:
             say(f"round {number}" if number else "once, unmeasured")
             for verb in VERBS:
                 for place, requests in self._places:
-                    cpu_us, p50_ms = self._probe(place, requests[verb])
+                    cpu_us, p50_ms = self._probe(place, requests[verb], with_what_follows=verb == "store")
                     if number:
                         self._seen.setdefault((place.grows, verb, place.times), []).append((cpu_us, p50_ms))
         return Report(cells=[_cell(*of, probes) for of, probes in self._seen.items()], errors=self._errors)
 
-    def _probe(self, place: Place, requests: list[Request]) -> tuple[float, float]:
+    def _probe(self, place: Place, requests: list[Request], *, with_what_follows: bool) -> tuple[float, float]:
         server = place.server
         before = busy_seconds(server.pid)
         outcome: Outcome = self._generator.run(Job(port=server.port, lanes=[requests]))
-        wait_until_quiet(server)
+        if with_what_follows:
+            wait_until_quiet(server)
         self._errors += outcome.errors
         cpu_us = (busy_seconds(server.pid) - before) / len(requests) * 1e6
         return cpu_us, percentile(outcome.latencies, 0.5) * 1e3
