@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -31,7 +31,6 @@ from memory_service.ranking import (
     keyword_arm,
     speakers_meant,
     vector_arm,
-    year_of,
 )
 from memory_service.text import Tokenizer
 from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Trust, Turn, Vector, is_less, turn_item_id
@@ -42,6 +41,9 @@ STEM_BYTES = 200
 """Estimate of what a stem costs that was not there before."""
 ITEM_BYTES = 900
 """Estimate of what one item costs beside its text and vector: objects, postings, columns."""
+FIRST_ROOM, DOUBLED_TO = 64, 4096
+"""Items there is room for at first, and up to how many that is doubled."""
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -144,15 +146,18 @@ class Corpus:
         self._names: set[str] = set()
         self._speakers: dict[str | None, int] = {None: 0}
         self._lengths = Column(np.float32)
-        self._before = Column(np.int32)
-        self._after = Column(np.int32)
+        self._before = Column(np.int32, -1)
+        self._after = Column(np.int32, -1)
         self._days = Column(np.int32)
         self._years: set[int] = set()
-        self._alive = Column(np.bool_)
+        self._alive = Column(np.bool_, True)
         self._extracts = Column(np.bool_)
         self._kinds = Column(np.int8)
         self._spoken_by = Column(np.int32)
         self._vectors = Column(np.float32)
+        self._columns: list[Column[Any]] = [self._lengths, self._before, self._after, self._days, self._alive]
+        self._columns += [self._extracts, self._kinds, self._spoken_by, self._vectors]
+        self._room = FIRST_ROOM
         self._text_bytes = 0
         self._buried = 0
 
@@ -196,25 +201,30 @@ class Corpus:
 
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
+        if place == self._room:
+            self._grow()
         self._items.append(item)
         self._text_bytes += len(item.text) + 4 * len(stems) + (len(str(item.metadata)) if item.metadata else 0)
+        postings = self._postings
         for stem in stems:
-            posting = self._postings.get(stem)
-            if posting is None:
-                posting = self._postings[stem] = array("i")
+            try:
+                postings[stem].append(place)  # once per occurrence: a run of the same place is its frequency
+            except KeyError:
+                postings[stem] = array("i", [place])
                 self._text_bytes += STEM_BYTES
-            posting.append(place)  # once per occurrence: a run of the same place is its frequency
-        self._lengths.append(len(stems))
-        self._before.append(-1)
-        self._after.append(-1)
-        self._days.append(day_of(item.created_at))
-        self._years.add(year_of(item.created_at))
-        self._alive.append(True)
-        self._extracts.append(False)
-        self._kinds.append(KINDS.index(item.kind))
-        self._spoken_by.append(self._speakers.setdefault(item.name or item.role, len(self._speakers)))
-        self._vectors.append(0)
+        self._lengths.data[place] = len(stems)
+        said_at = item.created_at.astimezone(UTC)
+        self._days.data[place] = day_of(said_at)
+        self._years.add(said_at.year)
+        self._kinds.data[place] = _NUMBERS[item.kind]
+        self._spoken_by.data[place] = self._speakers.setdefault(item.name or item.role, len(self._speakers))
         return place
+
+    def _grow(self) -> None:
+        """Make room: at first twice as much, later a quarter more, for what is large is held for long."""
+        self._room += self._room if self._room < DOUBLED_TO else self._room // 4
+        for column in self._columns:
+            column.grow(self._room)
 
     def _link(self, turn: Turn, places: list[int]) -> None:
         """Make messages of a turn neighbours, the outer ones of those of the turns beside it, if these are here."""
@@ -352,22 +362,20 @@ def _best(total: Floats, limit: int) -> list[int]:
 
 
 class Column(Generic[Entry]):
-    """A numpy array that grows at its end, doubling; `widen` turns its entries into rows."""
+    """A numpy array with an entry for each item there is room for, `empty` at first; `widen` makes rows of them."""
 
-    def __init__(self, kind: type[Entry]) -> None:
-        self.data: NDArray[Entry] = np.zeros(64, kind)
+    def __init__(self, kind: type[Entry], empty: float = 0) -> None:
+        self.data: NDArray[Entry] = np.full(FIRST_ROOM, empty, kind)
         self.width = 0
-        self._used = 0
+        self._empty = empty
 
     @property
     def size_bytes(self) -> int:
         return int(self.data.nbytes)
 
-    def append(self, value: Any) -> None:
-        if self._used == len(self.data):
-            self.data = np.concatenate([self.data, np.zeros_like(self.data)])
-        self.data[self._used] = value
-        self._used += 1
+    def grow(self, room: int) -> None:
+        more = np.full((room - len(self.data), *self.data.shape[1:]), self._empty, self.data.dtype)
+        self.data = np.concatenate([self.data, more])
 
     def widen(self, width: int) -> None:
         """Make room for rows of this width; rows of another width are forgotten: two spaces never mix."""

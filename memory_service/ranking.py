@@ -218,7 +218,3 @@ def _days(year: int | None, month: int, day: int) -> int | None:
 def day_of(moment: datetime) -> int:
     """Days since 1970, in UTC."""
     return (moment.astimezone(UTC).date() - date(1970, 1, 1)).days
-
-
-def year_of(moment: datetime) -> int:
-    return moment.astimezone(UTC).year
