@@ -33,8 +33,10 @@ SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episod
 """Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
 
 
-SMALL = 2000
-"""So many items are searched in half a millisecond: sooner than a thread is given the work, and takes its turn."""
+SMALL, FEW = 2000, 24
+"""So many items are searched for so many words in half a millisecond: sooner than a thread is given the work, and takes
+its turn.
+"""
 LITTLE = 1500
 """So many characters are cut into words, or embedded, in less than that."""
 
@@ -165,7 +167,8 @@ class Recall:
             self.by_store += 1
             candidates = await self._store.candidates(scope, sought, most)
             return _Found(hits=await self._ranked(candidates, sought, limit), driver_failed=failed)
-        hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
+        words = len(sought.stems)
+        hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit), words)
         return _Found(hits=hits, seen=seen, driver_failed=failed)
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
@@ -181,8 +184,8 @@ class Recall:
         is_here = kept is not None and kept.space == self._embedding.space
         return not is_here and only == Only() and await self._store.narrows(scope)
 
-    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Seen]:
-        """Look into all that there is of a user, brought up to date; returns besides how far that is.
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]], words: int = 0) -> tuple[list[T], Seen]:
+        """Look into all that there is of a user, for so many words, once it is up to date; returns besides how far that is.
 
         The store is asked once for all who wait here together: what it tells after they came holds for each of them.
         """
@@ -192,10 +195,10 @@ class Recall:
             if searchable.followed <= looks or searchable.space != self._embedding.space:
                 await self._follow(scope, searchable)
             seen = Seen(cursor=searchable.cursor, epoch=searchable.epoch or "")
-            return await self._looked(look, searchable.corpus), seen
+            return await self._looked(look, searchable.corpus, words), seen
 
-    async def _looked(self, look: Callable[[Corpus], list[T]], corpus: Corpus) -> list[T]:
-        if len(corpus) <= SMALL:
+    async def _looked(self, look: Callable[[Corpus], list[T]], corpus: Corpus, words: int) -> list[T]:
+        if len(corpus) <= SMALL and words <= FEW:
             return look(corpus)
         found: list[T] = await self._in_thread(look, corpus)
         return found
@@ -204,7 +207,7 @@ class Recall:
         """Rank what somebody has narrowed to, as everything of a user is where nobody does."""
         corpus = Corpus()
         await self._in_thread(self._add, corpus, candidates, self._tokenize)
-        return await self._looked(lambda corpus: self._search(corpus, sought, limit), corpus)
+        return await self._looked(lambda corpus: self._search(corpus, sought, limit), corpus, len(sought.stems))
 
     def _search(self, corpus: Corpus, sought: Sought, limit: int) -> list[Hit]:
         return corpus.search(

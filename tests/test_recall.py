@@ -268,6 +268,18 @@ async def test_what_is_large_is_searched_in_a_thread_and_found_all_the_same(
     assert len(there) >= 3, "the words of the question, what the store told, the search"
 
 
+async def test_a_question_of_many_words_is_sought_in_a_thread(
+    store: Store, make_recall: MakeRecall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recall, there = await make_recall(), []
+    monkeypatch.setattr(recall, "_in_thread", partial(noted, there, recall._in_thread))
+    await say(store, ANA, "tea")
+    assert await texts(recall, ANA, "tea then") == ["tea"]
+    assert there == []
+    assert await texts(recall, ANA, " ".join(["tea", *(f"word{number}" for number in range(30))])) == ["tea"]
+    assert len(there) == 1
+
+
 async def noted(there: list[Any], in_thread: Callable[..., Awaitable[Any]], *work: Any) -> Any:
     there.append(work)
     return await in_thread(*work)
