@@ -185,7 +185,7 @@ class Recall:
         return not is_here and only == Only() and await self._store.narrows(scope)
 
     async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]], words: int = 0) -> tuple[list[T], Seen]:
-        """Look into all that there is of a user, for so many words, once it is up to date; returns besides how far that is.
+        """Look into all that there is of a user, for so many words, once it is up to date; returns besides up to where.
 
         The store is asked once for all who wait here together: what it tells after they came holds for each of them.
         """
