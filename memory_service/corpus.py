@@ -12,12 +12,13 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_service.columns import FIRST_ROOM, Column, Names
 from memory_service.ranking import (
     CUE,
     Floats,
@@ -33,16 +34,27 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Trust, Turn, Vector, is_less, turn_item_id
-
-Entry = TypeVar("Entry", bound=np.generic)
+from memory_service.values import (
+    KINDS,
+    TRUSTS,
+    Kind,
+    Memory,
+    Only,
+    Role,
+    Source,
+    Trust,
+    Turn,
+    Vector,
+    is_less,
+    turn_item_id,
+)
 
 STEM_BYTES = 200
 """Estimate of what a stem costs that was not there before."""
 ITEM_BYTES = 900
 """Estimate of what one item costs beside its text and vector: objects, postings, columns."""
-FIRST_ROOM, DOUBLED_TO = 64, 4096
-"""Items there is room for at first, and up to how many that is doubled."""
+DOUBLED_TO = 4096
+"""Up to so many items the room for them is doubled."""
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 
 
@@ -144,7 +156,6 @@ class Corpus:
         self._postings: dict[str, array[int]] = {}
         self._places: dict[str, list[int]] = {}
         self._names: set[str] = set()
-        self._speakers: dict[str | None, int] = {None: 0}
         self._lengths = Column(np.float32)
         self._before = Column(np.int32, -1)
         self._after = Column(np.int32, -1)
@@ -153,10 +164,13 @@ class Corpus:
         self._alive = Column(np.bool_, True)
         self._extracts = Column(np.bool_)
         self._kinds = Column(np.int8)
-        self._spoken_by = Column(np.int32)
+        self._trusts = Column(np.int8)
+        self._tagged = Column(np.bool_)
+        self._speakers, self._sessions, self._categories, self._agents = Names(), Names(), Names(), Names()
         self._vectors = Column(np.float32)
         self._columns: list[Column[Any]] = [self._lengths, self._before, self._after, self._days, self._alive]
-        self._columns += [self._extracts, self._kinds, self._spoken_by, self._vectors]
+        self._columns += [self._extracts, self._kinds, self._trusts, self._tagged, self._vectors]
+        self._columns += [self._speakers, self._sessions, self._categories, self._agents]
         self._room = FIRST_ROOM
         self._text_bytes = 0
         self._buried = 0
@@ -217,8 +231,18 @@ class Corpus:
         self._days.data[place] = day_of(said_at)
         self._years.add(said_at.year)
         self._kinds.data[place] = _NUMBERS[item.kind]
-        self._spoken_by.data[place] = self._speakers.setdefault(item.name or item.role, len(self._speakers))
+        self._speakers.put(place, item.name or item.role)
+        self._sessions.put(place, item.session_id)
+        if item.kind != "message":
+            self._note_of_memory(place, item)
+        self._trusts.data[place] = TRUSTS.index(item.trust)
         return place
+
+    def _note_of_memory(self, place: int, item: Item) -> None:
+        """What no message has."""
+        self._categories.put(place, item.category)
+        self._agents.put(place, item.agent_id)
+        self._tagged.data[place] = bool(item.tags)
 
     def _grow(self) -> None:
         """Make room: at first twice as much, later a quarter more, for what is large is held for long."""
@@ -301,8 +325,11 @@ class Corpus:
         shown = self._may_be_told(np.arange(n), kinds, False)
         if only is not None:
             shown &= self._are_of(only) > 0
-        places = np.flatnonzero(shown).tolist()
-        newest = nlargest(limit, places, key=lambda place: (self._items[place].created_at, place))
+        places = np.flatnonzero(shown)
+        if 0 < limit < len(places):  # of days before that of the last of them there is none
+            days = self._days.data[places]
+            places = places[days >= np.partition(days, len(days) - limit)[len(days) - limit]]
+        newest = nlargest(limit, places.tolist(), key=lambda place: (self._items[place].created_at, place))
         return [self._items[place] for place in newest]
 
     def _counts(self, stems: Sequence[str]) -> list[tuple[Ints, Floats]]:
@@ -323,13 +350,21 @@ class Corpus:
 
     def _are_of(self, only: Only) -> Floats:
         """1 for each item that a search may find, 0 for the others."""
-        return np.fromiter((item.is_of(only) for item in self._items), np.float32, len(self))
+        n = len(self)
+        are = self._trusts.used(n) >= TRUSTS.index(only.min_trust)
+        columns = (self._sessions, only.session_id), (self._categories, only.category), (self._agents, only.agent_id)
+        for column, name in columns:
+            if name is not None:
+                are &= column.used(n) == column.number_of(name)
+        if only.without_tags:
+            for place in np.flatnonzero(are & self._tagged.used(n)).tolist():
+                are[place] = only.without_tags.isdisjoint(self._items[place].tags)
+        return are.astype(np.float32)
 
     def _speaker_cue(self, question: str, places: Places) -> Floats:
         cue = np.zeros(len(places), np.float32)
         for speaker in speakers_meant(question, self._names):
-            if speaker in self._speakers:
-                cue[self._spoken_by.data[places] == self._speakers[speaker]] = CUE
+            cue[self._speakers.data[places] == self._speakers.number_of(speaker)] = CUE
         return cue
 
     def _date_cue(self, question: str, places: Places) -> Floats:
@@ -359,29 +394,3 @@ def _best(total: Floats, limit: int) -> list[int]:
     top = np.flatnonzero(total >= last)
     best: list[int] = top[np.argsort(-total[top], kind="stable")][:limit].tolist()
     return best
-
-
-class Column(Generic[Entry]):
-    """A numpy array with an entry for each item there is room for, `empty` at first; `widen` makes rows of them."""
-
-    def __init__(self, kind: type[Entry], empty: float = 0) -> None:
-        self.data: NDArray[Entry] = np.full(FIRST_ROOM, empty, kind)
-        self.width = 0
-        self._empty = empty
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.data.nbytes)
-
-    def grow(self, room: int) -> None:
-        more = np.full((room - len(self.data), *self.data.shape[1:]), self._empty, self.data.dtype)
-        self.data = np.concatenate([self.data, more])
-
-    def widen(self, width: int) -> None:
-        """Make room for rows of this width; rows of another width are forgotten: two spaces never mix."""
-        if width != self.width:
-            self.data = np.zeros((len(self.data), width), self.data.dtype)
-            self.width = width
-
-    def used(self, n: int) -> NDArray[Entry]:
-        return self.data[:n]

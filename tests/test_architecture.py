@@ -20,6 +20,7 @@ FLOORS = [
     ["learned"],
     [
         "context",
+        "columns",
         "ranking",
         "extract",
         "last_word",
