@@ -215,7 +215,7 @@ class Corpus:
 
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
-        if place == self._room:
+        if place + 1 == self._room:
             self._grow()
         self._items.append(item)
         self._text_bytes += len(item.text) + 4 * len(stems) + (len(str(item.metadata)) if item.metadata else 0)
@@ -283,7 +283,7 @@ class Corpus:
         Extracts repeat what messages say, word for word: `with_extracts` says whether they count beside them.
         """
         allowed = None if only is None else self._are_of(only)  # before the arms, which take but the best
-        before, after = self._before.used(len(self)), self._after.used(len(self))
+        before, after = self._before.used(len(self) + 1), self._after.used(len(self) + 1)  # one more: see `_spread`
         keyword = keyword_arm(self._by_words(stems, allowed), before, after)
         if vector is not None and self._vectors.width == len(vector):
             keyword *= np.float32(keyword_weight)

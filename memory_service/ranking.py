@@ -101,18 +101,18 @@ def _last_of_best(scores: Floats) -> float:
 def _spread(places: Places, scores: Floats, before: Ints, after: Ints) -> Floats:
     """Let the scores of these places reach their neighbours; all others have none of their own.
 
-    `before` and `after` name each one's neighbour, -1 for none.
+    `before` and `after` name each one's neighbour, -1 for none, and end with one -1 more: whoever has gone past an
+    end stays there.
     """
-    spread = np.zeros(len(before), np.float32)
-    spread[places] = scores
+    reaching = np.zeros(len(before), np.float32)
+    reaching[places] = scores
+    gifts = [np.float32(weight) * scores for weight in SPREAD]
     for way in (after, before):
         reached: Places | Ints = places
-        given = scores
-        for weight in SPREAD:
+        for gift in gifts:
             reached = way[reached]
-            there = reached >= 0
-            reached, given = reached[there], given[there]
-            spread[reached] += np.float32(weight) * given  # nobody is reached twice: each is next to one
+            reaching[reached] += gift  # nobody is reached twice, for each is next to one; but the place past the ends
+    spread = reaching[:-1]
     best = float(spread.max(initial=0.0))
     if best:
         spread /= np.float32(best)

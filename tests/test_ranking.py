@@ -32,13 +32,13 @@ def places(*numbers: int) -> np.ndarray:
 
 
 def chain(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`before` and `after` of one session of n messages."""
-    return places(*range(-1, n - 1)), places(*range(1, n), -1)
+    """`before` and `after` of one session of n messages, with the one more at their ends."""
+    return places(*range(-1, n - 1), -1), places(*range(1, n), *[-1] * (n > 0), -1)
 
 
 def alone(n: int) -> tuple[np.ndarray, np.ndarray]:
     """`before` and `after` of items without neighbours."""
-    return places(*[-1] * n), places(*[-1] * n)
+    return places(*[-1] * (n + 1)), places(*[-1] * (n + 1))
 
 
 # Keywords
@@ -144,7 +144,7 @@ def test_a_message_between_two_matches_gains_from_both() -> None:
 
 def test_a_match_does_not_reach_into_another_session() -> None:
     # two sessions, their messages stored by turns: places 0, 2 and 1, 3
-    arm = keyword_arm(floats(5, 0, 0, 0), places(-1, -1, 0, 1), places(2, 3, -1, -1))
+    arm = keyword_arm(floats(5, 0, 0, 0), places(-1, -1, 0, 1, -1), places(2, 3, -1, -1, -1))
     assert arm.tolist() == pytest.approx([1, 0, SPREAD[0], 0])
 
 
