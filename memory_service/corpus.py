@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from memory_service.columns import FIRST_ROOM, Column, Names
 from memory_service.ranking import (
     CUE,
     Floats,
     Ints,
+    Places,
     bm25,
+    cosines_of,
     date_cue,
     date_named,
     day_of,
@@ -29,7 +32,20 @@ from memory_service.ranking import (
     vector_arm,
 )
 from memory_service.text import Tokenizer
-from memory_service.values import KINDS, Kind, Memory, Only, Role, Source, Trust, Turn, Vector, is_less, turn_item_id
+from memory_service.values import (
+    KINDS,
+    TRUSTS,
+    Kind,
+    Memory,
+    Only,
+    Role,
+    Source,
+    Trust,
+    Turn,
+    Vector,
+    is_less,
+    turn_item_id,
+)
 
 if TYPE_CHECKING:  # it takes a while to import
     import numpy as np
@@ -37,12 +53,13 @@ if TYPE_CHECKING:  # it takes a while to import
 else:
     from memory_service.late import np
 
-Entry = TypeVar("Entry", bound="np.generic")
-
 STEM_BYTES = 200
 """Estimate of what a stem costs that was not there before."""
 ITEM_BYTES = 900
 """Estimate of what one item costs beside its text and vector: objects, postings, columns."""
+DOUBLED_TO = 4096
+"""Up to so many items the room for them is doubled."""
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -143,16 +160,22 @@ class Corpus:
         self._postings: dict[str, array[int]] = {}
         self._places: dict[str, list[int]] = {}
         self._names: set[str] = set()
-        self._speakers: dict[str | None, int] = {None: 0}
         self._lengths = Column(np.float32)
-        self._before = Column(np.int32)
-        self._after = Column(np.int32)
+        self._before = Column(np.int32, -1)
+        self._after = Column(np.int32, -1)
         self._days = Column(np.int32)
-        self._alive = Column(np.bool_)
+        self._years: set[int] = set()
+        self._alive = Column(np.bool_, True)
         self._extracts = Column(np.bool_)
         self._kinds = Column(np.int8)
-        self._spoken_by = Column(np.int32)
+        self._trusts = Column(np.int8)
+        self._tagged = Column(np.bool_)
+        self._speakers, self._sessions, self._categories, self._agents = Names(), Names(), Names(), Names()
         self._vectors = Column(np.float32)
+        self._columns: list[Column[Any]] = [self._lengths, self._before, self._after, self._days, self._alive]
+        self._columns += [self._extracts, self._kinds, self._trusts, self._tagged, self._vectors]
+        self._columns += [self._speakers, self._sessions, self._categories, self._agents]
+        self._room = FIRST_ROOM
         self._text_bytes = 0
         self._buried = 0
 
@@ -196,24 +219,40 @@ class Corpus:
 
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
+        if place + 1 == self._room:
+            self._grow()
         self._items.append(item)
         self._text_bytes += len(item.text) + 4 * len(stems) + (len(str(item.metadata)) if item.metadata else 0)
+        postings = self._postings
         for stem in stems:
-            posting = self._postings.get(stem)
-            if posting is None:
-                posting = self._postings[stem] = array("i")
+            try:
+                postings[stem].append(place)  # once per occurrence: a run of the same place is its frequency
+            except KeyError:
+                postings[stem] = array("i", [place])
                 self._text_bytes += STEM_BYTES
-            posting.append(place)  # once per occurrence: a run of the same place is its frequency
-        self._lengths.append(len(stems))
-        self._before.append(-1)
-        self._after.append(-1)
-        self._days.append(day_of(item.created_at))
-        self._alive.append(True)
-        self._extracts.append(False)
-        self._kinds.append(KINDS.index(item.kind))
-        self._spoken_by.append(self._speakers.setdefault(item.name or item.role, len(self._speakers)))
-        self._vectors.append(0)
+        self._lengths.data[place] = len(stems)
+        said_at = item.created_at.astimezone(UTC)
+        self._days.data[place] = day_of(said_at)
+        self._years.add(said_at.year)
+        self._kinds.data[place] = _NUMBERS[item.kind]
+        self._speakers.put(place, item.name or item.role)
+        self._sessions.put(place, item.session_id)
+        if item.kind != "message":
+            self._note_of_memory(place, item)
+        self._trusts.data[place] = TRUSTS.index(item.trust)
         return place
+
+    def _note_of_memory(self, place: int, item: Item) -> None:
+        """What no message has."""
+        self._categories.put(place, item.category)
+        self._agents.put(place, item.agent_id)
+        self._tagged.data[place] = bool(item.tags)
+
+    def _grow(self) -> None:
+        """Make room: at first twice as much, later a quarter more, for what is large is held for long."""
+        self._room += self._room if self._room < DOUBLED_TO else self._room // 4
+        for column in self._columns:
+            column.grow(self._room)
 
     def _link(self, turn: Turn, places: list[int]) -> None:
         """Make messages of a turn neighbours, the outer ones of those of the turns beside it, if these are here."""
@@ -247,37 +286,54 @@ class Corpus:
 
         Extracts repeat what messages say, word for word: `with_extracts` says whether they count beside them.
         """
-        n = len(self._items)
-        if not n:
-            return []
-        allowed = self._are_of(only)  # before the arms, which take but the best
-        before, after = self._before.used(n), self._after.used(n)
-        scores = bm25(self._counts(stems), self._lengths.used(n), n - self._buried) * allowed
-        keyword = keyword_arm(scores, before, after)
-        if vector is None or self._vectors.width != len(vector):
-            share, near = 1.0, np.zeros(n, np.float32)
+        allowed = None if only is None else self._are_of(only)  # before the arms, which take but the best
+        before, after = self._before.used(len(self) + 1), self._after.used(len(self) + 1)  # one more: see `_spread`
+        keyword = keyword_arm(self._by_words(stems, allowed), before, after)
+        if vector is not None and self._vectors.width == len(vector):
+            keyword *= np.float32(keyword_weight)
+            near = vector_arm(self._by_vector(vector, allowed), before, after) * np.float32(1 - keyword_weight)
         else:
-            share, near = keyword_weight, vector_arm(self._vectors.used(n) @ vector * allowed, before, after)
-        keyword = keyword * np.float32(share)
-        near = near * np.float32(1 - share)
-        candidates = (keyword + near > 0) & self._alive.used(n) & self._of_kinds(kinds) & (allowed > 0)
-        if not with_extracts:
-            candidates &= ~self._extracts.used(n)
-        speaker, date = self._speaker_cue(question), self._date_cue(question)
-        total = np.where(candidates, keyword + near + speaker + date, -1)
-        best = np.argsort(-total, kind="stable")[:limit] if n <= limit else _best(total, limit)
+            near = np.zeros_like(keyword)
+        found = self._found(keyword + near, kinds, with_extracts, allowed)
+        speaker, date = self._speaker_cue(question, found), self._date_cue(question, found)
+        parts = (keyword[found], near[found], speaker, date)
+        total = parts[0] + parts[1] + speaker + date
         return [
-            Hit(self._items[i], float(total[i]), Parts(*(float(part[i]) for part in (keyword, near, speaker, date))))
-            for i in best.tolist()
-            if total[i] > 0
+            Hit(self._items[found[i]], float(total[i]), Parts(*(float(part[i]) for part in parts)))
+            for i in _best(total, min(limit, len(found)))
         ]
+
+    def _found(
+        self, scores: Floats, kinds: Collection[Kind], with_extracts: bool, allowed: Floats | None
+    ) -> NDArray[np.intp]:
+        """The places of what has a score and may be told."""
+        places = np.flatnonzero(scores > 0)
+        told = self._may_be_told(places, kinds, with_extracts)
+        return places[told if allowed is None else told & (allowed[places] > 0)]
+
+    def _by_words(self, stems: Sequence[str], allowed: Floats | None) -> Floats:
+        scores = bm25(self._counts(stems), self._lengths.used(len(self)), len(self) - self._buried)
+        return scores if allowed is None else scores * allowed
+
+    def _by_vector(self, vector: Floats, allowed: Floats | None) -> Floats:
+        cosines = cosines_of(self._vectors.used(len(self)), vector)
+        return cosines if allowed is None else cosines * allowed
+
+    def _may_be_told(self, places: Places, kinds: Collection[Kind], with_extracts: bool) -> NDArray[np.bool_]:
+        told = self._alive.data[places] & self._of_kinds(kinds, places)
+        return told if with_extracts else told & ~self._extracts.data[places]
 
     def newest(self, kinds: Collection[Kind], limit: int, only: Only | None = None) -> list[Item]:
         """Return items of these kinds, newest first, extracts left out."""
         n = len(self._items)
-        shown = self._alive.used(n) & ~self._extracts.used(n) & self._of_kinds(kinds) & (self._are_of(only) > 0)
-        places = np.flatnonzero(shown).tolist()
-        newest = nlargest(limit, places, key=lambda place: (self._items[place].created_at, place))
+        shown = self._may_be_told(np.arange(n), kinds, False)
+        if only is not None:
+            shown &= self._are_of(only) > 0
+        places = np.flatnonzero(shown)
+        if 0 < limit < len(places):  # of days before that of the last of them there is none
+            days = self._days.data[places]
+            places = places[days >= np.partition(days, len(days) - limit)[len(days) - limit]]
+        newest = nlargest(limit, places.tolist(), key=lambda place: (self._items[place].created_at, place))
         return [self._items[place] for place in newest]
 
     def _counts(self, stems: Sequence[str]) -> list[tuple[Ints, Floats]]:
@@ -285,60 +341,60 @@ class Corpus:
         for stem in stems:
             posting = self._postings.get(stem)
             if posting:
-                found, often = np.unique(np.frombuffer(posting, np.int32), return_counts=True)
-                alive = self._alive.data[found]  # the dead count for nothing: neither as found nor in what is rare
-                counts.append((found[alive], often[alive].astype(np.float32)))
+                found, often = _runs(np.frombuffer(posting, np.int32))
+                if self._buried:
+                    alive = self._alive.data[found]  # the dead count for nothing: neither as found nor in what is rare
+                    found, often = found[alive], often[alive]
+                counts.append((found, often))
         return counts
 
-    def _of_kinds(self, kinds: Collection[Kind]) -> NDArray[np.bool_]:
-        return np.isin(self._kinds.used(len(self)), [KINDS.index(kind) for kind in kinds])
+    def _of_kinds(self, kinds: Collection[Kind], places: Places) -> NDArray[np.bool_]:
+        wanted = np.array([kind in kinds for kind in KINDS])
+        return wanted[self._kinds.data[places]]
 
-    def _are_of(self, only: Only | None) -> Floats:
+    def _are_of(self, only: Only) -> Floats:
         """1 for each item that a search may find, 0 for the others."""
-        if only is None:
-            return np.ones(len(self), np.float32)
-        return np.fromiter((item.is_of(only) for item in self._items), np.float32, len(self))
+        n = len(self)
+        are = self._trusts.used(n) >= TRUSTS.index(only.min_trust)
+        columns = (self._sessions, only.session_id), (self._categories, only.category), (self._agents, only.agent_id)
+        for column, name in columns:
+            if name is not None:
+                are &= column.used(n) == column.number_of(name)
+        if only.without_tags:
+            for place in np.flatnonzero(are & self._tagged.used(n)).tolist():
+                are[place] = only.without_tags.isdisjoint(self._items[place].tags)
+        return are.astype(np.float32)
 
-    def _speaker_cue(self, question: str) -> Floats:
-        meant = speakers_meant(question, self._names)
-        speakers = [number for speaker, number in self._speakers.items() if speaker in meant]
-        return np.isin(self._spoken_by.used(len(self)), speakers).astype(np.float32) * np.float32(CUE)
+    def _speaker_cue(self, question: str, places: Places) -> Floats:
+        cue = np.zeros(len(places), np.float32)
+        for speaker in speakers_meant(question, self._names):
+            cue[self._speakers.data[places] == self._speakers.number_of(speaker)] = CUE
+        return cue
 
-    def _date_cue(self, question: str) -> Floats:
+    def _date_cue(self, question: str, places: Places) -> Floats:
         named = date_named(question)
         if named is None:
-            return np.zeros(len(self), np.float32)
-        return date_cue(named, self._days.used(len(self)))
+            return np.zeros(len(places), np.float32)
+        return date_cue(named, self._days.data[places], self._years)
 
 
-def _best(total: Floats, limit: int) -> NDArray[np.intp]:
-    top = np.argpartition(-total, limit)[:limit]
-    return top[np.lexsort((top, -total[top]))]
+def _runs(posting: Ints) -> tuple[Ints, Floats]:
+    """The places of a posting, and how often each comes: they come in order."""
+    first = np.empty(len(posting), np.bool_)
+    first[0] = True
+    np.not_equal(posting[1:], posting[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    often = np.empty(len(starts), np.float32)
+    np.subtract(starts[1:], starts[:-1], out=often[:-1])
+    often[-1] = len(posting) - starts[-1]
+    return posting[starts], often
 
 
-class Column(Generic[Entry]):
-    """A numpy array that grows at its end, doubling; `widen` turns its entries into rows."""
-
-    def __init__(self, kind: type[Entry]) -> None:
-        self.data: NDArray[Entry] = np.zeros(64, kind)
-        self.width = 0
-        self._used = 0
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.data.nbytes)
-
-    def append(self, value: Any) -> None:
-        if self._used == len(self.data):
-            self.data = np.concatenate([self.data, np.zeros_like(self.data)])
-        self.data[self._used] = value
-        self._used += 1
-
-    def widen(self, width: int) -> None:
-        """Make room for rows of this width; rows of another width are forgotten: two spaces never mix."""
-        if width != self.width:
-            self.data = np.zeros((len(self.data), width), self.data.dtype)
-            self.width = width
-
-    def used(self, n: int) -> NDArray[Entry]:
-        return self.data[:n]
+def _best(total: Floats, limit: int) -> list[int]:
+    """Where the largest are, the largest first; of equal ones the earlier first."""
+    if not limit:
+        return []
+    last = np.partition(total, len(total) - limit)[len(total) - limit]
+    top = np.flatnonzero(total >= last)
+    best: list[int] = top[np.argsort(-total[top], kind="stable")][:limit].tolist()
+    return best

@@ -58,11 +58,17 @@ class _OfUser(Struct):
     seen: Seen
     space: str
     answers: dict[Hashable, tuple[float, list[Hit]]] = field(default_factory=dict)
+    size_bytes: int = HIT_BYTES
 
-    @property
-    def size_bytes(self) -> int:
-        hits = [hit for _, found in self.answers.values() for hit in found]
-        return sum(len(hit.item.text) for hit in hits) + HIT_BYTES * (len(hits) + len(self.answers) + 1)
+    def add(self, question: Hashable, asked_s: float, hits: list[Hit]) -> None:
+        """Keep an answer in place of an earlier one."""
+        _, before = self.answers.get(question, (0, None))
+        self.size_bytes += _size(hits) - (_size(before) if before is not None else 0)
+        self.answers[question] = asked_s, hits
+
+
+def _size(hits: list[Hit]) -> int:
+    return sum(len(hit.item.text) for hit in hits) + HIT_BYTES * (len(hits) + 1)
 
 
 class QueryCache:
@@ -139,7 +145,7 @@ class QueryCache:
         kept = self._users.get(scope)
         if kept is None or (kept.seen, kept.space) != (seen, space) or len(kept.answers) >= MOST_OF_A_USER:
             kept = _OfUser(seen, space)
-        kept.answers[question] = self._clock(), hits
+        kept.add(question, self._clock(), hits)
         if kept.size_bytes <= self._users.maxsize:
             self._users[scope] = kept  # set anew: its size has changed
         else:

@@ -33,6 +33,14 @@ SEARCHED: tuple[Kind, ...] = ("message", "summary", "insight", "memory", "episod
 """Kinds a search looks at unless told otherwise, extracts left out; chunks only repeat what messages say."""
 
 
+SMALL, FEW = 2000, 24
+"""So many items are searched for so many words in half a millisecond: sooner than a thread is given the work, and takes
+its turn.
+"""
+LITTLE = 1500
+"""So many characters are cut into words, or embedded, in less than that."""
+
+
 class Retrieved(Value, frozen=True, kw_only=True):
     """Hits, best first; `degraded` names what the search had to do without."""
 
@@ -53,6 +61,8 @@ class _Searchable:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.looks = self.followed = 0
+        """Times that the store was asked what is new, and which of them was the last that told."""
         self.begin("")
 
     def begin(self, space: str) -> None:
@@ -67,6 +77,15 @@ async def _known(answer: T) -> T:
     return answer
 
 
+def _is_little(entries: Entries) -> bool:
+    """Whether to take these in takes no longer than to hand them over."""
+    items = len(entries.turns) + len(entries.memories)
+    if max(items, len(entries.vectors)) > LITTLE // 100:
+        return False
+    said = sum(len(message.content) for turn in entries.turns for message in turn.messages)
+    return said + sum(len(memory.text) for memory in entries.memories) <= LITTLE
+
+
 class Recall:
     def __init__(
         self, store: Store, embedding: Embedding, engines: Engines, answers: QueryCache, *, cache_bytes: int
@@ -75,11 +94,12 @@ class Recall:
         self._embedding = embedding
         self._engines, self._answers = engines, answers
         self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
-        self._tokenize = Tokenizer()
+        # one for the thread and one for the loop: a tokenizer is for one at a time
+        self._tokenize, self._tokenize_here = Tokenizer(), Tokenizer()
         self.searches = self.by_store = self.degraded = self.too_large = 0
 
     async def start(self, stack: AsyncExitStack) -> None:
-        # one thread: the tokenizer is for one at a time, and numpy gains nothing from more on the same corpus
+        # one thread, for what is large: numpy gains nothing from more on the same corpus
         self._thread = stack.enter_context(ThreadPoolExecutor(1, "recall"))
 
     async def retrieve(
@@ -108,11 +128,11 @@ class Recall:
         answered = await self._answers.find(scope, asked_for, self._embedding.space)
         if answered is not None:
             return Retrieved(hits=answered)
-        narrows = _known(False) if asked else self._is_narrowed(scope, only)
+        narrows = None if asked or self._store.searched_by == "process" else self._is_narrowed(scope, only)
         embedding = _known(None) if by_words else self._embedding.question(question)
-        vector, narrowed = await asyncio.gather(embedding, narrows)
+        vector, narrowed = (await asyncio.gather(embedding, narrows)) if narrows else (await embedding, False)
         sought = Sought(
-            stems=tuple(await self._in_thread(self._tokenize.of_question, question)),
+            stems=await self._stems(question),
             vector=vector,
             space=self._embedding.space,
             kinds=wanted,
@@ -128,6 +148,11 @@ class Recall:
             await self._answers.keep(scope, asked_for, sought.space, found.seen, found.hits)
         return Retrieved(hits=found.hits, degraded=degraded)
 
+    async def _stems(self, question: str) -> tuple[str, ...]:
+        if len(question) <= LITTLE:
+            return tuple(self._tokenize_here.of_question(question))
+        return tuple(await self._in_thread(self._tokenize.of_question, question))
+
     async def _find(self, scope: Scope, sought: Sought, limit: int, drivers: Sequence[str], narrowed: bool) -> _Found:
         """Ask the drivers, else the store if it narrows, else look through all that there is."""
         most, failed = max(CANDIDATES, limit), False
@@ -142,7 +167,8 @@ class Recall:
             self.by_store += 1
             candidates = await self._store.candidates(scope, sought, most)
             return _Found(hits=await self._ranked(candidates, sought, limit), driver_failed=failed)
-        hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit))
+        words = len(sought.stems)
+        hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit), words)
         return _Found(hits=hits, seen=seen, driver_failed=failed)
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
@@ -158,20 +184,30 @@ class Recall:
         is_here = kept is not None and kept.space == self._embedding.space
         return not is_here and only == Only() and await self._store.narrows(scope)
 
-    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]]) -> tuple[list[T], Seen]:
-        """Look into all that there is of a user, brought up to date; returns besides how far that is."""
+    async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]], words: int = 0) -> tuple[list[T], Seen]:
+        """Look into all that there is of a user, for so many words, once it is up to date; returns besides up to where.
+
+        The store is asked once for all who wait here together: what it tells after they came holds for each of them.
+        """
         searchable = self._searchable(scope)
+        looks = searchable.looks
         async with searchable.lock:
-            await self._follow(scope, searchable)
+            if searchable.followed <= looks or searchable.space != self._embedding.space:
+                await self._follow(scope, searchable)
             seen = Seen(cursor=searchable.cursor, epoch=searchable.epoch or "")
-            return await self._in_thread(look, searchable.corpus), seen
+            return await self._looked(look, searchable.corpus, words), seen
+
+    async def _looked(self, look: Callable[[Corpus], list[T]], corpus: Corpus, words: int) -> list[T]:
+        if len(corpus) <= SMALL and words <= FEW:
+            return look(corpus)
+        found: list[T] = await self._in_thread(look, corpus)
+        return found
 
     async def _ranked(self, candidates: Entries, sought: Sought, limit: int) -> list[Hit]:
         """Rank what somebody has narrowed to, as everything of a user is where nobody does."""
         corpus = Corpus()
-        await self._in_thread(self._add, corpus, candidates)
-        hits: list[Hit] = await self._in_thread(self._search, corpus, sought, limit)
-        return hits
+        await self._in_thread(self._add, corpus, candidates, self._tokenize)
+        return await self._looked(lambda corpus: self._search(corpus, sought, limit), corpus, len(sought.stems))
 
     def _search(self, corpus: Corpus, sought: Sought, limit: int) -> list[Hit]:
         return corpus.search(
@@ -204,6 +240,7 @@ class Recall:
         """Bring a corpus up to what the store holds now."""
         if searchable.space != self._embedding.space:
             searchable.begin(self._embedding.space)
+        searchable.looks = look = searchable.looks + 1
         more = True
         while more:
             entries = await self._store.entries(scope, searchable.cursor, searchable.space)
@@ -212,19 +249,26 @@ class Recall:
                 continue
             searchable.epoch = entries.epoch
             if entries.turns or entries.memories or entries.vectors:
-                await self._in_thread(self._add, searchable.corpus, entries)
+                await self._take_in(searchable.corpus, entries)
             searchable.cursor, more = entries.cursor, entries.more
+        searchable.followed = look
         if searchable.corpus.size_bytes <= self._cache.maxsize:
             self._cache[scope] = searchable  # set anew: its size has changed
         else:
             self.too_large += 1
             self._cache.pop(scope, None)  # not to be kept: the next search builds it anew
 
-    def _add(self, corpus: Corpus, entries: Entries) -> None:
+    async def _take_in(self, corpus: Corpus, entries: Entries) -> None:
+        if len(corpus) <= SMALL and _is_little(entries):
+            self._add(corpus, entries, self._tokenize_here)
+        else:
+            await self._in_thread(self._add, corpus, entries, self._tokenize)
+
+    def _add(self, corpus: Corpus, entries: Entries, tokenize: Tokenizer) -> None:
         for turn in entries.turns:
-            corpus.add_turn(turn, self._tokenize)
+            corpus.add_turn(turn, tokenize)
         for memory in entries.memories:
-            corpus.add_memory(memory, self._tokenize)
+            corpus.add_memory(memory, tokenize)
         for vector in entries.vectors:
             corpus.add_vector(vector)
 

@@ -22,6 +22,7 @@ FLOORS = [
     ["learned"],
     [
         "context",
+        "columns",
         "ranking",
         "extract",
         "last_word",

@@ -20,7 +20,7 @@ import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from benchmarks import cosmos, holding, outage, pool, raw, replicas, retrieval, startup, store
+from benchmarks import cosmos, holding, outage, pool, raw, recall, replicas, retrieval, scale, startup, store
 from benchmarks.cosmos_actions import LARGE_TURNS
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
@@ -396,6 +396,39 @@ def test_the_retrieval_benchmark_asks_what_has_evidence_and_can_be_compared_with
     first, second = report.rows
     worse = [replace(first, score=replace(first.score, recall_5=0.0)), second]
     assert "-50.0  -100.0  +0.0" in compared(numbers, worse)
+
+
+def test_the_benchmark_of_recall_asks_one_user_by_one_connection_and_by_several(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    short = ["--most", 100, "--rounds", 1, "--seconds", 0.1, "--connections", 4]
+
+    ran = run("recall", *short, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = msgspec.json.decode(numbers.read_bytes(), type=recall.Report)
+    rows = {(row.what, row.connections): row.figures for row in report.rows}
+    http = {("first", 1), ("search", 1), ("search", 4), ("asked again", 1), ("after a store", 1)}
+    assert set(rows) == {*http, ("cosine alone", 0), ("words alone", 0)}
+    assert all(figures.p99_ms >= figures.p50_ms > 0 for figures in rows.values())
+    assert [(one.memories, one.counted_bytes > 100 * 1000) for one in report.held] == [(100, True)]
+    assert "asked again" in ran.stdout
+
+
+@pytest.mark.long
+def test_the_benchmark_of_growth_asks_each_verb_of_each_thing_that_grows(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+
+    ran = run("scale", "--times", 1, "--rounds", 1, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = msgspec.json.decode(numbers.read_bytes(), type=scale.Report)
+    things = (scale.SESSION, scale.USER, scale.DATABASE)
+    assert {(cell.grows, cell.verb, cell.times) for cell in report.cells} == {
+        (thing, verb, 1) for thing in things for verb in scale.VERBS
+    }
+    assert all(cell.cpu_us > 0 and cell.p50_ms > 0 for cell in report.cells)
+    twice = [*report.cells, *(replace(cell, times=10, cpu_us=2 * cell.cpu_us) for cell in report.cells)]
+    assert scale.tell(replace(report, cells=twice)).count("  2.00  ") == len(things) * len(scale.VERBS)
 
 
 def test_of_each_conversation_so_many_questions_are_asked() -> None:

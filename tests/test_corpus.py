@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from memory_service.corpus import Corpus, Hit
 from memory_service.values import (
     EXTRACTIVE,
     KINDS,
+    TRUSTS,
     Kind,
     Memory,
     Message,
@@ -484,6 +486,22 @@ def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_v
     assert len(corpus) == 3
 
 
+def test_a_day_without_a_year_is_meant_in_each_year_of_the_memory_not_only_in_those_of_what_is_found() -> None:
+    corpus = Corpus()
+    corpus.add_memory(memory("eve", "tea", days=-63), tokenize)  # 30 December 2024
+    assert search(corpus, "tea on 2 January")[0].parts.date == 0
+    corpus.add_memory(memory("other", "chess"), tokenize)
+    assert search(corpus, "tea on 2 January")[0].parts.date == pytest.approx(CUE)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 19, 20, 30])
+def test_of_equal_scores_the_earlier_comes_first_however_few_are_asked_for(limit: int) -> None:
+    corpus = Corpus()
+    for number in range(20):
+        corpus.add_memory(memory(f"m{number}", "tea and cake" if number % 2 else "tea at sea"), tokenize)
+    assert ids(search(corpus, "tea", limit=limit)) == [f"m{number}" for number in range(20)][:limit]
+
+
 def test_a_search_gives_only_the_kinds_asked_for_and_no_more_than_the_limit() -> None:
     corpus = Corpus()
     for kind in KINDS[1:]:
@@ -519,6 +537,43 @@ def test_the_newest_come_first_of_what_is_alive_and_no_extract() -> None:
     assert [item.id for item in corpus.newest(KINDS, 2)] == ["third", "second"]
     assert [item.id for item in corpus.newest(["message"], 1)] == ["s#1.1"]
     assert [item.id for item in corpus.newest(KINDS, 1, Only(session_id="s"))] == ["s#1.1"]
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        Only(),
+        Only(session_id="a"),
+        Only(category="travel"),
+        Only(agent_id="cook"),
+        Only(min_trust="normal"),
+        Only(min_trust="high"),
+        Only(without_tags=frozenset({"old", "wrong"})),
+        Only(session_id="b", category="food", agent_id="cook", min_trust="normal", without_tags=frozenset({"old"})),
+        Only(session_id="of nobody"),
+    ],
+    ids=str,
+)
+def test_a_restricted_search_finds_what_is_so_and_nothing_else(only: Only) -> None:
+    corpus, chance = Corpus(), Random(3)
+    for number in range(150):
+        fields = {
+            "session_id": chance.choice([None, "a", "b"]),
+            "category": chance.choice([None, "food", "travel"]),
+            "agent_id": chance.choice([None, "cook"]),
+            "trust": chance.choice(TRUSTS),
+            "tags": tuple(chance.sample(["old", "wrong", "new"], chance.randint(0, 2))),
+        }
+        corpus.add_memory(replace(memory(f"m{number}", "tea", days=number % 7), **fields), tokenize)
+    everything = [hit.item for hit in search(corpus, "tea", limit=150)]
+    wanted = {item.id for item in everything if item.is_of(only)}
+    assert len(everything) == 150
+    assert set(ids(search(corpus, "tea", limit=150, only=only))) == wanted
+    newest = sorted((item for item in everything if item.id in wanted), key=lambda item: item.created_at, reverse=True)
+    for limit in (0, 1, 10, 150):
+        told = corpus.newest(KINDS, limit, only)
+        assert [item.created_at for item in told] == [item.created_at for item in newest[:limit]]
+        assert {item.id for item in told} <= wanted
 
 
 def test_an_empty_corpus_and_an_empty_question_find_nothing() -> None:

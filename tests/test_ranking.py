@@ -13,6 +13,7 @@ from memory_service.ranking import (
     SPREAD,
     DateNamed,
     bm25,
+    cosines_of,
     date_cue,
     date_named,
     day_of,
@@ -31,13 +32,13 @@ def places(*numbers: int) -> np.ndarray:
 
 
 def chain(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`before` and `after` of one session of n messages."""
-    return places(*range(-1, n - 1)), places(*range(1, n), -1)
+    """`before` and `after` of one session of n messages, with the one more at their ends."""
+    return places(*range(-1, n - 1), -1), places(*range(1, n), *[-1] * (n > 0), -1)
 
 
 def alone(n: int) -> tuple[np.ndarray, np.ndarray]:
     """`before` and `after` of items without neighbours."""
-    return places(*[-1] * n), places(*[-1] * n)
+    return places(*[-1] * (n + 1)), places(*[-1] * (n + 1))
 
 
 # Keywords
@@ -105,6 +106,25 @@ def test_cosines_are_scaled_between_the_best_and_the_last_candidate() -> None:
     assert arm[-1] == 1
 
 
+@pytest.mark.parametrize("n", [0, 1, 5, 35, 36, 100, 2_500])
+def test_each_row_is_multiplied_however_many_there_are(n: int) -> None:
+    chance = np.random.default_rng(n)
+    for width in (3, 256, 10_000):
+        rows, vector = (
+            chance.standard_normal(shape, np.float32) for shape in ((min(n, 400_000 // width), width), width)
+        )
+        assert cosines_of(rows, vector) == pytest.approx(rows @ vector, abs=1e-2)
+
+
+@pytest.mark.parametrize("n", [ARM + 1, 2_000, 2_048, 5_000, 20_001])
+def test_of_ever_so_many_the_candidates_are_the_same_as_by_sorting(n: int) -> None:
+    chance = np.random.default_rng(n)
+    for scores in (chance.random(n, np.float32), chance.integers(1, 40, n).astype(np.float32) / 50):
+        best = np.sort(scores)[-ARM]
+        assert np.array_equal(keyword_arm(scores, *alone(n)) > 0, scores >= best)
+        assert np.array_equal(vector_arm(scores, *alone(n)) > 0, scores > best)
+
+
 # Neighbours
 
 
@@ -124,7 +144,7 @@ def test_a_message_between_two_matches_gains_from_both() -> None:
 
 def test_a_match_does_not_reach_into_another_session() -> None:
     # two sessions, their messages stored by turns: places 0, 2 and 1, 3
-    arm = keyword_arm(floats(5, 0, 0, 0), places(-1, -1, 0, 1), places(2, 3, -1, -1))
+    arm = keyword_arm(floats(5, 0, 0, 0), places(-1, -1, 0, 1, -1), places(2, 3, -1, -1, -1))
     assert arm.tolist() == pytest.approx([1, 0, SPREAD[0], 0])
 
 
@@ -232,6 +252,12 @@ def test_a_week_around_the_day_counts_fully_the_month_half_and_the_year_a_quarte
 def test_a_week_reaches_over_the_end_of_a_month_and_of_a_year() -> None:
     said = days("2023-12-30", "2024-01-04", "2024-01-06")
     assert date_cue(DateNamed(2023, 12, 28), said).tolist() == pytest.approx([CUE, CUE, 0])
+
+
+def test_a_day_without_a_year_is_meant_in_the_years_there_are_whatever_is_weighed() -> None:
+    new_year, eve = DateNamed(None, 1, 2), days("2024-12-30")
+    assert date_cue(new_year, eve).tolist() == [0]
+    assert date_cue(new_year, eve, {2025}).tolist() == pytest.approx([CUE])
 
 
 def test_a_day_without_a_year_is_meant_in_every_year() -> None:

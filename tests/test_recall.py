@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,14 +16,14 @@ import pytest
 
 from memory_service.breaker import Breaker
 from memory_service.embedding import Embedding
-from memory_service.errors import ModelUnavailable
+from memory_service.errors import ModelUnavailable, StoreUnavailable
 from memory_service.llm.offline import LocalEmbedder
-from memory_service.recall import Recall
-from memory_service.stores.base import Store
+from memory_service.recall import Recall, Retrieved
+from memory_service.stores.base import Entries, Store
 from memory_service.values import EXTRACTIVE, Scope
 from tests.support.engines import plain_recall
 from tests.support.remembering import Counting, learn, say
-from tests.support.stores import store_of
+from tests.support.stores import YieldingStore, store_of
 
 ANA, BEN = Scope(user_id="ana"), Scope(user_id="ben")
 THINGS = ["tea", "cake", "the train to Porto", "rain at sea", "a red bike", "the moon", "walnuts", "Lisbon", "chess"]
@@ -190,6 +192,110 @@ async def test_extracts_are_found_only_when_their_kind_is_asked_for(store: Store
     assert await texts(recall, ANA, "tea") == ["loves tea"]
     assert set(await texts(recall, ANA, "tea", kinds=["insight"])) == {"likes tea", "loves tea"}
     assert await texts(recall, ANA, "tea", kinds=["chunk"]) == ["tea"]
+
+
+# Together, here and in the thread
+
+
+async def test_those_who_wait_together_are_told_once_what_is_new() -> None:
+    async with AsyncExitStack() as stack:
+        store = YieldingStore()
+        recall = plain_recall(store, LOCAL, 10_000_000)
+        await recall.start(stack)
+        await say(store, ANA, *THINGS)
+        await recall.retrieve(ANA, "tea", 5)
+        store.calls.clear()
+        answers = await asyncio.gather(*(recall.retrieve(ANA, f"{thing} then", 5) for thing in THINGS * 4))
+        assert [answer.hits[0].item.text for answer in answers] == THINGS * 4
+        assert store.calls["entries"] <= 2  # the first asks by itself, and all who came meanwhile together
+
+
+async def test_who_comes_while_the_store_is_asked_is_told_what_was_committed_before_they_came() -> None:
+    async with AsyncExitStack() as stack:
+        store = YieldingStore()
+        recall = plain_recall(store, LOCAL, 10_000_000)
+        await recall.start(stack)
+        await say(store, ANA, "tea")
+        late: list[asyncio.Task[Retrieved]] = []
+
+        async def slow(look: Callable[..., Awaitable[Entries]], *asked: Any) -> Entries:
+            told = await look(*asked)
+            store.inner.entries = look  # type: ignore[method-assign]
+            await say(store, ANA, "walnuts")  # after the store has looked, and before it says what it saw
+            late.append(asyncio.create_task(recall.retrieve(ANA, "walnuts", 5, by_words=True)))
+            await asyncio.sleep(0)
+            return told
+
+        store.inner.entries = partial(slow, store.inner.entries)  # type: ignore[method-assign]
+        assert (await recall.retrieve(ANA, "walnuts", 5, by_words=True)).hits == []
+        assert (await late[0]).hits[0].item.text == "walnuts"
+
+
+async def test_what_the_store_failed_to_tell_one_it_is_asked_for_the_next() -> None:
+    async with AsyncExitStack() as stack:
+        store = YieldingStore()
+        recall = plain_recall(store, LOCAL, 10_000_000)
+        await recall.start(stack)
+
+        async def failing_once(look: Callable[..., Awaitable[Entries]], *asked: Any) -> Entries:
+            if store.calls["entries"] == 2:
+                raise StoreUnavailable("away")
+            return await look(*asked)
+
+        store.inner.entries = partial(failing_once, store.inner.entries)  # type: ignore[method-assign]
+        asked = [asyncio.create_task(recall.retrieve(ANA, "tea", 5, by_words=True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await say(store.inner, ANA, "tea")
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(first, Retrieved)
+        assert isinstance(second, StoreUnavailable)
+        assert isinstance(third, Retrieved)
+        assert [hit.item.text for hit in third.hits] == ["tea"]
+
+
+async def test_what_is_large_is_searched_in_a_thread_and_found_all_the_same(
+    store: Store, make_recall: MakeRecall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await say(store, ANA, *THINGS)
+    await embed(store)
+    here = await found(await make_recall(), ANA, "tea in Porto")
+    monkeypatch.setattr("memory_service.recall.SMALL", -1)
+    monkeypatch.setattr("memory_service.recall.LITTLE", -1)
+    recall = await make_recall()
+    there = []
+    monkeypatch.setattr(recall, "_in_thread", partial(noted, there, recall._in_thread))
+    assert await found(recall, ANA, "tea in Porto") == here != {}
+    assert len(there) >= 3, "the words of the question, what the store told, the search"
+
+
+async def test_a_question_of_many_words_is_sought_in_a_thread(
+    store: Store, make_recall: MakeRecall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recall, there = await make_recall(), []
+    monkeypatch.setattr(recall, "_in_thread", partial(noted, there, recall._in_thread))
+    await say(store, ANA, "tea")
+    assert await texts(recall, ANA, "tea then") == ["tea"]
+    assert there == []
+    assert await texts(recall, ANA, " ".join(["tea", *(f"word{number}" for number in range(30))])) == ["tea"]
+    assert len(there) == 1
+
+
+async def noted(there: list[Any], in_thread: Callable[..., Awaitable[Any]], *work: Any) -> Any:
+    there.append(work)
+    return await in_thread(*work)
+
+
+async def test_a_short_text_is_embedded_at_once_and_a_long_one_or_the_first_beside_the_loop() -> None:
+    class Noting(LocalEmbedder):
+        def vectors_of(self, texts: Sequence[str]) -> Any:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super().vectors_of(texts)
+
+    threads: list[bool] = []
+    embedder = Noting()
+    for text in ("the first loads the weights", "short", "long " * 1000):
+        await embedder.embed([text])
+    assert threads == [False, True, False]
 
 
 # Vectors
