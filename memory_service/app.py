@@ -162,7 +162,8 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     breaker = make_breaker(settings, around)  # of the one model that both ask
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, breaker, around)
     refiner = Refiner(store, reader, breaker, redactor, now=around.now)
-    scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=settings.shutdown_grace_seconds)
+    watchdog, grace_s = Watchdog(), settings.shutdown_grace_seconds
+    scheduler = Scheduler(concurrency=settings.reflection_concurrency, grace_s=grace_s, calm=watchdog.calm)
     background = make_background(settings, store, sessions, embedding, reflector, refiner, engines, scheduler, around)
     return Parts(
         store=store,
@@ -183,7 +184,7 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
         transfers=make_transfers(settings, store, pool, long_term, recall, background),
         reader=reader,
         embedder=embedder,
-        watchdog=Watchdog(),
+        watchdog=watchdog,
         redactor=redactor,
         tier=tier,
         tombstones=Tombstones(Path(path)) if (path := settings.chosen_erasures_file) else None,

@@ -13,7 +13,7 @@ from memory_service.engines import Engines
 from memory_service.growth import Growth
 from memory_service.refining import Refiner
 from memory_service.reflection import Reflector
-from memory_service.scheduler import Scheduler
+from memory_service.scheduler import Job, Scheduler
 from memory_service.sessions import Sessions
 from memory_service.stores.base import Store
 from memory_service.values import NOBODY, Scope, Session, SessionKey
@@ -81,16 +81,22 @@ class Background:
         if key.scope.user_id == NOBODY:
             return  # nobody is told its context
         if self._reflector.needs_compaction(session):
-            self._scheduler.soon(f"compact {_name(key.scope)}/{key.session_id}", lambda: self._reflector.compact(key))
+            self._patiently(f"compact {_name(key.scope)}/{key.session_id}", lambda: self._reflector.compact(key))
         if session.unreflected_turns >= GROWTH * self._threshold_turns:
-            self._scheduler.soon(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
+            self._patiently(f"hand-over {_name(key.scope)}/{key.session_id}", lambda: self._hand_over(key))
+
+    def _patiently(self, name: str, job: Job) -> None:
+        """For what a turn leaves to do: while turns come in quickly they need the time themselves, and the next one
+        would leave it again. What somebody may wait for, as when a session ended, is not put off.
+        """
+        self._scheduler.soon(name, job, patient=True)
 
     def embed_soon(self, scope: Scope) -> None:
         """Ring for what something new of a user makes to do: vectors, and copies in the engines of drivers."""
         self._embedding.ring(scope)
         self.mirror_soon()
         # No slot: what is local and fast must not queue behind reflections that wait for a model.
-        self._scheduler.soon("embed", self._embed, slotted=False)
+        self._scheduler.soon("embed", self._embed, slotted=False, patient=True)
 
     async def _embed(self) -> None:
         await self._embedding.embed_rung()

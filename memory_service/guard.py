@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from memory_service.errors import (
     RequestTimeout,
     TooManyConnections,
 )
+from memory_service.whole import WholeCycle, is_short
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
@@ -94,6 +96,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection. `guarded_by` makes the class that uvicorn is given."""
 
     keeper: ClassVar[Doorkeeper]
+    whole_paths: ClassVar[frozenset[bytes]]
+    """Where a POST that arrives whole is answered in one piece."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -145,22 +149,46 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._stop_timer()
         self._began = self.loop.time()
-        self._head_bytes = 0
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.keeper.limits.head_bytes:
+        if self._head_bytes > self.keeper.limits.head_bytes and self._is_head_too_large():
             self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))
             return
-        super().on_headers_complete()
-        extensions: Any = {EXTENSION: partial(self._go_on, self.cycle)}
-        self.scope["extensions"] = extensions
-        self._moved = 0
+        self._head_bytes = self._moved = 0
+        if self._arrives_whole():
+            self._begin_whole()
+        else:
+            super().on_headers_complete()
+            extensions: Any = {EXTENSION: partial(self._go_on, self.cycle)}
+            self.scope["extensions"] = extensions
         self._phase = "body"
         if self._parting:
             self.cycle.keep_alive = False
 
+    def _is_head_too_large(self) -> bool:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return size > self.keeper.limits.head_bytes  # what came with it may be of the body
+
+    def _arrives_whole(self) -> bool:
+        return (
+            self.url in self.whole_paths
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and is_short(self.headers)
+            and self.parser.get_http_version() == "1.1"
+        )
+
+    def _begin_whole(self) -> None:
+        path = self.url.decode("ascii")
+        scope: Any = self.scope
+        scope.update(method="POST", path=path, raw_path=self.url, query_string=b"")
+        beside, keep_alive = self.server_state.default_headers, self.parser.should_keep_alive()
+        cycle: Any = WholeCycle(scope, self.transport, beside, keep_alive, self.on_response_complete)
+        self.cycle = cycle
+
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        if not self._refused:
+        if isinstance(self.cycle, WholeCycle):
+            self.cycle.body += body
+        elif not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -168,12 +196,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = "idle"
         if self._refused:
             return
+        if isinstance(self.cycle, WholeCycle):
+            self._serve_whole(self.cycle)
+            return
         super().on_message_complete()
         if self.cycle.response_complete:  # answered before its body was here: uvicorn waits for nothing any more
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def _serve_whole(self, cycle: WholeCycle) -> None:
+        task = self.loop.create_task(cycle.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def refuse_if_older(self, began_before: float) -> None:
         """Answer in place of a request that has been served since before then, if it is still being served."""
@@ -251,8 +287,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded_by(keeper: Doorkeeper) -> type[GuardedProtocol]:
-    return type("GuardedProtocol", (GuardedProtocol,), {"keeper": keeper})
+def guarded_by(keeper: Doorkeeper, whole_paths: Iterable[bytes] = ()) -> type[GuardedProtocol]:
+    parts = {"keeper": keeper, "whole_paths": frozenset(whole_paths)}
+    return type("GuardedProtocol", (GuardedProtocol,), parts)
 
 
 def _answer(error: MemoryServiceError) -> tuple[bytes, bytes]:

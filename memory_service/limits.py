@@ -112,6 +112,8 @@ def check_metadata(place: str, metadata: Any) -> None:
     """Raise ValidationFailed unless it is small, flatly keyed and exact in every store."""
     if not isinstance(metadata, dict):
         raise ValidationFailed(place, "must be a dictionary")
+    if not metadata:
+        return
     if len(metadata) > MAX_METADATA_KEYS:
         raise ValidationFailed(place, f"more than {MAX_METADATA_KEYS} keys")
     if not all(isinstance(key, str) and _KEY.fullmatch(key) for key in metadata):

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from cachetools import Cache, TLRUCache, TTLCache
+from cachetools import Cache, LRUCache, TTLCache
 from msgspec.structs import replace
 
 from memory_service.learned import profile_of
@@ -89,25 +90,37 @@ class SessionPool:
         """Nobody else writes: what is held is what is stored."""
         return self._look is None
 
-    @asynccontextmanager
-    async def lease(self, key: SessionKey, *, checked: bool = True) -> AsyncIterator[HotSession]:
+    def lease(self, key: SessionKey, *, checked: bool = True) -> Lease:
         """Borrow a session, alone: one borrower at a time. `hot` is None if there is no such session.
 
         Not `checked`, it may be what somebody else has moved on from: for whoever is going to commit to it anyway,
         and believes nothing else that it says.
         """
+        return Lease(self, key, checked)
+
+    async def borrow(self, key: SessionKey, checked: bool) -> HotSession:
+        """Return a session, locked and as stored. For `Lease`, which gives it back."""
         entry = self._living.get(key)
         if entry is None:
             entry = self._living[key] = HotSession()
-        async with entry.lock:
-            if checked:
+        await entry.lock.acquire()
+        try:
+            if checked and self._look is not None:
                 await self._check(key, entry)
             if entry.hot is None:
                 self.misses += 1
                 entry.show(await self._load(key))
             else:
                 self.hits += 1
-            yield entry
+        except BaseException:
+            entry.lock.release()
+            raise
+        return entry
+
+    def give_back(self, key: SessionKey, entry: HotSession, *, sound: bool) -> None:
+        """End a lease; a `sound` one counts as a use."""
+        entry.lock.release()
+        if sound:
             self._keep(key, entry)
 
     async def _check(self, key: SessionKey, entry: HotSession) -> None:
@@ -135,7 +148,6 @@ class SessionPool:
         finally:
             self.committing -= 1
         entry.show(then)
-        self._keep(key, entry)
         if self._tell is not None:
             self._tell(key, then)
 
@@ -150,18 +162,23 @@ class SessionPool:
         held = entry.hot.session
         if held.incarnation != incarnation or held.version < version:
             entry.show(None)
-            self._shelf.pop(key, None)
+            self._shelf.pop(key)
 
     def forget(self, scope: Scope) -> None:
         """Drop all sessions of a user: what is stored is not what is held."""
         for key in [key for key in self._living if key.scope == scope]:
             self._living[key].show(None)
-            self._shelf.pop(key, None)
+            self._shelf.pop(key)
+
+    def held(self, key: SessionKey) -> Hot | None:
+        """Return a session as last committed, without a wait, if it is hot and nobody else can have written it."""
+        entry = self._living.get(key)
+        return entry.hot if entry is not None and self._look is None else None
 
     async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
         """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
         entry = self._living.get(key)
-        if entry is not None and checked:
+        if entry is not None and checked and self._look is not None:
             await self._check(key, entry)
         if entry is not None and entry.hot is not None:
             self.hits += 1
@@ -172,12 +189,11 @@ class SessionPool:
 
     def _keep(self, key: SessionKey, entry: HotSession) -> None:
         if entry.hot is not None:
-            entry.used_at = self._clock()
             self._shelf.keep(key, entry)
 
     async def evict_idle(self) -> int:
         """Drop sessions untouched for the TTL; returns how many."""
-        return len(self._shelf.expire())
+        return self._shelf.expire()
 
     def evict_all(self) -> None:
         """Drop every session; nothing is lost, everything is asked for again."""
@@ -186,7 +202,7 @@ class SessionPool:
     def stats(self) -> dict[str, Any]:
         """Seed names first; ages are seconds since last use."""
         self._shelf.expire()
-        ages = self._shelf.ages(self._clock())
+        ages = self._shelf.ages()
         return {
             "total_sessions": len(ages),
             "dirty_sessions": self.committing,
@@ -223,35 +239,61 @@ def is_no_older(one: Session, other: Session) -> bool:
     return one == other or (one.incarnation == other.incarnation and one.version > other.version)
 
 
-class _Shelf(TLRUCache[SessionKey, HotSession]):
+class Lease:
+    """What `async with` borrows a session by."""
+
+    __slots__ = ("_checked", "_entry", "_key", "_pool")
+
+    def __init__(self, pool: SessionPool, key: SessionKey, checked: bool) -> None:
+        self._pool, self._key, self._checked = pool, key, checked
+
+    async def __aenter__(self) -> HotSession:
+        self._entry = await self._pool.borrow(self._key, self._checked)
+        return self._entry
+
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._pool.give_back(self._key, self._entry, sound=kind is None)
+
+
+class _Shelf:
     """Holds sessions by last use: the least recently used go first, those idle for the TTL in any case."""
 
     def __init__(self, max_sessions: int, ttl_s: float, clock: Clock, point: Point) -> None:
-        super().__init__(max_sessions, ttu=lambda _key, _entry, now: now + ttl_s, timer=clock)
-        self._point = point
+        self._max_sessions, self._ttl_s, self._clock, self._point = max_sessions, ttl_s, clock, point
+        self._entries: OrderedDict[SessionKey, HotSession] = OrderedDict()
+        """The one that was used longest ago is the first."""
         self.evictions = 0
 
     def keep(self, key: SessionKey, entry: HotSession) -> None:
-        if self.maxsize:
-            self[key] = entry
+        if not self._max_sessions:
+            return
+        entry.used_at = self._clock()
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._max_sessions:
+            self._drop_oldest()
 
-    def ages(self, now: float) -> list[float]:
-        # Cache's own look-up: TLRUCache's would count as a use and change who is dropped next.
-        return [now - Cache.__getitem__(self, key).used_at for key in self]
+    def pop(self, key: SessionKey) -> None:
+        self._entries.pop(key, None)
 
-    def popitem(self) -> tuple[SessionKey, HotSession]:
+    def ages(self) -> list[float]:
+        """Seconds since each was used."""
+        now = self._clock()
+        return [now - entry.used_at for entry in self._entries.values()]
+
+    def expire(self) -> int:
+        idle_since, before = self._clock() - self._ttl_s, self.evictions
+        while self._entries and next(iter(self._entries.values())).used_at <= idle_since:
+            self._drop_oldest()
+        return self.evictions - before
+
+    def _drop_oldest(self) -> None:
         self.evictions += 1
         self._point("in_eviction")
-        return super().popitem()
-
-    def expire(self, time: float | None = None) -> list[tuple[SessionKey, HotSession]]:
-        gone = list(super().expire(time))
-        self.evictions += len(gone)
-        return gone
+        self._entries.popitem(last=False)
 
     def clear(self) -> None:
-        for key in list(self):
-            del self[key]
+        self._entries.clear()
 
 
 class LongTermCache:
@@ -269,7 +311,10 @@ class LongTermCache:
         clock: Clock = time.monotonic,
     ) -> None:
         self._load = load
-        self._loading: Cache[Scope, asyncio.Future[LongTerm]] = TTLCache(max(max_users, 1), max_age_s, clock)
+        most = max(max_users, 1)
+        self._loading: Cache[Scope, asyncio.Future[LongTerm]] = (
+            LRUCache(most) if max_age_s == math.inf else TTLCache(most, max_age_s, clock)
+        )
 
     async def get(self, scope: Scope) -> LongTerm:
         """Return it, asking the store at most once however many ask here."""

@@ -22,16 +22,25 @@ from memory_service.errors import MemoryServiceError
 logger = logging.getLogger(__name__)
 
 Job = Callable[[], Awaitable[object]]
+Calm = Callable[[float], Awaitable[None]]
+"""Waits until requests leave time for other work, but no longer than so many seconds."""
+
+PATIENCE_S = 10.0
+"""For so long a patient job waits for a pause in the requests; then it is done in any case, or it would pile up."""
+
+
+async def no_requests(longest_s: float) -> None: ...
 
 
 class Scheduler:
     """Runs named jobs now, at a time, or every so often; at most `concurrency` of the first two kinds at once."""
 
-    def __init__(self, *, concurrency: int, grace_s: float) -> None:
+    def __init__(self, *, concurrency: int, grace_s: float, calm: Calm = no_requests) -> None:
         self._alarm = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         self._slots = asyncio.Semaphore(concurrency)
+        self._calm, self._first_in_line = calm, asyncio.Lock()
         self._grace_s = grace_s
         self._waiting: set[str] = set()
         self._again: set[str] = set()
@@ -45,8 +54,8 @@ class Scheduler:
         self._alarm.start()
         stack.push_async_callback(self._drain)
 
-    def soon(self, name: str, job: Job, *, slotted: bool = True) -> None:
-        """Run the job as soon as a slot is free, or at once if it needs none.
+    def soon(self, name: str, job: Job, *, slotted: bool = True, patient: bool = False) -> None:
+        """Run the job as soon as a slot is free, or at once if it needs none; a patient one when requests leave time.
 
         One that waits is not queued twice; one that runs is run once more afterwards.
         """
@@ -57,7 +66,7 @@ class Scheduler:
             return
         self._waiting.add(name)
         # not through APScheduler: it takes twelve times as long, for a job that is due now
-        self._keep(self._run(name, job, slotted))
+        self._keep(self._run(name, job, slotted, patient))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -87,13 +96,21 @@ class Scheduler:
 
         self._keep(run())
 
-    async def _run(self, name: str, job: Job, slotted: bool) -> None:
+    async def _run(self, name: str, job: Job, slotted: bool, patient: bool) -> None:
         with self._cut_short_quietly():
+            if patient:
+                await self._patiently(asyncio.get_running_loop().time() + PATIENCE_S)
             async with self._slots if slotted else nullcontext():
                 self._waiting.discard(name)
-                await self._tracked(name, job, slotted)
+                await self._tracked(name, job, slotted, patient)
 
-    async def _tracked(self, name: str, job: Job, slotted: bool = True) -> None:
+    async def _patiently(self, until_s: float) -> None:
+        async with self._first_in_line:  # the others need not ask: it has waited for longest
+            left_s = until_s - asyncio.get_running_loop().time()
+            if left_s > 0:
+                await self._calm(left_s)
+
+    async def _tracked(self, name: str, job: Job, slotted: bool = True, patient: bool = False) -> None:
         """Run a job so that shutdown waits for it; once more, if it was asked for meanwhile."""
         if self._stopping:
             return
@@ -106,7 +123,7 @@ class Scheduler:
             del self._running[task]
         if name in self._again:
             self._again.discard(name)
-            self.soon(name, job, slotted=slotted)
+            self.soon(name, job, slotted=slotted, patient=patient)
 
     async def _guarded(self, name: str, job: Job) -> None:
         # The one place that may catch everything: a job's failure must not stop the others.

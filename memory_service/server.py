@@ -87,9 +87,10 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
                 connections_per_address=settings.max_connections_per_address,
             )
             keeper = Doorkeeper(limits)
+            app = app_around(nullcontext(service), settings)
             config = uvicorn.Config(
-                app_around(nullcontext(service), settings),
-                http=guarded_by(keeper),
+                app,
+                http=guarded_by(keeper, app.whole_paths),
                 ws="none",
                 access_log=False,
                 log_config=None,

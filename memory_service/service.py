@@ -352,6 +352,10 @@ class MemoryService:
         self._store.require_room()
         await self._store.ping()
 
+    def asked(self) -> None:
+        """Note that a request is served: what else there is to do takes its time from that."""
+        self._parts.watchdog.requests += 1
+
     def drain(self) -> None:
         """Say from now on that the service is not ready: it is about to end."""
         self._draining = True

@@ -111,6 +111,10 @@ class Sessions:
         Raises SessionEnded if its client ended it and `restore` is asked for.
         """
 
+        held = self._pool.held(key)
+        if restore and held is not None and self._goes_on(held.session):
+            return True
+
         async def change(entry: HotSession) -> bool:
             if entry.hot is None:
                 await self._create(key, entry, agent_id)
@@ -122,6 +126,10 @@ class Sessions:
             return restore
 
         return await self.changed(key, change)
+
+    def _goes_on(self, session: Session) -> bool:
+        """Whether going on with it writes nothing."""
+        return session.status == "active" and self._now() - session.touched_at <= TOUCHED_LATELY
 
     async def _create(self, key: SessionKey, entry: HotSession, agent_id: str | None) -> None:
         session = replace(self.new(key, self._now(), agent_id), version=1)
@@ -142,14 +150,13 @@ class Sessions:
         hot = found(entry)
         if hot.session.ended_by == "client":
             raise SessionEnded
+        if self._goes_on(hot.session):
+            return
         now = self._now()
         if hot.session.status == "ended":
             then = Hot(session=hot.session.reopened(now))
-        elif now - hot.session.touched_at > TOUCHED_LATELY:
-            # whoever just came back must not be ended as abandoned
+        else:  # whoever just came back must not be ended as abandoned
             then = Hot(session=hot.session.touched(now), turns=hot.turns)
-        else:
-            return
         await self._pool.commit(key, entry, Commit(scope=key.scope, session=then.session), then)
 
     async def _begin_afresh(self, key: SessionKey, entry: HotSession) -> None:

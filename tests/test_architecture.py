@@ -14,7 +14,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["tags"],
-    ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog"],
+    ["__init__", "access", "audit", "errors", "settings", "prompts", "logs", "watchdog", "whole"],
     ["values", "points", "text", "breaker", "rate_limits", "relative_dates"],
     ["telling", "statements", "profile_schemas", "stores.superseding"],
     ["learned"],
@@ -33,6 +33,7 @@ FLOORS = [
         "stores.keys",
         "stores.mirrors",
         "stores.settling",
+        "stores.translating",
     ],
     [
         "corpus",

@@ -19,7 +19,7 @@ import pytest
 from azure.cosmos import CosmosClient, PartitionKey
 from msgspec.structs import replace
 
-from benchmarks import cosmos, outage, recall, replicas, retrieval, scale
+from benchmarks import cosmos, holding, outage, pool, raw, recall, replicas, retrieval, scale, store
 from benchmarks.cosmos_actions import LARGE_TURNS
 from benchmarks.crediting import Evidence, score
 from benchmarks.figures import median, percentile
@@ -103,6 +103,16 @@ def test_the_http_benchmark_prints_each_kind_beside_the_bare_application_and_wri
     assert not replace(report, rounds=[refused]).sound
 
 
+def test_each_layer_of_the_hot_path_is_told_its_cost(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    printed = run("layers", "--rounds", 1, "--json", numbers)
+    assert printed.returncode == 0, printed.stderr
+    costs = json.loads(numbers.read_text())
+    assert len(costs) == len(printed.stdout.splitlines()) - 2
+    assert all(cost > 0 for cost in costs.values())
+    assert costs["the verb `context`, hot, with its answer"] < costs["context, hot, 6 KB"]
+
+
 def test_the_outage_benchmark_holds_reflections_while_it_stores_and_sees_them_done_afterwards(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.json"
     short = ["--seconds", 0.3, "--rounds", 1, "--connections", 2, "--in-flight", 5, "--sessions", 4]
@@ -140,6 +150,72 @@ def test_the_benchmark_of_replicas_counts_what_each_verb_asks_of_the_store_they_
     assert not replace(asked_twice, asked={"commit": 1}).problems
     assert replace(dealt, asked={"commit": 2.1, "load": 1}).problems
     assert replace(report, lost=["a turn is gone"]).problems
+
+
+def test_the_benchmark_of_the_store_goes_past_it_too_and_finds_every_turn_again(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    short = ["--seconds", 0.05, "--rounds", 1, "--writers", "1,3"]
+
+    ran = run("store", *short, "--folder", tmp_path, "--json", numbers)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = msgspec.json.decode(numbers.read_bytes(), type=store.Report)
+    rows = {(row["name"], row["writers"]): row for row in report.medians}
+    assert set(rows) == {(name, writers) for name in (store.STORE, *raw.ENGINES) for writers in (1, 3)}
+    assert rows[store.GROUPED, 3]["of_raw"] == 1
+    assert rows["apsw, one by one", 3]["per_group"] == 1
+    assert min(rows[name, 3]["per_group"] for name in (store.STORE, "log, fdatasync")) > 1
+    assert (report.turns, report.problems) == (sum(one.figures.commits for one in report.rounds), [])
+
+
+async def test_a_turn_that_was_acknowledged_by_the_store_and_is_not_there_is_told(tmp_path: Path) -> None:
+    taking_turns = store.RealStore(f"sqlite:///{tmp_path}/store.db", 2)
+    await taking_turns.start()
+    await taking_turns.write(1)
+    await taking_turns.stop()
+    assert await taking_turns.problems() == []
+
+    taking_turns.acknowledged[1] += 1
+
+    assert await taking_turns.problems() == ["store: 2 turns of session 1 acknowledged, 1 there"]
+
+
+@pytest.mark.parametrize("name", raw.ENGINES)
+async def test_what_goes_past_the_store_is_looked_for_too(name: str, tmp_path: Path) -> None:
+    engine = raw.ENGINES[name](tmp_path / "raw", 3)
+    engine.start()
+    taking_turns = store.Raw(name, engine, 3)
+    for session in (0, 1, 1):
+        await taking_turns.write(session)
+    await taking_turns.stop()
+    assert await taking_turns.problems() == []
+
+    taking_turns.acknowledged[2] += 1
+
+    assert await taking_turns.problems() == [f"{name}: 1 turns of session 3 acknowledged, 0 there"]
+
+
+async def test_the_benchmark_of_the_pool_tells_what_a_session_takes_and_what_is_too_much(tmp_path: Path) -> None:
+    plan = holding.Plan(sessions=3, turns=4, store_url=f"sqlite:///{tmp_path}/record.db")
+    await holding.fill(plan)
+
+    ran = run("holding", msgspec.json.encode(plan).decode())
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = msgspec.json.decode(ran.stdout, type=holding.Figures)
+    assert 4 * holding.TURN_BYTES < figures.pieces["words of turns"] < 5 * holding.TURN_BYTES
+    assert figures.pieces["context: answers"] > 8 * holding.TURN_BYTES, "all words, and once more in the text"
+    assert (figures.evicted, figures.problems) == (plan.too_many, [])
+    line = pool.Line(plan=plan, figures=figures)
+    cold = pool.Cold(restore_ms=2.9, context_ms=9)
+    report = pool.Report(machine={}, lines=[line], cold=cold)
+    assert report.problems == []
+    assert "0 problems" in pool.tell(report)
+    large = replace(line, plan=replace(plan, sessions=1000), figures=replace(figures, bytes_each=16_001))
+    assert replace(report, lines=[large]).problems == ["restored: 16,001 bytes a session, 16,000 are allowed"]
+    assert replace(report, cold=replace(cold, restore_ms=3.1)).problems
+    too_many = replace(line, figures=replace(figures, problems=["none was evicted"]))
+    assert replace(report, lines=[too_many]).problems == ["none was evicted"]
 
 
 @pytest.mark.long

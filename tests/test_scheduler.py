@@ -13,17 +13,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from memory_service.scheduler import Scheduler
+from memory_service.scheduler import Calm, Scheduler, no_requests
 from tests.support.background import until
 
 PATIENCE_S = 10
 
 
 @asynccontextmanager
-async def started(concurrency: int = 4, grace_s: float = PATIENCE_S) -> AsyncIterator[Scheduler]:
+async def started(
+    concurrency: int = 4, grace_s: float = PATIENCE_S, calm: Calm = no_requests
+) -> AsyncIterator[Scheduler]:
     """A running scheduler; leaving the block is the shutdown."""
     async with AsyncExitStack() as stack:
-        scheduler = Scheduler(concurrency=concurrency, grace_s=grace_s)
+        scheduler = Scheduler(concurrency=concurrency, grace_s=grace_s, calm=calm)
         await scheduler.start(stack)
         yield scheduler
 
@@ -85,6 +87,80 @@ async def a_while() -> None:
 async def idle(scheduler: Scheduler) -> None:
     await until(lambda: not scheduler.stats()["waiting"] and not scheduler.stats()["running"])
     await a_while()
+
+
+# While there are requests
+
+
+class Requests:
+    """They take all the time until they are over; says who waits for that, and for how long at most."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.waited_for: list[float] = []
+
+    async def calm(self, longest_s: float) -> None:
+        self.waited_for.append(longest_s)
+        await self.over.wait()
+
+
+async def test_a_patient_job_waits_for_a_pause_in_the_requests_and_holds_up_no_other() -> None:
+    requests = Requests()
+    async with started(concurrency=1, calm=requests.calm) as scheduler:
+        patient, other = Work(free=True), Work(free=True)
+        for number in range(3):
+            scheduler.soon(f"patient {number}", patient, patient=True)
+        scheduler.soon("patient 0", patient, patient=True)
+        scheduler.soon("other", other)
+        await other.done()
+        assert patient.runs == 0
+        assert scheduler.stats()["waiting"] == 3
+        assert len(requests.waited_for) == 1, "only the first in line looks"
+        requests.over.set()
+        await patient.done(3)
+        await idle(scheduler)
+        assert patient.runs == 3
+
+
+async def test_a_patient_job_that_is_asked_for_while_it_runs_is_patient_again() -> None:
+    requests = Requests()
+    requests.over.set()
+    async with started(calm=requests.calm) as scheduler:
+        work = Work()
+        scheduler.soon("a job", work, patient=True)
+        await work.began()
+        requests.over.clear()
+        scheduler.soon("a job", work, patient=True)
+        work.let_go()
+        await until(lambda: len(requests.waited_for) == 2)
+        assert work.runs == 1
+        requests.over.set()
+        await work.done(2)
+
+
+async def test_patience_has_an_end_and_those_who_waited_in_line_have_less_of_it_left() -> None:
+    asked: list[float] = []
+
+    async def calm(longest_s: float) -> None:
+        asked.append(longest_s)
+        await asyncio.sleep(0.02)  # it gives up: the requests go on
+
+    async with started(calm=calm) as scheduler:
+        work = Work(free=True)
+        for number in range(3):
+            scheduler.soon(f"job {number}", work, patient=True)
+        await work.done(3)
+    assert asked[0] > asked[1] > asked[2] > 0
+    assert asked[2] <= asked[0] - 0.03
+
+
+async def test_a_shutdown_does_not_wait_for_a_pause_in_the_requests() -> None:
+    requests = Requests()
+    work = Work(free=True)
+    async with started(calm=requests.calm) as scheduler:
+        scheduler.soon("a job", work, patient=True)
+        await until(lambda: requests.waited_for)
+    assert work.runs == 0
 
 
 # Now

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from memory_service.logs import configure_logging
-from memory_service.watchdog import Watchdog
+from memory_service.watchdog import LOOK_EVERY_S, Watchdog
 from tests.support.background import until
 
 Serve = Callable[..., Awaitable[str]]
@@ -50,6 +50,47 @@ async def test_a_loop_that_is_hardly_held_up_is_measured_and_not_logged(caplog: 
         await until(lambda: watchdog.longest_s > 0.3)
         assert watchdog.late == 0
     assert not [record for record in caplog.records if record.name == "memory_service.watchdog"]
+
+
+class Work:
+    """A thread that works for all of its time from when it is told to."""
+
+    def __init__(self) -> None:
+        self.works = False
+
+    def seconds(self) -> float:
+        return time.monotonic() if self.works else 0.0
+
+
+@pytest.mark.parametrize(("works", "requests", "busy"), [(True, 1000, True), (True, 1, False), (False, 1000, False)])
+async def test_a_loop_is_busy_when_it_works_most_of_the_time_for_requests(
+    works: bool, requests: int, busy: bool
+) -> None:
+    work = Work()
+    watchdog = Watchdog(worked_s=work.seconds)
+    async with AsyncExitStack() as stack:
+        await watchdog.start(stack)
+        await asyncio.sleep(0)  # it looks for the first time
+        work.works = works
+        watchdog.requests += requests
+        await asyncio.sleep(1.5 * LOOK_EVERY_S)
+        assert watchdog.stats()["busy"] is busy
+        assert watchdog.stats()["requests"] == requests
+        await asyncio.wait_for(watchdog.calm(10), 5)  # it ends when no more requests come, and not after ten seconds
+        await watchdog.calm(0.01)
+
+
+async def test_who_waits_for_a_pause_in_the_requests_does_so_no_longer_than_he_wants() -> None:
+    work = Work()
+    watchdog = Watchdog(worked_s=work.seconds)
+    async with AsyncExitStack() as stack:
+        await watchdog.start(stack)
+        await asyncio.sleep(0)  # it looks for the first time
+        work.works = True
+        watchdog.requests += 1000
+        await until(lambda: watchdog.stats()["busy"])
+        await asyncio.wait_for(watchdog.calm(0.001), LOOK_EVERY_S / 2)
+        assert watchdog.stats()["busy"]
 
 
 async def test_a_watchdog_ends_with_its_stack() -> None:

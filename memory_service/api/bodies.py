@@ -20,6 +20,8 @@ from memory_service.limits import check_no_nul
 MAX_BODY_BYTES = 1_000_000
 LONG = 100_000
 """Bytes of a body beyond which it is not looked through value by value."""
+_JSON = JSON.encode()
+_ESCAPE = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """As JSON writes it; behind a backslash that is itself written so, it is text."""
 
@@ -67,9 +69,10 @@ class JsonBody:
         self._decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
-        _check_media_type(scope, JSON)
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self.most_bytes:
+            if name == b"content-type" and value != _JSON:  # as nearly everybody writes it
+                _check_media_type(value, JSON)
+            elif name == b"content-length" and int(value) > self.most_bytes:
                 raise ContentTooLarge(self.most_bytes)  # not read at all
         return self._value(await _read(receive, self.most_bytes), scope)
 
@@ -78,7 +81,7 @@ class JsonBody:
             raise ValidationFailed("$", "takes no query; all that is said is in the body")
         try:
             body = self._decoded(raw, scope) if self._of_path else self._decode_all(raw)
-            if _NUL.search(raw):
+            if _ESCAPE in raw and _NUL.search(raw):
                 if len(raw) > LONG:  # to find its place would take long
                     raise ValidationFailed("$", "holds a NUL character", "invalid_character")
                 check_no_nul(msgspec.to_builtins(body), "$")
@@ -110,7 +113,9 @@ class FileBody:
         self._of_url = UrlBody(takes)
 
     async def __call__(self, scope: Any, receive: Any) -> Sent:
-        _check_media_type(scope, NDJSON)
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                _check_media_type(value, NDJSON)
         go_on = go_on_of(scope)
         return Sent(await self._of_url(scope, receive), _parts(receive, go_on), go_on)
 
@@ -125,10 +130,9 @@ async def _parts(receive: Any, go_on: GoOn) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
 
 
-def _check_media_type(scope: Any, wanted: str) -> None:
-    for name, value in scope["headers"]:
-        if name == b"content-type" and value.partition(b";")[0].strip().lower() != wanted.encode():
-            raise UnsupportedMediaType(wanted)
+def _check_media_type(sent: bytes, wanted: str) -> None:
+    if sent.partition(b";")[0].strip().lower() != wanted.encode():
+        raise UnsupportedMediaType(wanted)
 
 
 class ModelBody(JsonBody):
@@ -144,6 +148,8 @@ class ModelBody(JsonBody):
 async def _read(receive: Any, most_bytes: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
+    if not message.get("more_body") and len(body) <= most_bytes:
+        return body
     parts, length = [body], len(body)
     while message.get("more_body") and length <= most_bytes:
         message = await receive()
@@ -153,4 +159,4 @@ async def _read(receive: Any, most_bytes: int) -> bytes:
         length += len(parts[-1])
     if length > most_bytes:
         raise ContentTooLarge(most_bytes)
-    return b"".join(parts) if len(parts) > 1 else body
+    return b"".join(parts)

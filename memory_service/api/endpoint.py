@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -74,7 +74,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     of_file: bool = False
     """Takes a file (`Sent`): `takes` is then its query."""
     in_lines: bool = False
-    """Answers with a file: `handle` returns its lines."""
+    """Answers with a file: `handle` returns its lines. All others return a value, or one that is JSON already."""
 
     @property
     def audited(self) -> bool:
@@ -141,17 +141,26 @@ class Endpoint:
         self._allowance = allowance or Unlimited()
         self._point = point
 
+    @property
+    def answers_in_one_piece(self) -> bool:
+        """Whether it takes a body of JSON by POST, and answers with one."""
+        verb = self._verbs["POST"][0] if "POST" in self._verbs else None
+        return verb is not None and not verb.of_file and not verb.in_lines
+
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         asked = _Asked()
         try:
-            verb, take = self._chosen(scope["method"])
-            caller = ANYONE if verb.open else await self._admitted(scope, verb, asked)
-            check_accept(scope["headers"], verb.answers)
+            verb, take = self._verbs[scope["method"]] if scope["method"] in self._verbs else self._none()
+            headers = scope["headers"]
+            caller = ANYONE if verb.open else self._may(await self._gate(scope), verb, asked)
+            check_accept(headers, verb.answers)
             if verb.named:
-                caller = _named(caller, scope["headers"])
+                caller = _named(caller, headers)
             asked.body = body = await take(scope, receive)
-            answer = await verb.handle(scope["state"]["service"], caller, body)
-            encoded = b"" if verb.in_lines else _encode(answer)
+            service = scope["state"]["service"]
+            service.asked()
+            answer = await verb.handle(service, caller, body)
+            encoded = answer if isinstance(answer, bytes) else b"" if verb.in_lines else _encode(answer)
             self._point("before_reply")
         except BaseException as error:
             await self._refuse(asked, error, scope, send)
@@ -160,25 +169,25 @@ class Endpoint:
         else:
             extra = self._told(asked)
             if verb.audited:
-                request_id = request_id_of(scope["headers"])
+                request_id = request_id_of(headers)
                 self._write_down(asked, answer, request_id, scope)
                 extra = [(b"x-request-id", request_id.encode()), *extra]
             if verb.in_lines:
                 await send_lines(answer, [_NO_STORE, *extra], scope, send)
                 return
-            replayed = [_REPLAYED] if verb.named and answer.replayed else []
-            await _send(send, 200, [_JSON, _NO_STORE, *replayed, *extra], encoded)
+            if verb.named and answer.replayed:
+                extra = [_REPLAYED, *extra]
+            await _send(send, 200, [_JSON, _NO_STORE, *extra], encoded)
 
-    async def _admitted(self, scope: Any, verb: Verb, asked: _Asked) -> Caller:
-        asked.caller = await self._gate(scope)
-        self._allowance.spend(asked.caller, verb.cost)
+    def _may(self, caller: Caller, verb: Verb, asked: _Asked) -> Caller:
+        """The caller as the verb is given him. Raises RateLimited, InsufficientScope, ScopeMismatch."""
+        asked.caller = caller
+        self._allowance.spend(caller, verb.cost)
         asked.verb = verb
-        return asked.caller.require(verb.needs, of_service=verb.of_service)
+        return caller.require(verb.needs, of_service=verb.of_service)
 
-    def _chosen(self, method: str) -> tuple[Verb, Take]:
-        if method not in self._verbs:
-            raise MethodNotAllowed(self._allowed)
-        return self._verbs[method]
+    def _none(self) -> NoReturn:
+        raise MethodNotAllowed(self._allowed)
 
     def _told(self, asked: _Asked) -> Headers:
         return self._allowance.told(asked.caller) if asked.caller else []

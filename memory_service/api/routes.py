@@ -35,7 +35,7 @@ from memory_service.telling import Context
 from memory_service.values import Memory, Message, Source
 
 
-async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> msgspec.Raw:
+async def start_session(service: MemoryService, caller: Caller, body: schemas.SessionStart) -> bytes:
     context, restored = await service.start_session(
         caller.scope(body.user_id),
         body.session_id,
@@ -44,7 +44,7 @@ async def start_session(service: MemoryService, caller: Caller, body: schemas.Se
         asked=asked_of(body),
     )
     if not caller.may("read", body.user_id):
-        return msgspec.Raw(msgspec.json.encode(_untold(context, body.user_id, restored)))
+        return msgspec.json.encode(_untold(context, body.user_id, restored))
     return _context(context, body.user_id, restored)
 
 
@@ -60,7 +60,7 @@ async def end_session(service: MemoryService, caller: Caller, body: schemas.Sess
     )
 
 
-async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> msgspec.Raw:
+async def get_context(service: MemoryService, caller: Caller, body: schemas.GetContext) -> bytes:
     return _context(await service.context(session_of(caller, body), asked_of(body)), body.user_id)
 
 
@@ -242,12 +242,11 @@ def _draft(body: schemas.StoreTurn, request_key: str | None) -> Draft:
     )
 
 
-def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> msgspec.Raw:
+def _context(context: Context, user_id: str, restored: bool | UnsetType = UNSET) -> bytes:
     """The answer as it is sent; made once for as long as the context holds."""
-    answer: msgspec.Raw | None = context.answers.get(restored)
+    answer: bytes | None = context.answers.get(restored)
     if answer is None:
-        made = msgspec.json.encode(_context_answer(context, user_id, restored))
-        answer = context.answers[restored] = msgspec.Raw(made)
+        answer = context.answers[restored] = msgspec.json.encode(_context_answer(context, user_id, restored))
     return answer
 
 

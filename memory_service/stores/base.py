@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Collection, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from memory_service.errors import MemoryServiceError, StoreCorrupt, StoreUnavailable
+from memory_service.errors import MemoryServiceError
 from memory_service.points import Point, nowhere
 from memory_service.settings import Settings
 from memory_service.stores.aging import AgeVerbs
@@ -25,6 +25,7 @@ from memory_service.stores.gateway import GatewayVerbs
 from memory_service.stores.keys import KeyVerbs
 from memory_service.stores.mirrors import MirrorVerbs
 from memory_service.stores.settling import settled
+from memory_service.stores.translating import Errors, Translated
 from memory_service.values import (
     Durability,
     Effect,
@@ -150,8 +151,8 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
     """Who narrows a user's memory to a question. `store`: the backend, for all whom it `narrows`."""
     searched_why: str = "this store has no indexes to search by"
     """Why so, in words for those who run the service."""
-    native_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    damage_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    native_errors: ClassVar[Errors] = (OSError,)
+    damage_errors: ClassVar[Errors] = ()
     """By which a backend says that what it holds is damaged; looked at before `native_errors`."""
 
     @classmethod
@@ -178,7 +179,8 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
     async def load(self, key: SessionKey) -> Hot | None:
         """Return the head and the live turns as last committed, or None. Two round trips at most."""
         with self._translated():
-            return await self._load(key)
+            hot = await self._load(key)
+        return hot and hot.sharing()  # it is held for long
 
     async def head(self, key: SessionKey) -> Session | None:
         """Return the head as last committed, or None: what it costs least to see whether anything moved."""
@@ -329,15 +331,8 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
     async def _clock(self) -> datetime | None:
         return None
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except self.damage_errors as exc:
-            logger.error("the record is damaged", extra={"reason": type(exc).__name__})  # noqa: TRY400 (no words of users)
-            raise StoreCorrupt from exc
-        except self.native_errors as exc:
-            raise StoreUnavailable(f"{type(self).__name__}: {type(exc).__name__}") from exc
+    def _translated(self) -> Translated:
+        return Translated(type(self).__name__, self.native_errors, self.damage_errors)
 
     @abstractmethod
     def _commit(self, commit: Commit) -> Awaitable[None]: ...

@@ -9,8 +9,12 @@ import msgspec
 Durability = Literal["fsync", "quorum", "relaxed", "none"]
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all values: immutable, compared and hashed by content."""
+class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of all values: immutable, compared and hashed by content.
+
+    Made of data that was there before it, a value is part of no cycle: the collector need not look for one, however
+    many there are. So none may hold what could come to hold it, such as a function, a task or a service.
+    """
 
 
 class Scope(Value, frozen=True, kw_only=True):

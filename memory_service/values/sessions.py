@@ -261,6 +261,20 @@ class Hot(Value, frozen=True, kw_only=True):
     session: Session
     turns: tuple[Turn, ...] = ()
 
+    def sharing(self) -> Hot:
+        """The same in less room: what turns that were read back say alike, they have once."""
+        nothing: dict[str, Any] = {}
+        turns = (
+            replace(
+                turn,
+                session_id=self.session.session_id,
+                created_at=turn.received_at if turn.created_at == turn.received_at else turn.created_at,
+                metadata=turn.metadata or nothing,
+            )
+            for turn in self.turns
+        )
+        return replace(self, turns=tuple(turns))
+
     def last_said(self, role: Role) -> str:
         """The last words of a speaker in the live turns; empty if there are none."""
         messages = (message for turn in reversed(self.turns) for message in reversed(turn.messages))

@@ -55,6 +55,12 @@ class ReadContract:
         head = await begin(store, a_key(), agent_id="agent", touched_at=minutes(1.5))
         assert await store.load(a_key()) == Hot(session=head)
 
+    async def test_what_is_loaded_has_once_what_its_turns_say_alike(self, store: Store) -> None:
+        await begin(store, a_key(), turns=2)
+        hot = await store.load(a_key())
+        assert hot is not None
+        assert all(turn.session_id is hot.session.session_id for turn in hot.turns)
+
     async def test_what_is_loaded_is_the_head_and_exactly_the_live_turns(self, store: Store) -> None:
         key = a_key()
         head = await begin(store, key, turns=12)

@@ -135,6 +135,73 @@ async def test_within_a_group_each_commit_sees_those_before_it(store: SQLiteStor
     assert await store.load(key) == hot
 
 
+# Turns that are appended together
+
+TWINS = [a_key("s", "ana"), a_key("s", "ben"), a_key("s", "ana", "acme"), a_key("t", "ana")]
+"""Each has a session, a user or a tenant like another's, and none is the same."""
+WORDS = ["plain", 'quotes " and \\ and \u2028 and 😀', "long " * 3000]
+
+
+async def together(store: Store, path: Path, commits: list[Commit]) -> list[BaseException | None]:
+    """What comes of commits that wait together."""
+    with writing_blocked(path):
+        tasks = await handed_over(store, commits)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_turns_appended_together_are_each_where_they_belong(store: SQLiteStore, path: Path) -> None:
+    hots = {key: Hot(session=await begin(store, key)) for key in TWINS}
+    await store.follow("engine")
+    for words in WORDS:
+        commits = []
+        for key, hot in hots.items():
+            commit, hots[key] = next_turn(hot, key, text=f"{words} for {key}")
+            commits.append(commit)
+        assert await together(store, path, commits) == [None] * len(TWINS)
+    for key, hot in hots.items():
+        assert await store.load(key) == hot
+        assert (await store.mirror(key.scope, "engine")).changed > 3
+    assert rows(path, "SELECT count(*) FROM turns WHERE compressed IS NOT NULL") == [(len(TWINS),)]
+
+
+def amiss(hot: Hot) -> dict[str, Commit]:
+    """Turns that cannot be appended to a session of one turn of Ben's, and why not."""
+    session, turn, repeat = hot.session, a_turn(2), a_turn(2, turn_id="t1")
+    behind, another = replace(session, version=session.version - 1), replace(session, incarnation="another")
+    nowhere = replace(session, session_id="nowhere")
+    return {
+        "it is behind": Commit(scope=a_scope("ben"), session=behind.with_turn(turn), turns=(turn,)),
+        "of another incarnation": Commit(scope=a_scope("ben"), session=another.with_turn(turn), turns=(turn,)),
+        "stored before": Commit(scope=a_scope("ben"), session=session.with_turn(repeat), turns=(repeat,)),
+        "of no session": Commit(
+            scope=a_scope("ben"), session=nowhere.with_turn(turn), turns=(a_turn(2, session_id="nowhere"),)
+        ),
+        "of a user who has none": Commit(scope=a_scope("eve"), session=session.with_turn(turn), turns=(turn,)),
+    }
+
+
+@pytest.mark.parametrize("why", amiss(Hot(session=a_session())))
+async def test_one_turn_that_cannot_be_appended_leaves_those_it_waits_with(
+    store: SQLiteStore, path: Path, why: str
+) -> None:
+    hots = {}
+    for key in TWINS:
+        await begin(store, key, turns=1)
+        hots[key] = await store.load(key) or pytest.fail()
+    ben = hots.pop(TWINS[1])
+    grown = {key: next_turn(hot, key) for key, hot in hots.items()}
+    commits = [commit for commit, _ in grown.values()]
+    outcomes = await together(store, path, [commits[0], amiss(ben)[why], *commits[1:]])
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        DuplicateTurn if why == "stored before" else StaleVersion,
+        *[type(None)] * (len(commits) - 1),
+    ]
+    assert {key: await store.load(key) for key in TWINS} == {TWINS[1]: ben} | {
+        key: hot for key, (_, hot) in grown.items()
+    }
+
+
 async def test_nothing_is_acknowledged_or_shown_before_it_is_durable(store: SQLiteStore, path: Path) -> None:
     with writing_blocked(path):
         (task,) = await handed_over(store, [new_session(1)])

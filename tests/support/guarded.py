@@ -24,8 +24,9 @@ PATIENT = {"head_s": LONG_S, "body_s": LONG_S, "request_s": LONG_S, "head_bytes"
 async def served(app: Any, **limits: Any) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
     """Serve the app behind a doorkeeper; gives it, and a way to call from 127.0.0.1 or another address."""
     keeper = Doorkeeper(Limits(**{**PATIENT, **limits}))
+    protocol = guarded_by(keeper, getattr(app, "whole_paths", ()))
     config = uvicorn.Config(
-        app, http=guarded_by(keeper), ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
+        app, http=protocol, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
     )
     with listening("127.0.0.1", 0) as listener:
         server = Server(config)

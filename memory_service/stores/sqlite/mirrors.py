@@ -15,6 +15,11 @@ MARK = """
 INSERT INTO mirrors (driver, tenant_id, user_id) SELECT name, ?, ? FROM drivers WHERE true
 ON CONFLICT DO UPDATE SET changed = changed + 1
 """
+MARK_ALL = """
+INSERT INTO mirrors (driver, tenant_id, user_id)
+SELECT name, value ->> 0, value ->> 1 FROM drivers CROSS JOIN json_each(?) WHERE true
+ON CONFLICT DO UPDATE SET changed = changed + 1
+"""
 ANEW = "cursor = 'null', begun = begun + 1, changed = changed + 1"
 CLAIM = f"""
 UPDATE mirrors SET lease_until = ? WHERE driver = ? AND (tenant_id, user_id) IN (

@@ -27,6 +27,9 @@ CHECK_EVERY = 10_000
 
 BUSY_MS = 5000
 
+TICK_NS = 1_000_000_000
+"""What happens to a folder within less may leave it with the same time."""
+
 OF_EVERY_CONNECTION = f"""
 PRAGMA busy_timeout = {BUSY_MS};
 PRAGMA trusted_schema = OFF;
@@ -152,13 +155,22 @@ def in_place(path: Path) -> Callable[[], bool]:
     def identities() -> list[tuple[int, int]]:
         return [(found.st_dev, found.st_ino) for found in map(os.stat, names)]
 
-    opened = identities()
+    opened, unchanged = identities(), (0, 0, 0)
 
     def look() -> bool:
+        """A name that goes changes the folder: as long as that is as it was, its names need not be looked at."""
+        nonlocal unchanged
         try:
-            return identities() == opened
+            folder = path.parent.stat()
+            found = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
+            if found == unchanged:
+                return True
+            there = identities() == opened
         except FileNotFoundError:
             return False
+        if there and time.time_ns() - folder.st_mtime_ns > TICK_NS:
+            unchanged = found
+        return there
 
     return look
 

@@ -10,9 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,6 +26,7 @@ from memory_service.errors import (
 )
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
+from memory_service.stores.sqlite.appends import NotAll, append_all, appends
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
 
@@ -34,10 +34,13 @@ logger = logging.getLogger(__name__)
 
 Change = Callable[[apsw.Connection], Any]
 """What is done inside the open transaction; what it returns is for who waits for it."""
-Waiting = tuple[Change, "asyncio.Future[Any]"]
+Waiting = tuple[Change | Commit, "asyncio.Future[Any]"]
 Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
+"""Commits that are made durable together, at most; the thread is handed half of that at once."""
+TOGETHER = 2
+"""From so many commits on that append: one alone is written as quickly by itself."""
 MAX_WAITING = 10_000
 CLEARING_S, CLEARED_AGAIN_S = 0.5, 5.0
 """So long clearing the log waits for those who read, and so long after that it is tried again."""
@@ -66,7 +69,8 @@ class Writer:
         self._db = db
         self._loop = loop
         self._point = point
-        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Waiting] | None] = SimpleQueue()
+        self._come: list[Waiting] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._stopping = False
         self.broken = asyncio.Event()
@@ -82,19 +86,27 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        return self.change(partial(self._apply, commit))
-
-    def _apply(self, commit: Commit, db: apsw.Connection) -> None:
-        if apply(db, commit):
-            self._log_to_clear = True
+        return self._queued(commit)
 
     def change(self, change: Change) -> asyncio.Future[Any]:
         """Queue any change, in the same way."""
+        return self._queued(change)
+
+    def _queued(self, change: Change | Commit) -> asyncio.Future[Any]:
         self.require_room()
         self.waiting += 1
         future = self._loop.create_future()
-        self._queue.put((change, future))
+        if not self._come:
+            # once for all that come in this round of the loop: whenever the thread is woken it asks for the interpreter
+            self._loop.call_soon(self._hand_over)
+        self._come.append((change, future))
         return future
+
+    def _hand_over(self) -> None:
+        come, self._come = self._come, []
+        half = MAX_GROUP // 2
+        for first in range(0, len(come), half):
+            self._queue.put(come[first : first + half])
 
     async def clear_log(self) -> None:
         """Leave nothing in the log of what was written over or deleted before."""
@@ -117,6 +129,7 @@ class Writer:
     async def stop(self) -> None:
         """Write what is waiting, then close."""
         self._stopping = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         try:
@@ -136,25 +149,24 @@ class Writer:
 
     def _next_group(self) -> list[Waiting]:
         """Wait for a commit and take all that have come meanwhile; empty once stopped."""
-        first = self._queue.get()
-        if first is None:
+        group = self._queue.get()
+        if group is None:
             return []
-        group = [first]
-        while len(group) < MAX_GROUP:
+        while len(group) <= MAX_GROUP // 2:
             try:
-                item = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except Empty:
                 break
-            if item is None:
+            if more is None:
                 self._queue.put(None)  # finish this group, stop at the next
                 break
-            group.append(item)
+            group += more
         return group
 
     def _write(self, group: list[Waiting]) -> list[Settled]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            outcomes: list[Settled] = [(future, self._applied(change)) for change, future in group]
+            outcomes = self._applied_all(group)
             self._point("before_commit")
             self._db.execute("COMMIT")
             self._require_in_place()
@@ -205,15 +217,44 @@ class Writer:
         error.__cause__ = exc
         return error
 
-    def _applied(self, change: Change) -> Any:
-        self._db.execute("SAVEPOINT one")
+    def _applied_all(self, group: list[Waiting]) -> list[Settled]:
+        """Apply a group: what only appends together, as far as that goes, and all else one by one.
+
+        Nobody has been told of any of them yet, so it does not matter that some take place before their turn.
+        """
+        appending = [waiting for waiting in group if isinstance(waiting[0], Commit) and appends(waiting[0])]
+        if len(appending) < TOGETHER or not self._appended([change for change, _ in appending]):
+            return [(future, self._applied(change)) for change, future in group]
+        done: list[Settled] = [(future, None) for _, future in appending]
+        together = {id(future) for _, future in appending}
+        return done + [(future, self._applied(change)) for change, future in group if id(future) not in together]
+
+    def _appended(self, commits: Sequence[Any]) -> bool:
+        """Write commits that append into the transaction that has just begun, all of them or none; returns which."""
         try:
-            outcome = change(self._db)
+            append_all(self._db, commits)
+        except NotAll:
+            self._db.execute("ROLLBACK; BEGIN IMMEDIATE")  # nothing else has been written yet
+            return False
+        return True
+
+    def _applied(self, change: Change | Commit) -> Any:
+        self._db.execute("SAVEPOINT one")
+        outcome = None
+        try:
+            if isinstance(change, Commit):
+                self._apply(change)
+            else:
+                outcome = change(self._db)
         except MemoryServiceError as refusal:
             self._db.execute("ROLLBACK TO one; RELEASE one")
             return refusal
         self._db.execute("RELEASE one")
         return outcome
+
+    def _apply(self, commit: Commit) -> None:
+        if apply(self._db, commit):
+            self._log_to_clear = True
 
     def _wake(self, outcomes: list[Settled]) -> None:
         self.waiting -= len(outcomes)

@@ -1,0 +1,110 @@
+"""Requests that arrive whole and are answered in one piece, as nearly all are, without what only long ones need.
+
+Served through ASGI like all others, by the same application. What is left out is uvicorn's own cycle (an event, flow
+control, bodies in parts, answers in parts), which takes longer than most answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
+
+MOST_BYTES = 65_536
+"""Of a body; a longer one goes uvicorn's way."""
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_DISCONNECTED = {"type": "http.disconnect"}
+_CLOSE = (b"connection", b"close")
+
+
+class _Unheard:
+    """What uvicorn rings when something has come: nobody here waits for a part."""
+
+    def set(self) -> None: ...
+
+
+def is_short(headers: Headers) -> bool:
+    """Tell whether a body of a length that is known is announced, and nothing that asks for more than an answer."""
+    short = False
+    for name, value in headers:
+        if name == b"content-length":
+            short = len(value) <= 5 and int(value) <= MOST_BYTES
+        elif name in (b"transfer-encoding", b"expect", b"upgrade"):
+            return False
+    return short
+
+
+class WholeCycle:
+    """One exchange, in the place of uvicorn's `RequestResponseCycle`: its protocol looks at the public fields.
+
+    `beside`: headers that the server sends with each answer.
+    """
+
+    __slots__ = (
+        "_beside",
+        "_on_response",
+        "_start",
+        "_transport",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "scope",
+    )
+    message_event = _Unheard()
+
+    def __init__(
+        self, scope: Any, transport: Any, beside: Headers, keep_alive: bool, on_response: Callable[[], None]
+    ) -> None:
+        self.scope, self._transport, self.keep_alive, self._on_response = scope, transport, keep_alive, on_response
+        self._beside = beside
+        self.body = b""
+        self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
+        self._start: Any = None
+
+    async def run(self, app: Any) -> None:
+        """Let the application answer; one that does not ends the connection."""
+        try:
+            await app(self.scope, self._receive, self._send)
+        except Exception:
+            logger.exception("a request was not answered")
+        finally:
+            if not self.response_complete:
+                self._transport.close()
+
+    async def _receive(self) -> dict[str, Any]:
+        if self.disconnected or not self.more_body:
+            return _DISCONNECTED
+        self.more_body = False
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        if self.disconnected:
+            return
+        if message.get("more_body") or self.response_complete:
+            raise RuntimeError("what arrived whole is answered in one piece")
+        self._write(self._start["status"], self._start["headers"], message["body"])
+
+    def _write(self, status: int, headers: Headers, body: bytes) -> None:
+        headers = [*self._beside, *headers]
+        if not self.keep_alive:
+            headers.append(_CLOSE)
+        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        if lines.count(b"\n") != len(headers):
+            raise RuntimeError("a line break in a header")
+        self._transport.write(b"%b%b\r\n%b" % (_STATUS_LINES[status], lines, body))
+        self.response_started = self.response_complete = True
+        if not self.keep_alive:
+            self._transport.close()
+        self._on_response()

@@ -1,0 +1,165 @@
+"""Requests that arrive whole go another way through the server: whoever calls must not be able to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from memory_service.guard import Doorkeeper
+from memory_service.whole import MOST_BYTES
+from tests.support.background import until
+from tests.support.guarded import SHORT_S, served
+
+
+class Echo:
+    """An application that says what it was asked; `/wait` when the door opens, `/fail` never."""
+
+    def __init__(self, whole: bool) -> None:
+        self.whole_paths = [b"/say", b"/wait", b"/fail", b"/break"] if whole else []
+        self.begun: list[Any] = []
+        self.door = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]  # what has none is not a request
+        self.begun.append(scope)
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        else:
+            return
+        if path == "/fail":
+            raise ValueError("its words are in the log alone")
+        if path == "/wait":
+            await self.door.wait()
+        said = b"%s %s %s" % (scope["method"].encode(), path.encode(), body)
+        broken = [(b"x-broken", b"a\r\nb: c")] * (path == "/break")
+        headers = [(b"content-length", b"%d" % len(said)), (b"x-count", b"%d" % len(scope["headers"])), *broken]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": said})
+
+
+class Served(NamedTuple):
+    keeper: Doorkeeper
+    echo: Echo
+    call: Callable[..., Any]
+
+
+@asynccontextmanager
+async def echoing(*, whole: bool = True, **limits: Any) -> AsyncIterator[Served]:
+    echo = Echo(whole)
+    async with served(echo, **limits) as (keeper, call):
+        yield Served(keeper, echo, call)
+
+
+def post(path: bytes, body: bytes, *more: bytes) -> bytes:
+    lines = (b"POST %b HTTP/1.1" % path, b"Host: here", b"Content-Length: %d" % len(body), *more)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+ASKED = {
+    "a short one": post(b"/say", b"short"),
+    "none": post(b"/say", b""),
+    "the longest": post(b"/say", b"x" * MOST_BYTES),
+    "one too long": post(b"/say", b"x" * (MOST_BYTES + 1)),
+    "another path": post(b"/other", b"short"),
+    "a query": post(b"/say?a=b", b"short"),
+    "a path spelt otherwise": post(b"/s%61y", b"short"),
+    "many headers": post(b"/say", b"short", *(b"X-%d: %d" % (n, n) for n in range(30))),
+    "chunked": b"POST /say HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n",
+    "by another method": post(b"/say", b"short").replace(b"POST", b"PUT"),
+    "for the last time": post(b"/say", b"short", b"Connection: close"),
+    "by an old version": post(b"/say", b"short").replace(b"HTTP/1.1", b"HTTP/1.0"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=list(ASKED))
+async def test_an_answer_is_the_same_either_way(asked: bytes) -> None:
+    told = []
+    for whole in (True, False):
+        async with echoing(whole=whole) as (_, echo, call):
+            caller = await call()
+            await caller.say(asked)
+            answer = await caller.hear()
+            headers = {name: value for name, value in answer.headers.items() if name != "date"}
+            assert "date" in answer.headers
+            scope = {name: value for name, value in echo.begun[0].items() if name not in ("client", "server")}
+            scope.pop("extensions", None)  # of what is given or taken in parts
+            told.append((answer.status, headers, answer.body, scope))
+            if "close" in headers.get("connection", ""):
+                assert await caller.hear() is None
+    assert told[0] == told[1]
+
+
+async def test_a_body_that_comes_in_parts_is_served_once_when_all_of_it_is_there() -> None:
+    async with echoing() as (_, echo, call):
+        caller = await call()
+        asked = post(b"/say", b"one two three")
+        for cut in (asked[:-8], asked[-8:-4], asked[-4:]):
+            assert echo.begun == []
+            await caller.say(cut)
+            await asyncio.sleep(0.01)
+        assert (await caller.hear()).body == b"POST /say one two three"
+        assert len(echo.begun) == 1
+
+
+async def test_requests_that_are_sent_together_are_answered_in_order() -> None:
+    async with echoing() as (_, echo, call):
+        caller = await call()
+        await caller.say(post(b"/wait", b"first") + post(b"/say", b"second") + post(b"/say", b"third"))
+        await until(lambda: echo.begun)
+        echo.door.set()
+        bodies = [(await caller.hear()).body for _ in range(3)]
+        assert bodies == [b"POST /wait first", b"POST /say second", b"POST /say third"]
+        await caller.say(post(b"/say", b"after that"))
+        assert (await caller.hear()).body == b"POST /say after that"
+
+
+async def test_half_a_body_is_told_so_and_never_begun() -> None:
+    async with echoing(body_s=SHORT_S) as (keeper, echo, call):
+        caller = await call()
+        await caller.say(post(b"/say", b"half of it")[:-4])
+        assert (await caller.last()).is_problem(408, "body_timeout")
+        assert (echo.begun, keeper.refused) == ([], {"body_timeout": 1})
+
+
+async def test_one_who_leaves_in_the_middle_of_a_body_or_of_an_answer_does_no_harm() -> None:
+    async with echoing() as (keeper, echo, call):
+        for asked in (post(b"/say", b"half of it")[:-4], post(b"/wait", b"")):
+            caller = await call()
+            await caller.say(asked)
+            await until(lambda: keeper.connections)
+            caller.leave()
+        await until(lambda: keeper.connections == 0)
+        echo.door.set()
+        other = await call()
+        await other.say(post(b"/say", b"hello"))
+        assert (await other.hear()).status == 200
+
+
+async def test_one_served_too_long_is_answered_while_its_work_goes_on() -> None:
+    async with echoing(request_s=SHORT_S) as (keeper, echo, call):
+        caller = await call()
+        await caller.say(post(b"/wait", b""))
+        assert (await caller.last()).is_problem(503, "deadline_exceeded")
+        echo.door.set()
+        await until(lambda: keeper.connections == 0)
+
+
+@pytest.mark.parametrize("path", [b"/fail", b"/break"])
+async def test_what_an_application_should_not_do_ends_the_connection_with_nothing_said(
+    path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with echoing() as (_, _, call):
+        caller = await call()
+        await caller.say(post(path, b"a secret"))
+        assert await caller.hear() is None
+    failures = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.name for record in failures] == ["memory_service.whole"]
+    assert "a secret" not in caplog.text
