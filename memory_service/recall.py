@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
+from msgspec.structs import replace
 
 from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
@@ -23,7 +24,7 @@ from memory_service.engines import Engines
 from memory_service.query_cache import QueryCache, Seen
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
-from memory_service.values import Kind, Only, Scope, Value
+from memory_service.values import Kind, Memory, Only, Scope, Value
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,22 @@ class Recall:
         hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit), words)
         return _Found(hits=hits, seen=seen, driver_failed=failed)
 
+    async def among(self, scope: Scope, memories: Sequence[Memory], question: str, limit: int) -> list[Hit]:
+        """Return which of these memories of a user, all of one kind, are nearest to a question.
+
+        Where all that there is of the user would have to be read for a search, these alone are weighed.
+        """
+        kinds = tuple({memory.kind for memory in memories})
+        if self._engines.order or self._is_here(scope) or await self._is_narrowed(scope, Only()):
+            ids = {memory.memory_id for memory in memories}
+            found = await self.retrieve(scope, question, limit, kinds)
+            return [hit for hit in found.hits if hit.item.id in ids]
+        vector, stems = await self._embedding.question(question), await self._stems(question)
+        space = self._embedding.space
+        held = await self._store.items(scope, [memory.memory_id for memory in memories], space)
+        sought = Sought(stems=stems, vector=vector, space=space, kinds=kinds, with_extracts=True, question=question)
+        return await self._ranked(replace(held, turns=[], memories=list(memories)), sought, limit)
+
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
         """Return what the memory of a user holds, newest first: all that says something of its own."""
         items, _ = await self._in_corpus(scope, lambda corpus: corpus.newest(SEARCHED, limit, only))
@@ -180,9 +197,11 @@ class Recall:
         """Whether the store narrows a user's memory to the question: not one that is here, whatever its size; and not
         where the search is restricted, for it would narrow to others.
         """
+        return not self._is_here(scope) and only == Only() and await self._store.narrows(scope)
+
+    def _is_here(self, scope: Scope) -> bool:
         kept = self._cache.get(scope)
-        is_here = kept is not None and kept.space == self._embedding.space
-        return not is_here and only == Only() and await self._store.narrows(scope)
+        return kept is not None and kept.space == self._embedding.space
 
     async def _in_corpus(self, scope: Scope, look: Callable[[Corpus], list[T]], words: int = 0) -> tuple[list[T], Seen]:
         """Look into all that there is of a user, for so many words, once it is up to date; returns besides up to where.

@@ -240,8 +240,8 @@ class Reflector:
         if len(held) <= KNOWN_INSIGHTS:
             return _low_last(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
-        found = await self._recall.retrieve(scope, said[-4000:], KNOWN_INSIGHTS, ["insight"])
-        return _low_last(held[hit.item.id] for hit in found.hits if hit.item.id in held), settled
+        found = await self._recall.among(scope, list(held.values()), said[-4000:], KNOWN_INSIGHTS)
+        return _low_last(held[hit.item.id] for hit in found), settled
 
     async def _held(
         self, scope: Scope, known: Iterable[Memory], settled: Iterable[Memory], *made: Iterable[Memory]

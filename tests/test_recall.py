@@ -298,6 +298,26 @@ async def test_a_short_text_is_embedded_at_once_and_a_long_one_or_the_first_besi
     assert threads == [False, True, False]
 
 
+async def test_which_of_some_memories_are_near_is_told_without_reading_all_there_is() -> None:
+    async with AsyncExitStack() as stack:
+        store = YieldingStore()
+        recall = plain_recall(store, LOCAL, 10_000_000)
+        await recall.start(stack)
+        for number, thing in enumerate(THINGS):
+            await learn(store, ANA, f"m{number}", thing)
+        await say(store, ANA, *THINGS)
+        await embed(store)
+        memories = await store.memories(ANA, ["insight"])
+        store.calls.clear()
+        alone = await recall.among(ANA, memories, "a puppy on the train", 3)
+        assert (alone[0].item.id, len(alone), store.calls["entries"]) == ("m2", 3, 0)
+        assert alone[0].parts.vector > 0 < alone[0].parts.keyword
+        await recall.retrieve(ANA, "tea", 5)  # now it is all here
+        hits = await recall.among(ANA, memories, "a puppy on the train", 3)
+        assert hits[0].item.id == "m2"
+        assert await recall.among(ANA, memories[:1], "a puppy on the train", 3) != hits
+
+
 # Vectors
 
 
