@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -59,7 +61,7 @@ def make_front(
 ) -> Front:
     """Assemble the application; `lifespan` yields the state in which endpoints find their service."""
     paths: dict[str, list[Verb]] = {}
-    for verb in (*verbs, *_signposts(openapi(verbs))):
+    for verb in (*verbs, *_signposts(verbs)):
         paths.setdefault(verb.path, []).append(verb)
     stems = {verb.path: verb.path.partition("{")[0] for verb in verbs if verb.rest}
     for of_rest, stem in stems.items():
@@ -81,16 +83,19 @@ class _Explain(msgspec.Struct):
     code: str
 
 
-def _signposts(document: dict[str, Any]) -> Sequence[Verb]:
+def _signposts(verbs: Sequence[Verb]) -> Sequence[Verb]:
     """What leads to the verbs, and is not one: not in the document."""
-    described = msgspec.Raw(msgspec.json.encode(document))
+
+    @cache
+    def described() -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(openapi(verbs)))
 
     async def welcome(service: MemoryService, caller: Caller, body: None) -> dict[str, str]:
         links = {"health": "/health", "stats": "/stats", "openapi": "/openapi.json"}
         return {"service": "agent-memory", "version": __version__, **links}
 
     async def describe(service: MemoryService, caller: Caller, body: None) -> msgspec.Raw:
-        return described
+        return await asyncio.to_thread(described)  # the first time it takes a tenth of a second
 
     async def explain(service: MemoryService, caller: Caller, body: _Explain) -> dict[str, str]:
         if body.code not in all_errors():
