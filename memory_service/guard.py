@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from memory_service.errors import (
     RequestTimeout,
     TooManyConnections,
 )
-from memory_service.whole import WholeCycle, is_short
+from memory_service.whole import WholeCycle, begun, is_short
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
@@ -98,6 +98,8 @@ class GuardedProtocol(HttpToolsProtocol):
     keeper: ClassVar[Doorkeeper]
     whole_paths: ClassVar[frozenset[bytes]]
     """Where a POST that arrives whole is answered in one piece."""
+    at_once: ClassVar[bool]
+    """Whether the application needs no task of its own before it waits for something."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -207,7 +209,14 @@ class GuardedProtocol(HttpToolsProtocol):
             )
 
     def _serve_whole(self, cycle: WholeCycle) -> None:
-        task = self.loop.create_task(cycle.run(self.app))
+        if self.transport.is_closing():  # it stands behind the last one of its connection
+            return
+        work: Coroutine[Any, Any, None] | None = cycle.run(self.app)
+        if self.at_once and work is not None:
+            work = begun(work)
+        if work is None:
+            return
+        task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -287,8 +296,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def guarded_by(keeper: Doorkeeper, whole_paths: Iterable[bytes] = ()) -> type[GuardedProtocol]:
-    parts = {"keeper": keeper, "whole_paths": frozenset(whole_paths)}
+def guarded_by(
+    keeper: Doorkeeper, whole_paths: Iterable[bytes] = (), *, at_once: bool = False
+) -> type[GuardedProtocol]:
+    parts = {"keeper": keeper, "whole_paths": frozenset(whole_paths), "at_once": at_once}
     return type("GuardedProtocol", (GuardedProtocol,), parts)
 
 

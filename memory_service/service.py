@@ -352,6 +352,11 @@ class MemoryService:
         self._store.require_room()
         await self._store.ping()
 
+    @property
+    def is_alone(self) -> bool:
+        """Nobody else writes the record: what is hot is told without asking it."""
+        return self._pool.exclusive
+
     def asked(self) -> None:
         """Note that a request is served: what else there is to do takes its time from that."""
         self._parts.watchdog.requests += 1

@@ -12,7 +12,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.25
-BUSY_SHARE, BUSY_LATE_S, BUSY_REQUESTS = 0.5, 0.02, 50
+BUSY_SHARE, BUSY_LATE_S, BUSY_REQUESTS = 0.25, 0.02, 50
 """From which on it is busy: the part of its time that the loop's thread has worked since the last look, or what it
 comes late by, and the requests there were. What works without requests is not in anybody's way.
 """

@@ -7,8 +7,10 @@ control, bodies in parts, answers in parts), which takes longer than most answer
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from http import HTTPStatus
+from types import coroutine
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,38 @@ MOST_BYTES = 65_536
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _DISCONNECTED = {"type": "http.disconnect"}
 _CLOSE = (b"connection", b"close")
+
+
+def begun(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
+    """Do the first of some work, up to where it waits for something; returns what is left, for a task, if anything is.
+
+    What is hot is answered so without a task, which costs as much as the answer. By then there is no present task: work
+    that may need one before it waits for the first time (a time limit does) cannot be begun so.
+    """
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return None
+    return _rest(work, waits_for)
+
+
+async def _rest(work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _going_on(work, waits_for)
+
+
+@coroutine
+def _going_on(work: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            came: Any = yield waits_for
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, came)
+        try:
+            waits_for = step()
+        except StopIteration:
+            return
 
 
 class _Unheard:
