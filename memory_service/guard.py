@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from memory_service.errors import (
     RequestTimeout,
     TooManyConnections,
 )
-from memory_service.whole import WholeCycle, begun, is_short
+from memory_service.whole import Whole, WholeCycle, begun, is_short
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
@@ -96,8 +96,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection. `guarded_by` makes the class that uvicorn is given."""
 
     keeper: ClassVar[Doorkeeper]
-    whole_paths: ClassVar[frozenset[bytes]]
-    """Where a POST that arrives whole is answered in one piece."""
+    whole: ClassVar[Mapping[bytes, Whole]]
+    """What answers a POST to a path, if it arrives whole."""
     at_once: ClassVar[bool]
     """Whether the application needs no task of its own before it waits for something."""
 
@@ -171,7 +171,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _arrives_whole(self) -> bool:
         return (
-            self.url in self.whole_paths
+            self.url in self.whole
             and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
             and is_short(self.headers)
@@ -211,7 +211,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _serve_whole(self, cycle: WholeCycle) -> None:
         if self.transport.is_closing():  # it stands behind the last one of its connection
             return
-        work: Coroutine[Any, Any, None] | None = cycle.run(self.app)
+        work: Coroutine[Any, Any, None] | None = cycle.run(self.whole[self.url])
         if self.at_once and work is not None:
             work = begun(work)
         if work is None:
@@ -297,9 +297,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def guarded_by(
-    keeper: Doorkeeper, whole_paths: Iterable[bytes] = (), *, at_once: bool = False
+    keeper: Doorkeeper, whole: Mapping[bytes, Whole] | None = None, *, at_once: bool = False
 ) -> type[GuardedProtocol]:
-    parts = {"keeper": keeper, "whole_paths": frozenset(whole_paths), "at_once": at_once}
+    parts = {"keeper": keeper, "whole": whole or {}, "at_once": at_once}
     return type("GuardedProtocol", (GuardedProtocol,), parts)
 
 

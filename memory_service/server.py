@@ -90,7 +90,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
             app = app_around(nullcontext(service), settings)
             config = uvicorn.Config(
                 app,
-                http=guarded_by(keeper, app.whole_paths, at_once=service.is_alone),
+                http=guarded_by(keeper, app.whole, at_once=service.is_alone),
                 ws="none",
                 access_log=False,
                 log_config=None,

@@ -1,7 +1,7 @@
 """Requests that arrive whole and are answered in one piece, as nearly all are, without what only long ones need.
 
-Served through ASGI like all others, by the same application. What is left out is uvicorn's own cycle (an event, flow
-control, bodies in parts, answers in parts), which takes longer than most answers.
+Served by the same code as all others. What is left out is what ASGI and uvicorn's own cycle need for bodies and answers
+in parts (messages, an event, flow control): it takes longer than most answers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
+Whole = Callable[[Any, bytes], Coroutine[Any, Any, tuple[int, Headers, bytes]]]
+"""Takes the scope and the body of a request; gives status, headers (but that of its length) and body of the answer."""
+
 MOST_BYTES = 65_536
 """Of a body; a longer one goes uvicorn's way."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_DISCONNECTED = {"type": "http.disconnect"}
 _CLOSE = (b"connection", b"close")
 
 
@@ -82,12 +84,10 @@ class WholeCycle:
     __slots__ = (
         "_beside",
         "_on_response",
-        "_start",
         "_transport",
         "body",
         "disconnected",
         "keep_alive",
-        "more_body",
         "response_complete",
         "response_started",
         "scope",
@@ -100,38 +100,22 @@ class WholeCycle:
         self.scope, self._transport, self.keep_alive, self._on_response = scope, transport, keep_alive, on_response
         self._beside = beside
         self.body = b""
-        self.more_body = True
         self.disconnected = self.response_started = self.response_complete = False
-        self._start: Any = None
 
-    async def run(self, app: Any) -> None:
-        """Let the application answer; one that does not ends the connection."""
+    async def run(self, answer: Whole) -> None:
+        """Answer; what cannot be ends the connection."""
         try:
-            await app(self.scope, self._receive, self._send)
+            status, headers, body = await answer(self.scope, self.body)
+            if not self.disconnected:
+                self._write(status, headers, body)
         except Exception:
             logger.exception("a request was not answered")
         finally:
             if not self.response_complete:
                 self._transport.close()
 
-    async def _receive(self) -> dict[str, Any]:
-        if self.disconnected or not self.more_body:
-            return _DISCONNECTED
-        self.more_body = False
-        return {"type": "http.request", "body": self.body, "more_body": False}
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        if self.disconnected:
-            return
-        if message.get("more_body") or self.response_complete:
-            raise RuntimeError("what arrived whole is answered in one piece")
-        self._write(self._start["status"], self._start["headers"], message["body"])
-
     def _write(self, status: int, headers: Headers, body: bytes) -> None:
-        headers = [*self._beside, *headers]
+        headers = [*self._beside, *headers, (b"content-length", b"%d" % len(body))]
         if not self.keep_alive:
             headers.append(_CLOSE)
         lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])

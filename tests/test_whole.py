@@ -20,28 +20,36 @@ class Echo:
     """An application that says what it was asked; `/wait` when the door opens, `/fail` never."""
 
     def __init__(self, whole: bool) -> None:
-        self.whole_paths = [b"/say", b"/wait", b"/fail", b"/break"] if whole else []
+        paths = [b"/say", b"/wait", b"/fail", b"/break", b"/later"] if whole else []
+        self.whole = dict.fromkeys(paths, self.answer)
         self.begun: list[Any] = []
         self.door = asyncio.Event()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]  # what has none is not a request
+    async def answer(self, scope: Any, body: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        path = scope["path"]
         self.begun.append(scope)
+        if path == "/fail":
+            raise ValueError("its words are in the log alone")
+        if path == "/wait":
+            await self.door.wait()
+        if path == "/later":
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10):  # which needs a task
+                await asyncio.sleep(0)
+        said = b"%s %s %s" % (scope["method"].encode(), path.encode(), body)
+        broken = [(b"x-broken", b"a\r\nb: c")] * (path == "/break")
+        return 200, [(b"x-count", b"%d" % len(scope["headers"])), *broken], said
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
         body = b""
         while (message := await receive())["type"] == "http.request":
             body += message["body"]
             if not message["more_body"]:
                 break
-        else:
-            return
-        if path == "/fail":
-            raise ValueError("its words are in the log alone")
-        if path == "/wait":
-            await self.door.wait()
-        said = b"%s %s %s" % (scope["method"].encode(), path.encode(), body)
-        broken = [(b"x-broken", b"a\r\nb: c")] * (path == "/break")
-        headers = [(b"content-length", b"%d" % len(said)), (b"x-count", b"%d" % len(scope["headers"])), *broken]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        status, headers, said = await self.answer(scope, body)
+        headers = [*headers, (b"content-length", b"%d" % len(said))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": said})
 
 
@@ -119,6 +127,26 @@ async def test_requests_that_are_sent_together_are_answered_in_order() -> None:
         assert bodies == [b"POST /wait first", b"POST /say second", b"POST /say third"]
         await caller.say(post(b"/say", b"after that"))
         assert (await caller.hear()).body == b"POST /say after that"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_an_answer_that_waits_for_something_is_given_when_that_has_come(at_once: bool) -> None:
+    async with echoing(at_once=at_once) as (_, echo, call):
+        caller, other = await call(), await call()
+        await caller.say(post(b"/wait", b"first"))
+        await until(lambda: echo.begun)
+        await other.say(post(b"/later", b"other"))  # nobody else waits for it
+        assert (await other.hear()).body == b"POST /later other"
+        echo.door.set()
+        assert (await caller.hear()).body == b"POST /wait first"
+
+
+async def test_a_request_behind_the_last_of_a_connection_is_not_served() -> None:
+    async with echoing() as (_, echo, call):
+        caller = await call()
+        await caller.say(post(b"/say", b"last", b"Connection: close") + post(b"/say", b"after"))
+        assert (await caller.last()).body == b"POST /say last"
+        assert len(echo.begun) == 1
 
 
 async def test_half_a_body_is_told_so_and_never_begun() -> None:

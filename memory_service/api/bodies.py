@@ -11,6 +11,7 @@ import msgspec
 from pydantic import BaseModel
 
 from memory_service.api.accept import JSON, NDJSON
+from memory_service.api.auth import Headers
 from memory_service.api.moving import GoOn, go_on_of
 from memory_service.api.problems import validation_failed
 from memory_service.errors import ContentTooLarge, MalformedJson, UnsupportedMediaType, ValidationFailed
@@ -28,6 +29,9 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 class NoBody:
     async def __call__(self, scope: Any, receive: Any) -> None:
+        return None
+
+    def of(self, scope: Any, sent: bytes) -> None:
         return None
 
 
@@ -69,12 +73,20 @@ class JsonBody:
         self._decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
-        for name, value in scope["headers"]:
+        self._check_headers(scope["headers"])
+        return self._value(await _read(receive, self.most_bytes), scope)
+
+    def of(self, scope: Any, sent: bytes) -> Any:
+        """Do the same with a body that is here, and is not too long."""
+        self._check_headers(scope["headers"])
+        return self._value(sent, scope)
+
+    def _check_headers(self, headers: Headers) -> None:
+        for name, value in headers:
             if name == b"content-type" and value != _JSON:  # as nearly everybody writes it
                 _check_media_type(value, JSON)
             elif name == b"content-length" and int(value) > self.most_bytes:
                 raise ContentTooLarge(self.most_bytes)  # not read at all
-        return self._value(await _read(receive, self.most_bytes), scope)
 
     def _value(self, raw: bytes, scope: Any) -> Any:
         if scope["query_string"]:

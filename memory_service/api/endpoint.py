@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Reply = tuple[int, Headers, Any]
+"""Status, headers but those of its length, and the body."""
 Take = NoBody | UrlBody | JsonBody | ModelBody | FileBody
 
 _JSON = (b"content-type", b"application/json")
@@ -133,7 +135,7 @@ class Endpoint:
     def __init__(
         self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, allowance: Allowance | None = None
     ) -> None:
-        self._verbs = {verb.method: (verb, verb.body()) for verb in verbs}
+        self._verbs: dict[str, tuple[Verb, Any]] = {verb.method: (verb, verb.body()) for verb in verbs}
         if "GET" in self._verbs:
             self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
         self._allowed = ", ".join(sorted(self._verbs))
@@ -148,6 +150,18 @@ class Endpoint:
         return verb is not None and not verb.of_file and not verb.in_lines
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        status, headers, body = await self._reply(scope, receive)
+        if isinstance(body, bytes):
+            await _send(send, status, headers, body)
+        else:
+            await send_lines(body, headers, scope, send)
+
+    async def whole(self, scope: Any, body: bytes) -> Reply:
+        """Answer a request whose body is here, where `answers_in_one_piece`."""
+        return await self._reply(scope, None, body)
+
+    async def _reply(self, scope: Any, receive: Any, sent: bytes | None = None) -> Reply:
+        """Do what is asked: a body that was `sent` is not received. The answer is bytes, or the lines of a file."""
         asked = _Asked()
         try:
             verb, take = self._verbs[scope["method"]] if scope["method"] in self._verbs else self._none()
@@ -156,28 +170,25 @@ class Endpoint:
             check_accept(headers, verb.answers)
             if verb.named:
                 caller = _named(caller, headers)
-            asked.body = body = await take(scope, receive)
+            asked.body = body = await take(scope, receive) if sent is None else take.of(scope, sent)
             service = scope["state"]["service"]
             service.asked()
             answer = await verb.handle(service, caller, body)
-            encoded = answer if isinstance(answer, bytes) else b"" if verb.in_lines else _encode(answer)
+            encoded = answer if verb.in_lines or isinstance(answer, bytes) else _encode(answer)
             self._point("before_reply")
         except BaseException as error:
-            await self._refuse(asked, error, scope, send)
+            refusal = self._refuse(asked, error, scope)
             if not isinstance(error, Exception):
                 raise
-        else:
-            extra = self._told(asked)
-            if verb.audited:
-                request_id = request_id_of(headers)
-                self._write_down(asked, answer, request_id, scope)
-                extra = [(b"x-request-id", request_id.encode()), *extra]
-            if verb.in_lines:
-                await send_lines(answer, [_NO_STORE, *extra], scope, send)
-                return
-            if verb.named and answer.replayed:
-                extra = [_REPLAYED, *extra]
-            await _send(send, 200, [_JSON, _NO_STORE, *extra], encoded)
+            return refusal
+        extra = self._told(asked)
+        if verb.audited:
+            request_id = request_id_of(headers)
+            self._write_down(asked, answer, request_id, scope)
+            extra = [(b"x-request-id", request_id.encode()), *extra]
+        if verb.named and answer.replayed:
+            extra = [_REPLAYED, *extra]
+        return 200, [_NO_STORE, *extra] if verb.in_lines else [_JSON, _NO_STORE, *extra], encoded
 
     def _may(self, caller: Caller, verb: Verb, asked: _Asked) -> Caller:
         """The caller as the verb is given him. Raises RateLimited, InsufficientScope, ScopeMismatch."""
@@ -192,19 +203,17 @@ class Endpoint:
     def _told(self, asked: _Asked) -> Headers:
         return self._allowance.told(asked.caller) if asked.caller else []
 
-    async def _refuse(self, asked: _Asked, error: BaseException, scope: Any, send: Send) -> None:
-        """Answer with what went wrong, if anybody waits; before, write down who wanted it, if that is to be known."""
+    def _refuse(self, asked: _Asked, error: BaseException, scope: Any) -> Reply:
+        """What went wrong, for whoever waits; before, write down who wanted it, if that is to be known."""
         known = (
             error if isinstance(error, MemoryServiceError) else MemoryServiceError("the service failed; see its log")
         )
         request_id = request_id_of(scope["headers"])
         self._write_down(asked, known, request_id, scope)
-        if not isinstance(error, Exception):
-            return  # it is being cut off
-        if known is not error:
+        if known is not error and isinstance(error, Exception):  # otherwise it is being cut off
             # The client is told nothing of what went wrong; the log is, under the request's id.
             logger.error("request failed", exc_info=error, extra={"request_id": request_id})
-        await send_problem(known, send, request_id, self._told(asked))
+        return _problem(known, request_id, self._told(asked))
 
     def _write_down(self, asked: _Asked, came_of_it: Any, request_id: str, scope: Any) -> None:
         verb, caller = asked.verb, asked.caller
@@ -227,10 +236,17 @@ def request_id_of(headers: Headers) -> str:
     return sent[-1] if sent else secrets.token_hex(8)
 
 
-async def send_problem(error: MemoryServiceError, send: Send, request_id: str, beside: Headers | None = None) -> None:
+async def send_problem(error: MemoryServiceError, send: Send, request_id: str) -> None:
+    await _send(send, *_problem(error, request_id, []))
+
+
+def _problem(error: MemoryServiceError, request_id: str, beside: Headers) -> Reply:
     body = _encode(problem_of(error, request_id))
-    extra = [(b"x-request-id", request_id.encode()), *headers_of(error), *(beside or [])]
-    await _send(send, status_of(error), [_PROBLEM, _NO_STORE, *extra], body)
+    return (
+        status_of(error),
+        [_PROBLEM, _NO_STORE, (b"x-request-id", request_id.encode()), *headers_of(error), *beside],
+        body,
+    )
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

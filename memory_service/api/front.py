@@ -38,10 +38,10 @@ class Front:
         self._app = app
         self._endpoints = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
         self._stems = stems
-        self.whole_paths = [
-            path.encode() for path, endpoint in self._endpoints.items() if endpoint.answers_in_one_piece
-        ]
-        """Where what is posted is answered in one piece."""
+        self.whole = {
+            path.encode(): endpoint.whole for path, endpoint in self._endpoints.items() if endpoint.answers_in_one_piece
+        }
+        """What answers what is posted, where that is done in one piece."""
 
     def _below(self, path: str) -> Endpoint | None:
         return next((one for stem, one in self._stems.items() if path.startswith(stem) and path != stem), None)

@@ -21,10 +21,12 @@ PATIENT = {"head_s": LONG_S, "body_s": LONG_S, "request_s": LONG_S, "head_bytes"
 
 
 @asynccontextmanager
-async def served(app: Any, **limits: Any) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
+async def served(
+    app: Any, *, at_once: bool = True, **limits: Any
+) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
     """Serve the app behind a doorkeeper; gives it, and a way to call from 127.0.0.1 or another address."""
     keeper = Doorkeeper(Limits(**{**PATIENT, **limits}))
-    protocol = guarded_by(keeper, getattr(app, "whole_paths", ()))
+    protocol = guarded_by(keeper, getattr(app, "whole", None), at_once=at_once)
     config = uvicorn.Config(
         app, http=protocol, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
     )
