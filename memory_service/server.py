@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -51,6 +53,11 @@ def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
             yield listener.accept()[0]
 
 
+SWITCH_S = 0.0005
+"""The thread that writes asks for the interpreter a few times a group; by default it would wait 5 ms each time."""
+COLLECT_EVERY = 10_000
+"""Objects more, that the collector looks after, before it looks for rings of them: hardly any are made here."""
+
 BROKEN = 70
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -63,8 +70,11 @@ async def running(settings: Settings) -> AsyncIterator[str]:
 
 
 async def run_until_stopped(settings: Settings, announce: Callable[[str], None]) -> int:
-    """Serve until a signal comes, or the store breaks; returns the exit status."""
+    """Serve until a signal comes, or the store breaks; returns the exit status. The process is this service's own."""
     async with serving(settings) as (url, service):
+        sys.setswitchinterval(SWITCH_S)
+        gc.freeze()  # what is there by now stays
+        gc.set_threshold(COLLECT_EVERY)
         announce(url)
         stop, broken = asyncio.create_task(asked_to_stop()), asyncio.create_task(service.store_failed())
         await asyncio.wait((stop, broken), return_when=asyncio.FIRST_COMPLETED)
