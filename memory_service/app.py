@@ -30,10 +30,11 @@ from memory_service.errors import UnsafeStart
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
+from memory_service.long_term import LongTermCache, load_long_term
 from memory_service.messages import Messages
 from memory_service.mirroring import Mirroring
 from memory_service.points import KillAt, Point, nowhere
-from memory_service.pool import LongTermCache, SessionPool, Tier, load_long_term
+from memory_service.pool import SessionPool, Tier
 from memory_service.profiles import Rules, rules_of
 from memory_service.projections import BUILTIN, make_projection, names_of
 from memory_service.query_cache import QueryCache

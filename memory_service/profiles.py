@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from memory_service.errors import StaleVersion, UnsafeStart
 from memory_service.learned import document_of, is_profile, profile_of, version_of
 from memory_service.limits import check_exact, check_profile
-from memory_service.pool import INSIGHTS_WEIGHED
+from memory_service.long_term import INSIGHTS_WEIGHED
 from memory_service.stores.base import Commit, Store
 from memory_service.telling import Profile
 from memory_service.values import PROFILE_ID, Memory, Scope

@@ -22,8 +22,9 @@ from memory_service.context import summary_id
 from memory_service.errors import BadModelOutput, ModelError, ModelUnavailable, StaleVersion, Unavailable
 from memory_service.learned import stated
 from memory_service.llm.base import Finding, Findings, Reader
+from memory_service.long_term import LongTermCache
 from memory_service.points import Point, nowhere
-from memory_service.pool import LongTermCache, SessionPool
+from memory_service.pool import SessionPool
 from memory_service.reading import Reading, parts_of
 from memory_service.recall import Recall
 from memory_service.redaction import Redactor

@@ -25,9 +25,10 @@ from memory_service.gateway.verbs import Gateway
 from memory_service.keys import Keys
 from memory_service.limits import MAX_QUESTION
 from memory_service.llm.base import Embedder, Reader
+from memory_service.long_term import LongTermCache
 from memory_service.memories import Memories, document_memory_id, known_of
 from memory_service.messages import Messages
-from memory_service.pool import LongTermCache, SessionPool, Tier
+from memory_service.pool import SessionPool, Tier
 from memory_service.profiles import NoRules, Profiles, Rules
 from memory_service.quarantine import Quarantining
 from memory_service.recall import Recall, Retrieved

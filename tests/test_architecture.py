@@ -58,6 +58,7 @@ FLOORS = [
         "hot_tier",
         "jwks",
         "keys",
+        "long_term",
         "pool",
         "scheduler",
         "stores",

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from memory_service.errors import StoreUnavailable
-from memory_service.pool import LongTermCache
+from memory_service.long_term import LongTermCache
 from memory_service.telling import LongTerm
 from memory_service.values import Scope
 from tests.support.background import Clock

@@ -19,6 +19,10 @@ from memory_service.gateway.reading import read
 from memory_service.limits import check_no_nul
 
 MAX_BODY_BYTES = 1_000_000
+REPEATED, SHORT = 4096, 300
+"""So many bodies that hold `only_names` are not read anew when they come again, if they have so few bytes. Of others
+nothing is held: they have words of users.
+"""
 LONG = 100_000
 """Bytes of a body beyond which it is not looked through value by value."""
 _JSON = JSON.encode()
@@ -71,6 +75,7 @@ class JsonBody:
         self._takes, self._of_path, self.most_bytes = takes, of_path, most_bytes
         self._decode_all = msgspec.json.Decoder(takes).decode
         self._decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
+        self._read: dict[bytes, Any] | None = {} if hasattr(takes, "only_names") else None
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
         self._check_headers(scope["headers"])
@@ -91,6 +96,18 @@ class JsonBody:
     def _value(self, raw: bytes, scope: Any) -> Any:
         if scope["query_string"]:
             raise ValidationFailed("$", "takes no query; all that is said is in the body")
+        if self._read is None:
+            return self._checked(raw, scope)
+        body = self._read.get(raw)
+        if body is None:
+            body = self._checked(raw, scope)
+            if body.only_names and len(raw) <= SHORT:
+                if len(self._read) >= REPEATED:
+                    self._read.clear()
+                self._read[raw] = body
+        return body
+
+    def _checked(self, raw: bytes, scope: Any) -> Any:
         try:
             body = self._decoded(raw, scope) if self._of_path else self._decode_all(raw)
             if _ESCAPE in raw and _NUL.search(raw):

@@ -74,6 +74,10 @@ class SessionStart(Body):
     query: Question | None = None
     min_trust: MinTrust = "low"
 
+    @property
+    def only_names(self) -> bool:
+        return self.query is None
+
 
 class SessionEnd(Body):
     user_id: UserId
@@ -89,6 +93,10 @@ class GetContext(Body):
     include_knowledge: Pieces = 0
     query: Question | None = None
     min_trust: MinTrust = "low"
+
+    @property
+    def only_names(self) -> bool:
+        return self.query is None
 
 
 class GetReflection(Body):
