@@ -42,7 +42,7 @@ class Column(Generic[Entry]):
         return self.data[:n]
 
 
-class Names(Column[np.int32]):
+class Names(Column["np.int32"]):
     """Names, of which few are different: each entry is the number of one, 0 of none."""
 
     def __init__(self) -> None:
