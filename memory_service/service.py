@@ -354,9 +354,9 @@ class MemoryService:
         await self._store.ping()
 
     @property
-    def is_alone(self) -> bool:
-        """Nobody else writes the record: what is hot is told without asking it."""
-        return self._pool.exclusive
+    def answers_at_once(self) -> bool:
+        """Whether no task is needed before it waits for something: the record is in this process, and on no network."""
+        return self._store.capabilities.exclusive
 
     def asked(self) -> None:
         """Note that a request is served: what else there is to do takes its time from that."""

@@ -121,6 +121,9 @@ async def test_the_counters_say_how_the_pool_is_kept_true(pair: Pair, connect: C
     assert (await pair[0].get(STATS)).json()["coherence"] == "validate"
     alone = await connect(pool_coherence="exclusive")
     assert (await alone.get(STATS)).json()["coherence"] == "exclusive"
+    await told(alone, START, **ANA)  # believing what it holds, it still asks a record on a network
+    await told(alone, STORE, **turn("one"))
+    assert await said(alone) == ["one"]
 
 
 async def test_what_was_erased_at_one_is_held_by_the_other_no_more(pair: Pair) -> None:
