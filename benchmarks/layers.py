@@ -109,7 +109,9 @@ class Layers:
         self._service, self._rounds, self._state = service, rounds, {"service": service}
         self._workload = Workload(8000, sessions=SESSIONS, messages=1)
         self._app: Front = app_around(nullcontext(service), settings)
-        self._guarded = guarded_by(Doorkeeper(Limits()), {**self._app.whole, **bare.WHOLE}, at_once=True)
+        self._guarded = guarded_by(
+            Doorkeeper(Limits()), {**self._app.whole, **bare.WHOLE}, [*self._app.at_once, *bare.WHOLE]
+        )
         self._serial = 0
 
     async def prepare(self) -> None:

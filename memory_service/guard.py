@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -98,8 +98,8 @@ class GuardedProtocol(HttpToolsProtocol):
     keeper: ClassVar[Doorkeeper]
     whole: ClassVar[Mapping[bytes, Whole]]
     """What answers a POST to a path, if it arrives whole."""
-    at_once: ClassVar[bool]
-    """Whether the application needs no task of its own before it waits for something."""
+    at_once: ClassVar[frozenset[bytes]]
+    """Paths of these whose answer is begun without a task."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -212,7 +212,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():  # it stands behind the last one of its connection
             return
         work: Coroutine[Any, Any, None] | None = cycle.run(self.whole[self.url])
-        if self.at_once and work is not None:
+        if self.url in self.at_once and work is not None:
             work = begun(work)
         if work is None:
             return
@@ -297,9 +297,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def guarded_by(
-    keeper: Doorkeeper, whole: Mapping[bytes, Whole] | None = None, *, at_once: bool = False
+    keeper: Doorkeeper, whole: Mapping[bytes, Whole] | None = None, at_once: Iterable[bytes] = ()
 ) -> type[GuardedProtocol]:
-    parts = {"keeper": keeper, "whole": whole or {}, "at_once": at_once}
+    parts = {"keeper": keeper, "whole": whole or {}, "at_once": frozenset(at_once)}
     return type("GuardedProtocol", (GuardedProtocol,), parts)
 
 

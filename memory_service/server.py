@@ -100,7 +100,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[str, MemoryService]
             app = app_around(nullcontext(service), settings)
             config = uvicorn.Config(
                 app,
-                http=guarded_by(keeper, app.whole, at_once=service.answers_at_once),
+                http=guarded_by(keeper, app.whole, app.at_once if service.answers_at_once else ()),
                 ws="none",
                 access_log=False,
                 log_config=None,

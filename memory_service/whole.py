@@ -6,6 +6,7 @@ in parts (messages, an event, flow control): it takes longer than most answers.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
@@ -29,14 +30,20 @@ _CLOSE = (b"connection", b"close")
 def begun(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
     """Do the first of some work, up to where it waits for something; returns what is left, for a task, if anything is.
 
-    What is hot is answered so without a task, which costs as much as the answer. By then there is no present task: work
-    that may need one before it waits for the first time (a time limit does) cannot be begun so.
+    What is hot is answered so without a task, which costs as much as the answer. Until then there is no present task:
+    what needs one (a time limit does) asks for it by `in_a_task`.
     """
     try:
         waits_for = work.send(None)
     except StopIteration:
         return None
     return _rest(work, waits_for)
+
+
+async def in_a_task() -> None:
+    """Go on in a task, if what is being done was begun without one."""
+    if asyncio.current_task() is None:
+        await asyncio.sleep(0)
 
 
 async def _rest(work: Coroutine[Any, Any, None], waits_for: Any) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import httpx2
 import pytest
 
+from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, ModelServer
 from memory_service.guard import Doorkeeper
-from memory_service.whole import MOST_BYTES
+from memory_service.whole import MOST_BYTES, in_a_task
 from tests.support.background import until
 from tests.support.guarded import SHORT_S, served
 
@@ -19,9 +21,10 @@ from tests.support.guarded import SHORT_S, served
 class Echo:
     """An application that says what it was asked; `/wait` when the door opens, `/fail` never."""
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, whole: bool, at_once: bool) -> None:
         paths = [b"/say", b"/wait", b"/fail", b"/break", b"/later"] if whole else []
         self.whole = dict.fromkeys(paths, self.answer)
+        self.at_once = paths if at_once else []
         self.begun: list[Any] = []
         self.door = asyncio.Event()
 
@@ -33,8 +36,8 @@ class Echo:
         if path == "/wait":
             await self.door.wait()
         if path == "/later":
-            await asyncio.sleep(0)
-            async with asyncio.timeout(10):  # which needs a task
+            await in_a_task()
+            async with asyncio.timeout(10):
                 await asyncio.sleep(0)
         said = b"%s %s %s" % (scope["method"].encode(), path.encode(), body)
         broken = [(b"x-broken", b"a\r\nb: c")] * (path == "/break")
@@ -60,8 +63,8 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def echoing(*, whole: bool = True, **limits: Any) -> AsyncIterator[Served]:
-    echo = Echo(whole)
+async def echoing(*, whole: bool = True, at_once: bool = True, **limits: Any) -> AsyncIterator[Served]:
+    echo = Echo(whole, at_once)
     async with served(echo, **limits) as (keeper, call):
         yield Served(keeper, echo, call)
 
@@ -191,3 +194,25 @@ async def test_what_an_application_should_not_do_ends_the_connection_with_nothin
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.name for record in failures] == ["memory_service.whole"]
     assert "a secret" not in caplog.text
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
+
+
+async def test_what_is_begun_without_a_task_can_ask_a_model_for_the_first_thing(
+    model: ModelServer, serve: Callable[..., Awaitable[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = {"openai_base_url": model.openai_url, "openai_api_key": API_KEY, "openai_model": CHAT_MODEL}
+    url = await serve(**endpoint, openai_embedding_model=EMBEDDING_MODEL)
+    named = {"user_id": "ana", "session_id": "s"}
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+        for number, path in enumerate(["/sessions/start", "/memory/context", "/sessions/start", "/memory/context"]):
+            asked = {"include_knowledge": 1, "query": f"How much leave has number {number}?"}
+            told = await http.post(path, json={**named, **asked})
+            assert told.status_code == 200, told.text
+        found = await http.post("/memory/retrieve", json={"user_id": "ana", "query": "Where do I live?"})
+        assert found.json()["degraded"] == []
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

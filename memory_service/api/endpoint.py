@@ -66,6 +66,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     open: bool = False
     """Served to anybody, whatever AUTH_MODE says."""
+    at_once: bool = False
+    """Asked of a session that is hot, it is answered without a wait, or waits for the record alone."""
     named: bool = False
     """Takes an `Idempotency-Key`; its answer says `replayed`."""
     rest: bool = False
@@ -148,6 +150,10 @@ class Endpoint:
         """Whether it takes a body of JSON by POST, and answers with one."""
         verb = self._verbs["POST"][0] if "POST" in self._verbs else None
         return verb is not None and not verb.of_file and not verb.in_lines
+
+    @property
+    def begins_at_once(self) -> bool:
+        return "POST" in self._verbs and self._verbs["POST"][0].at_once
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         status, headers, body = await self._reply(scope, receive)

@@ -42,6 +42,8 @@ class Front:
             path.encode(): endpoint.whole for path, endpoint in self._endpoints.items() if endpoint.answers_in_one_piece
         }
         """What answers what is posted, where that is done in one piece."""
+        self.at_once = [path for path in self.whole if self._endpoints[path.decode()].begins_at_once]
+        """Paths of these that ask nobody but the record before they wait for something, but where they say so."""
 
     def _below(self, path: str) -> Endpoint | None:
         return next((one for stem, one in self._stems.items() if path.startswith(stem) and path != stem), None)

@@ -24,6 +24,7 @@ from memory_service import prompts
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable, UnsafeStart
 from memory_service.llm.base import Excerpt, Finding, Findings
 from memory_service.values import Turn
+from memory_service.whole import in_a_task
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class Endpoint:
     async def question(self) -> AsyncIterator[None]:
         """Bound one question in time, and count it and whether it got a usable answer."""
         self.usage["calls"] += 1
+        await in_a_task()
         try:
             with self._translated():
                 async with asyncio.timeout(self.timeout_s):

@@ -29,6 +29,7 @@ from memory_service.errors import DriverUnavailable
 from memory_service.settings import Settings
 from memory_service.stores.base import Sought
 from memory_service.values import Scope
+from memory_service.whole import in_a_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,6 +177,7 @@ class Projection(ABC):
     async def _asked(self, limit_s: float) -> AsyncIterator[None]:
         if self.breaker.wait_s():
             raise DriverUnavailable(f"{self.name} failed a moment ago and is left alone for a while")
+        await in_a_task()
         try:
             async with asyncio.timeout(limit_s):
                 yield

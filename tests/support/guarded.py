@@ -26,7 +26,7 @@ async def served(
 ) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
     """Serve the app behind a doorkeeper; gives it, and a way to call from 127.0.0.1 or another address."""
     keeper = Doorkeeper(Limits(**{**PATIENT, **limits}))
-    protocol = guarded_by(keeper, getattr(app, "whole", None), at_once=at_once)
+    protocol = guarded_by(keeper, getattr(app, "whole", None), getattr(app, "at_once", ()))
     config = uvicorn.Config(
         app, http=protocol, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
     )
