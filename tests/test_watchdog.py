@@ -123,3 +123,11 @@ async def test_the_service_tells_of_it_in_its_counters_and_its_log(
     event = json.loads(line)
     assert set(event) == {"event", "seconds", "level", "logger", "timestamp"}
     assert (event["level"], event["event"]) == ("warning", "the event loop was held up")
+
+
+async def test_who_only_looks_how_the_service_fares_does_not_make_it_busy(serve: Serve) -> None:
+    async with httpx2.AsyncClient(base_url=await serve(), trust_env=False) as http:
+        await http.post("/sessions/start", json={"user_id": "ana"})
+        for path in ("/stats", "/livez", "/health", "/stats"):
+            assert (await http.get(path)).status_code == 200
+        assert (await http.get("/stats")).json()["event_loop"]["requests"] == 1

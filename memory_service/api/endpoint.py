@@ -178,7 +178,8 @@ class Endpoint:
                 caller = _named(caller, headers)
             asked.body = body = await take(scope, receive) if sent is None else take.of(scope, sent)
             service = scope["state"]["service"]
-            service.asked()
+            if not verb.open and verb.needs != "metrics":  # who only looks whether it is busy does not make it so
+                service.asked()
             answer = await verb.handle(service, caller, body)
             encoded = answer if verb.in_lines or isinstance(answer, bytes) else _encode(answer)
             self._point("before_reply")
