@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -29,12 +29,15 @@ from memory_service.errors import (
     RequestTimeout,
     TooManyConnections,
 )
-from memory_service.whole import Whole, WholeCycle, begun, is_short
+from memory_service.whole import SameHead, Whole, WholeCycle, Work, begin, is_short
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
 LAST_REQUEST_S = 0.5
 """Seconds for a request that was sent before its sender could know that the service is about to end."""
+
+HEADS = 4
+"""So many heads of requests each connection knows again: agents ask for a few things in turn."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +111,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refused = self._parting = False
         self._phase = "idle"
-        self._began = 0.0
+        self._began = self._idle_since = 0.0
+        self._heads: list[SameHead] = []
         if self.keeper.enter(self, self._address):
             self._await_head()
         else:
@@ -122,10 +126,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        last = self.cycle
+        free = self._phase == "idle" and (last is None or last.response_complete) and self._timer is None
+        if free and self._is_known(data):
+            return
+        free = free and not self._head_bytes
         self._head_bytes += len(data)
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
+        if free and self.cycle is not last and isinstance(self.cycle, WholeCycle):
+            self._remember(data, self.cycle.scope)
         if self._phase != "idle" and self._head_bytes > self.keeper.limits.head_bytes:
             self._refuse(HeadersTooLarge(self.keeper.limits.head_bytes))  # of the head, or behind a chunked body
         elif self._phase == "body":
@@ -169,6 +180,28 @@ class GuardedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         return size > self.keeper.limits.head_bytes  # what came with it may be of the body
 
+    def _is_known(self, data: bytes) -> bool:
+        """Serve what has come, if it is a request with a head that was looked at before; returns whether it was."""
+        for head in self._heads:
+            if (again := head.next(data)) is not None:
+                break
+        else:
+            return False
+        scope, body = again
+        self._began = self.loop.time()
+        cycle: Any = WholeCycle(
+            scope, self.transport, self.server_state.default_headers, True, self.on_response_complete
+        )
+        cycle.body, self.cycle = body, cycle
+        self._serve_whole(cycle)
+        return True
+
+    def _remember(self, data: bytes, scope: Any) -> None:
+        """Know the head again of what was served just now, if it was all that had come."""
+        head = SameHead.of(data, scope)
+        if head is not None:
+            self._heads = [head, *self._heads[: HEADS - 1]]
+
     def _arrives_whole(self) -> bool:
         return (
             self.url in self.whole
@@ -203,22 +236,52 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         if self.cycle.response_complete:  # answered before its body was here: uvicorn waits for nothing any more
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._watch_idle()
 
     def _serve_whole(self, cycle: WholeCycle) -> None:
         if self.transport.is_closing():  # it stands behind the last one of its connection
             return
-        work: Coroutine[Any, Any, None] | None = cycle.run(self.whole[self.url])
-        if self.url in self.at_once and work is not None:
-            work = begun(work)
-        if work is None:
-            return
+        path = cycle.scope["raw_path"]
+        work = cycle.run(self.whole[path])
+        if path in self.at_once:
+            begin(work, self._in_task)
+        else:
+            self._in_task(work)
+
+    def _in_task(self, work: Work) -> None:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def on_response_complete(self) -> None:
+        """Do as uvicorn does, without a new timer for each answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def _look_later(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if nothing has come for so long; one timer serves many answers."""
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # whose answer sees to it
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._look_later(left_s)
+        else:
+            super().timeout_keep_alive_handler()
 
     def refuse_if_older(self, began_before: float) -> None:
         """Answer in place of a request that has been served since before then, if it is still being served."""

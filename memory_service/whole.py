@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Coroutine, Generator
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from types import coroutine
 from typing import Any
+
+from memory_service.stores.settling import Settling
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +28,26 @@ MOST_BYTES = 65_536
 """Of a body; a longer one goes uvicorn's way."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CLOSE = (b"connection", b"close")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})\r\n", re.IGNORECASE)
+
+Work = Coroutine[Any, Any, None]
 
 
-def begun(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
-    """Do the first of some work, up to where it waits for something; returns what is left, for a task, if anything is.
+def begin(work: Work, in_task: Callable[[Work], object]) -> None:
+    """Do some work, up to where it waits for something else than a commit; what is then left is done `in_task`.
 
-    What is hot is answered so without a task, which costs as much as the answer. Until then there is no present task:
-    what needs one (a time limit does) asks for it by `in_a_task`.
+    What is hot is answered so, and stored, without a task, which costs as much as the answer. Until then there is no
+    present task: what needs one (a time limit does) asks for it by `in_a_task`.
     """
     try:
         waits_for = work.send(None)
     except StopIteration:
-        return None
-    return _rest(work, waits_for)
+        return
+    if isinstance(waits_for, Settling):
+        waits_for._asyncio_future_blocking = False  # by this a future learns that what it has told was understood
+        waits_for.add_done_callback(lambda settled: begin(work, in_task))
+    else:
+        in_task(_rest(work, waits_for))
 
 
 async def in_a_task() -> None:
@@ -46,12 +56,12 @@ async def in_a_task() -> None:
         await asyncio.sleep(0)
 
 
-async def _rest(work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+async def _rest(work: Work, waits_for: Any) -> None:
     await _going_on(work, waits_for)
 
 
 @coroutine
-def _going_on(work: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+def _going_on(work: Work, waits_for: Any) -> Generator[Any, Any, None]:
     while True:
         try:
             came: Any = yield waits_for
@@ -80,6 +90,45 @@ def is_short(headers: Headers) -> bool:
         elif name in (b"transfer-encoding", b"expect", b"upgrade"):
             return False
     return short
+
+
+class SameHead:
+    """The head of a request that came whole, by which the next of its connection is known without being parsed.
+
+    A client sends the same bytes each time, but for the number that says how long the body is.
+    """
+
+    __slots__ = ("_after", "_before", "_scope", "_where")
+
+    def __init__(self, before: bytes, after: bytes, scope: dict[str, Any]) -> None:
+        self._before, self._after, self._scope = before, after, scope
+        self._where = next(place for place, (name, _) in enumerate(scope["headers"]) if name == b"content-length")
+
+    @classmethod
+    def of(cls, data: bytes, scope: dict[str, Any]) -> SameHead | None:
+        """The head of what has been served, if `data` is that request and nothing else."""
+        head, end, body = data.partition(b"\r\n\r\n")
+        found = _LENGTH.search(head + end)
+        if found is None or int(found[1]) != len(body):
+            return None
+        start, stop = found.span(1)
+        return cls(head[:start], (head + end)[stop:], scope)
+
+    def next(self, data: bytes) -> tuple[dict[str, Any], bytes] | None:
+        """The scope and the body of a request that is all of `data` and has this head; None if that is not so."""
+        if not data.startswith(self._before):
+            return None
+        start = len(self._before)
+        stop = data.find(b"\r", start, start + 6)
+        length = data[start:stop]
+        if stop < 0 or not length.isdigit() or not data.startswith(self._after, stop):
+            return None
+        body = data[stop + len(self._after) :]
+        if int(length) != len(body) or len(body) > MOST_BYTES:
+            return None
+        headers = self._scope["headers"].copy()
+        headers[self._where] = (b"content-length", length)
+        return {**self._scope, "headers": headers}, body
 
 
 class WholeCycle:
@@ -122,14 +171,19 @@ class WholeCycle:
                 self._transport.close()
 
     def _write(self, status: int, headers: Headers, body: bytes) -> None:
-        headers = [*self._beside, *headers, (b"content-length", b"%d" % len(body))]
-        if not self.keep_alive:
-            headers.append(_CLOSE)
-        lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-        if lines.count(b"\n") != len(headers):
-            raise RuntimeError("a line break in a header")
-        self._transport.write(b"%b%b\r\n%b" % (_STATUS_LINES[status], lines, body))
+        closing = () if self.keep_alive else (_CLOSE,)
+        head = _head(status, (*self._beside, *headers, *closing))
+        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self.response_started = self.response_complete = True
         if not self.keep_alive:
             self._transport.close()
         self._on_response()
+
+
+@lru_cache(maxsize=256)
+def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """All of an answer's head but its length; the same for all answers of a second, mostly."""
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    if lines.count(b"\n") != len(headers):
+        raise RuntimeError("a line break in a header")
+    return _STATUS_LINES[status] + lines

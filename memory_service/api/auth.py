@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -85,6 +86,9 @@ Gate = Callable[[Any], Awaitable[Caller]]
 """Takes an ASGI scope; raises Unauthenticated."""
 
 ANYONE = Caller()
+_HARMLESS = frozenset(
+    (b"accept", b"accept-encoding", b"connection", b"content-length", b"content-type", b"user-agent")
+)
 _FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
 _REFUSAL = (
     "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=keys and make them keys "
@@ -111,12 +115,14 @@ async def admit_loopback(scope: Any) -> Caller:
 def _is_local(headers: Headers) -> bool:
     named = False
     for name, value in headers:
-        if name.startswith(_FORWARDED):
-            return False
+        if name in _HARMLESS:
+            continue
         if name == b"host":
             if not is_local_name(value.decode("latin-1")):
                 return False
             named = True
+        elif name.startswith(_FORWARDED):
+            return False
         elif name == b"origin" and not is_local_name(value.decode("latin-1").partition("://")[2]):
             return False
     return named
@@ -133,6 +139,7 @@ def is_loopback(address: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
+@lru_cache(maxsize=64)
 def is_local_name(authority: str) -> bool:
     """Tell whether a Host (with or without a port) names this host."""
     authority = authority.lower()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NoReturn, Protocol
 
 import msgspec
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-Reply = tuple[int, Headers, Any]
+Reply = tuple[int, Sequence[tuple[bytes, bytes]], Any]
 """Status, headers but those of its length, and the body."""
 Take = NoBody | UrlBody | JsonBody | ModelBody | FileBody
 
@@ -162,9 +162,9 @@ class Endpoint:
         else:
             await send_lines(body, headers, scope, send)
 
-    async def whole(self, scope: Any, body: bytes) -> Reply:
+    def whole(self, scope: Any, body: bytes) -> Coroutine[Any, Any, Reply]:
         """Answer a request whose body is here, where `answers_in_one_piece`."""
-        return await self._reply(scope, None, body)
+        return self._reply(scope, None, body)
 
     async def _reply(self, scope: Any, receive: Any, sent: bytes | None = None) -> Reply:
         """Do what is asked: a body that was `sent` is not received. The answer is bytes, or the lines of a file."""
