@@ -156,14 +156,15 @@ def make_parts(settings: Settings, store: Store, reader: Reader, embedder: Embed
     pool = make_pool(settings, store, tier, around)
     long_term = make_long_term(settings, store, rules := rules_of(settings.profile_schemas), around)
     redactor = make_redactor(settings)
-    embedding = make_embedding(settings, store, embedder, redactor, around)
+    watchdog = Watchdog()
+    embedding = make_embedding(settings, store, embedder, redactor, watchdog, around)
     engines = make_engines(settings, store, embedding, redactor, around)
     recall = make_recall(settings, store, embedding, engines, tier, around)
     sessions = Sessions(store, pool, now=around.now, new_id=around.new_id, chance=around.chance)
     breaker = make_breaker(settings, around)  # of the one model that both ask
     reflector = make_reflector(settings, store, pool, long_term, recall, reader, redactor, breaker, around)
     refiner = Refiner(store, reader, breaker, redactor, now=around.now)
-    scheduler = make_scheduler(settings, watchdog := Watchdog())
+    scheduler = make_scheduler(settings, watchdog)
     background = make_background(settings, store, sessions, embedding, reflector, refiner, engines, scheduler, around)
     return Parts(
         store=store,
@@ -255,10 +256,10 @@ def make_redactor(settings: Settings) -> Redactor:
 
 
 def make_embedding(
-    settings: Settings, store: Store, embedder: Embedder, redactor: Redactor, around: Surroundings
+    settings: Settings, store: Store, embedder: Embedder, redactor: Redactor, watchdog: Watchdog, around: Surroundings
 ) -> Embedding:
-    breaker = make_breaker(settings, around)
-    return Embedding(store, embedder, breaker, gather_s=around.gather_s, clean=redactor.text)
+    breaker, busy = make_breaker(settings, around), lambda: watchdog.busy
+    return Embedding(store, embedder, breaker, gather_s=around.gather_s, clean=redactor.text, busy=busy)
 
 
 def make_engines(

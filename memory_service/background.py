@@ -95,11 +95,15 @@ class Background:
         """Ring for what something new of a user makes to do: vectors, and copies in the engines of drivers."""
         self._embedding.ring(scope)
         self.mirror_soon()
+        self._embed_patiently()
+
+    def _embed_patiently(self) -> None:
         # No slot: what is local and fast must not queue behind reflections that wait for a model.
         self._scheduler.soon("embed", self._embed, slotted=False, patient=True)
 
     async def _embed(self) -> None:
-        await self._embedding.embed_rung()
+        if await self._embedding.embed_rung():
+            self._embed_patiently()
         self.mirror_soon()  # the vectors
 
     async def _embed_everybody(self) -> None:

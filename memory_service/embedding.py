@@ -12,7 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memory_service.breaker import Breaker
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
@@ -32,12 +32,17 @@ logger = logging.getLogger(__name__)
 EMBEDDED_AT_ONCE = 128
 GATHER_S = 0.05
 LONGEST_REST_S = 1.0
+PATIENCE_S = 10.0
+"""For so long what was rung for gives way to requests; then it is done in any case, or it would pile up."""
 PLAIN_WORDS = "hello"
 UNKNOWN = "unknown"
 
 
+Outcome = Literal["done", "failed", "gave way"]
+
+
 class Embedding:
-    """`clean` is done to every text before it is embedded."""
+    """`clean` is done to every text before it is embedded; `busy` tells whether requests need the time themselves."""
 
     def __init__(
         self,
@@ -47,12 +52,16 @@ class Embedding:
         *,
         gather_s: float = GATHER_S,
         clean: Callable[[str], str] = str,
+        busy: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gather_s, self._clean = gather_s, clean
+        self._gather_s, self._clean, self._busy, self._clock = gather_s, clean, busy, clock
         self._store, self._embedder, self._breaker = store, embedder, breaker
         self.keyword_weight = embedder.keyword_weight
         self._at_once = EMBEDDED_AT_ONCE
         self._rung: set[Scope] = set()
+        self._rung_at_s = 0.0
+        """When the first of them was rung for."""
         self._alone = asyncio.Lock()
         self.embedded = self.refused = self.failed = 0
 
@@ -90,33 +99,43 @@ class Embedding:
 
     def ring(self, scope: Scope) -> None:
         """Note that a user has something new, for the next `embed_rung`."""
+        if not self._rung:
+            self._rung_at_s = self._clock()
         self._rung.add(scope)
 
-    async def embed_rung(self) -> None:
-        """Give vectors to what the users have that were rung for; a store need not be looked through for it."""
+    async def embed_rung(self) -> bool:
+        """Give vectors to what the users have that were rung for; a store need not be looked through for it.
+
+        Returns whether it gave way to requests before it was done: to be called again as soon as they leave time.
+        """
         await asyncio.sleep(self._gather_s)
-        users = tuple(self._rung)
+        users, rung_at_s = tuple(self._rung), self._rung_at_s
         self._rung.clear()
-        if users and not await self._embed(users):
+        if not users:
+            return False
+        outcome = await self._embed(users, lambda: self._busy() and self._clock() - rung_at_s < PATIENCE_S)
+        if outcome != "done":
             self._rung.update(users)
+            self._rung_at_s = rung_at_s
+        return outcome == "gave way"
 
     async def embed_due(self) -> None:
         """Give vectors to everything that has none in the present space. May be cut off anywhere, and run twice."""
         await asyncio.sleep(self._gather_s)
         await self._embed(None)
 
-    async def _embed(self, users: tuple[Scope, ...] | None) -> bool:
-        """Embed what is due of these users, or of all; returns whether the embedder went along.
+    async def _embed(self, users: tuple[Scope, ...] | None, gives_way: Callable[[], bool] = lambda: False) -> Outcome:
+        """Embed what is due of these users, or of all: until it is done, the embedder fails, or it has to give way.
 
         In no hurry: it lets turns gather, and works half of the time, so that requests are not held up.
         """
         async with self._alone:
-            return await self._embed_in_batches(users)
+            return await self._embed_in_batches(users, gives_way)
 
-    async def _embed_in_batches(self, users: tuple[Scope, ...] | None) -> bool:
+    async def _embed_in_batches(self, users: tuple[Scope, ...] | None, gives_way: Callable[[], bool]) -> Outcome:
         while due := await self._store.due_vectors(self.space, asked := self._at_once, users):
             if self._breaker.wait_s():
-                return False
+                return "failed"
             began = time.monotonic()
             keys = await asyncio.to_thread(self._keys, due)
             try:
@@ -130,13 +149,15 @@ class Embedding:
                 logger.warning("embedding failed", extra={"reason": exc.code})
                 self.failed += 1
                 self._at_once = max(self._at_once // 2, 1)  # it may be slow, and get through fewer in its time
-                return False
+                return "failed"
             self._at_once = min(self._at_once * 2, EMBEDDED_AT_ONCE)
             await self._keep(due, [len(of_item) for of_item in keys], rows)
             if users is not None and len(due) < asked:
                 break  # what came meanwhile has rung again
+            if gives_way():
+                return "gave way"
             await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
-        return True
+        return "done"
 
     def _keys(self, due: Sequence[Unembedded]) -> list[list[str]]:
         return [[self._clean(key) for key in _keys(item)] for item in due]

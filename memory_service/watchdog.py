@@ -38,6 +38,11 @@ class Watchdog:
         with suppress(asyncio.CancelledError):
             await task
 
+    @property
+    def busy(self) -> bool:
+        """Whether requests have taken the loop's time lately."""
+        return not self._calm.is_set()
+
     async def calm(self, longest_s: float) -> None:
         """Wait while the loop is busy with requests, but no longer than so."""
         with suppress(TimeoutError):
@@ -68,5 +73,5 @@ class Watchdog:
             "longest_hold_s": round(self.longest_s, 3),
             "holds": self.late,
             "requests": self.requests,
-            "busy": not self._calm.is_set(),
+            "busy": self.busy,
         }

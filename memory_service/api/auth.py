@@ -86,9 +86,7 @@ Gate = Callable[[Any], Awaitable[Caller]]
 """Takes an ASGI scope; raises Unauthenticated."""
 
 ANYONE = Caller()
-_HARMLESS = frozenset(
-    (b"accept", b"accept-encoding", b"connection", b"content-length", b"content-type", b"user-agent")
-)
+_HARMLESS = frozenset((b"accept", b"accept-encoding", b"connection", b"content-length", b"content-type", b"user-agent"))
 _FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
 _REFUSAL = (
     "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=keys and make them keys "
@@ -121,9 +119,9 @@ def _is_local(headers: Headers) -> bool:
             if not is_local_name(value.decode("latin-1")):
                 return False
             named = True
-        elif name.startswith(_FORWARDED):
-            return False
-        elif name == b"origin" and not is_local_name(value.decode("latin-1").partition("://")[2]):
+        elif name.startswith(_FORWARDED) or (
+            name == b"origin" and not is_local_name(value.decode("latin-1").partition("://")[2])
+        ):
             return False
     return named
 

@@ -1,44 +1,53 @@
-"""The turns that a whole group of commits appends, written by three statements.
+"""The turns that a whole group of commits appends, written and made durable by one statement.
 
-Each statement gives away the interpreter's lock, and has to wait for it afterwards: a statement for each row would cost
-a busy service more than the writing does.
+Each statement gives away the interpreter's lock, and has to wait for it afterwards until the event loop has nothing to
+do. With one statement for the group SQLite works beside the loop, and not in turn with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 
 import apsw
 
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite.rows import kept_of, session_state
 
+Row = tuple[object, ...]
+
 USUAL = 20_000
 """Characters of a message: longer ones take long by themselves, and have a statement of their own."""
 
-HEADS = """
-WITH new (tenant_id, user_id, session_id, incarnation, version, status, touched_at, unreflected_turns, live_after, head)
-AS (VALUES {rows})
-UPDATE sessions SET version = new.version, status = new.status, touched_at = new.touched_at,
-    unreflected_turns = new.unreflected_turns, live_after = new.live_after, head = new.head
-FROM new CROSS JOIN owners ON owners.tenant_id = new.tenant_id AND owners.user_id = new.user_id
-WHERE sessions.owner = owners.id AND sessions.session_id = new.session_id AND sessions.version = new.version - 1
-    AND sessions.head ->> 'incarnation' = new.incarnation
+COLUMNS = (
+    "tenant_id, user_id, session_id, incarnation, version, status, touched_at, unreflected_turns, live_after, head,"
+    " seq, turn_id, body, compressed"
+)
+COUNT = COLUMNS.count(",") + 1
+
+OF_THE_WRITER = f"""
+CREATE TEMP VIEW appended ({COLUMNS}) AS SELECT {", ".join(["NULL"] * COUNT)} WHERE false;
+CREATE TEMP TRIGGER append INSTEAD OF INSERT ON appended WHEN NEW.tenant_id IS NOT NULL
+BEGIN
+    UPDATE sessions SET version = NEW.version, status = NEW.status, touched_at = NEW.touched_at,
+        unreflected_turns = NEW.unreflected_turns, live_after = NEW.live_after, head = NEW.head
+    WHERE owner = (SELECT id FROM owners WHERE tenant_id = NEW.tenant_id AND user_id = NEW.user_id)
+        AND session_id = NEW.session_id AND version = NEW.version - 1 AND head ->> 'incarnation' = NEW.incarnation;
+    SELECT RAISE(ABORT, 'the head has moved') WHERE changes() <> 1;
+    INSERT INTO turns (owner, session, seq, turn_id, body, compressed)
+        SELECT owner, sessions.id, NEW.seq, NEW.turn_id, NEW.body, NEW.compressed FROM owners
+        CROSS JOIN sessions ON sessions.owner = owners.id AND sessions.session_id = NEW.session_id
+        WHERE owners.tenant_id = NEW.tenant_id AND owners.user_id = NEW.user_id;
+    INSERT INTO mirrors (driver, tenant_id, user_id) SELECT name, NEW.tenant_id, NEW.user_id FROM drivers WHERE true
+        ON CONFLICT DO UPDATE SET changed = changed + 1;
+END;
 """
-TURNS = """
-WITH new (tenant_id, user_id, session_id, seq, turn_id, body, compressed) AS (VALUES {rows})
-INSERT INTO turns (owner, session, seq, turn_id, body, compressed)
-SELECT owners.id, sessions.id, seq, turn_id, body, compressed
-FROM new CROSS JOIN owners ON owners.tenant_id = new.tenant_id AND owners.user_id = new.user_id
-CROSS JOIN sessions ON sessions.owner = owners.id AND sessions.session_id = new.session_id
-"""
-MARKS = """
-WITH new (tenant_id, user_id) AS (VALUES {rows})
-INSERT INTO mirrors (driver, tenant_id, user_id)
-SELECT name, tenant_id, user_id FROM drivers CROSS JOIN new WHERE tenant_id IS NOT NULL
-ON CONFLICT DO UPDATE SET changed = changed + 1
-"""
+
+
+def prepare(db: apsw.Connection) -> None:
+    """Make, for this connection alone, what is inserted into by `append_all`."""
+    db.execute(OF_THE_WRITER)
 
 
 def appends(commit: Commit) -> bool:
@@ -59,37 +68,31 @@ class NotAll(Exception):
     """One of them cannot be written: which, is found out by writing them one by one."""
 
 
-def append_all(db: apsw.Connection, commits: Sequence[Commit]) -> None:
-    """Write these, all of which append. Raises NotAll; what was written by then is to be undone."""
-    heads: list[object] = []
-    turns: list[object] = []
-    users: list[object] = []
-    for commit in commits:
-        assert commit.session is not None
-        (turn,) = commit.turns
-        user = (commit.scope.tenant_id, commit.scope.user_id)
-        users += user
-        heads += (*user, turn.session_id, commit.session.incarnation, *session_state(commit.session))
-        turns += (*user, turn.session_id, turn.seq, turn.turn_id, *kept_of(turn))
+def row_of(commit: Commit) -> Row | None:
+    """What is written of a commit that appends; None of one that does anything else."""
+    if not appends(commit):
+        return None
+    scope, session, turn = commit.scope, commit.session, commit.turns[0]
+    assert session is not None
+    whose = (scope.tenant_id, scope.user_id, turn.session_id, session.incarnation)
+    return (*whose, *session_state(session), turn.seq, turn.turn_id, *kept_of(turn))
+
+
+def append_all(db: apsw.Connection, rows: Sequence[Row]) -> None:
+    """Write all of these or none of them, and then raise NotAll. Outside a transaction it is one.
+
+    As many rows without values are added as make up a power of two: there is then a statement for a few sizes alone,
+    and SQLite need not read it anew.
+    """
+    size = 1 << (len(rows) - 1).bit_length()
+    values = [*chain.from_iterable(rows), *[None] * ((size - len(rows)) * COUNT)]
     try:
-        for sql, values in ((HEADS, heads), (TURNS, turns)):
-            _write(db, sql, values, len(commits))
-            if db.changes() != len(commits):
-                raise NotAll
+        db.execute(_of_rows(size), values)
     except apsw.ConstraintError as exc:
         raise NotAll from exc
-    _write(db, MARKS, users, len(commits))
-
-
-def _write(db: apsw.Connection, sql: str, values: list[object], rows: int) -> None:
-    """Execute with so many rows of values, and as many without any as make up a power of two: there is then a
-    statement for a few sizes alone, and SQLite need not read it anew.
-    """
-    size, columns = 1 << (rows - 1).bit_length(), len(values) // rows
-    db.execute(_with_rows(sql, size, columns), [*values, *[None] * ((size - rows) * columns)])
 
 
 @cache
-def _with_rows(sql: str, rows: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return sql.format(rows=", ".join([row] * rows))
+def _of_rows(rows: int) -> str:
+    row = f"({', '.join('?' * COUNT)})"
+    return f"INSERT INTO appended VALUES {', '.join([row] * rows)}"

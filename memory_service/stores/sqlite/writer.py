@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,7 +27,7 @@ from memory_service.errors import (
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.stores.settling import Settling
-from memory_service.stores.sqlite.appends import NotAll, append_all, appends
+from memory_service.stores.sqlite.appends import NotAll, Row, append_all, prepare, row_of
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
 
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 Change = Callable[[apsw.Connection], Any]
 """What is done inside the open transaction; what it returns is for who waits for it."""
-Waiting = tuple[Change | Commit, "asyncio.Future[Any]"]
+Waiting = tuple[Change | Commit, "asyncio.Future[Any]", Row | None]
+"""With the row of a commit that appends: made by the loop, which has its values at hand."""
 Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
@@ -68,6 +69,7 @@ class Writer:
     ) -> None:
         self._in_place = in_place
         self._db = db
+        prepare(db)
         self._loop = loop
         self._point = point
         self._queue: SimpleQueue[list[Waiting] | None] = SimpleQueue()
@@ -87,20 +89,20 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        return self._queued(commit)
+        return self._queued(commit, row_of(commit))
 
     def change(self, change: Change) -> asyncio.Future[Any]:
         """Queue any change, in the same way."""
         return self._queued(change)
 
-    def _queued(self, change: Change | Commit) -> asyncio.Future[Any]:
+    def _queued(self, change: Change | Commit, row: Row | None = None) -> asyncio.Future[Any]:
         self.require_room()
         self.waiting += 1
         future: asyncio.Future[Any] = Settling(loop=self._loop)
         if not self._come:
             # once for all that come in this round of the loop: whenever the thread is woken it asks for the interpreter
             self._loop.call_soon(self._hand_over)
-        self._come.append((change, future))
+        self._come.append((change, future, row))
         return future
 
     def _hand_over(self) -> None:
@@ -166,10 +168,7 @@ class Writer:
 
     def _write(self, group: list[Waiting]) -> list[Settled]:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
             outcomes = self._applied_all(group)
-            self._point("before_commit")
-            self._db.execute("COMMIT")
             self._require_in_place()
             self._point("after_commit")
             if self._log_to_clear:
@@ -180,7 +179,7 @@ class Writer:
             with suppress(apsw.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            return [(future, self._refusal(exc)) for _, future in group]
+            return [(future, self._refusal(exc)) for _, future, _ in group]
         return outcomes
 
     def _clear_log(self) -> None:
@@ -219,23 +218,31 @@ class Writer:
         return error
 
     def _applied_all(self, group: list[Waiting]) -> list[Settled]:
-        """Apply a group: what only appends together, as far as that goes, and all else one by one.
+        """Apply a group and make it durable: what only appends together, if that can be, and all else one by one.
 
         Nobody has been told of any of them yet, so it does not matter that some take place before their turn.
         """
-        appending = [waiting for waiting in group if isinstance(waiting[0], Commit) and appends(waiting[0])]
-        if len(appending) < TOGETHER or not self._appended([change for change, _ in appending]):
-            return [(future, self._applied(change)) for change, future in group]
-        done: list[Settled] = [(future, None) for _, future in appending]
-        together = {id(future) for _, future in appending}
-        return done + [(future, self._applied(change)) for change, future in group if id(future) not in together]
+        rows = [row for _, _, row in group if row is not None]
+        together = len(rows) >= TOGETHER
+        if together and len(rows) == len(group):
+            self._point("before_commit")
+            if self._appended(rows):  # outside a transaction, so it is durable by now
+                return [(future, None) for _, future, _ in group]
+            together = False
+        self._db.execute("BEGIN IMMEDIATE")
+        done = together and self._appended(rows)
+        outcomes = [
+            (future, None if done and row is not None else self._applied(change)) for change, future, row in group
+        ]
+        self._point("before_commit")
+        self._db.execute("COMMIT")
+        return outcomes
 
-    def _appended(self, commits: Sequence[Any]) -> bool:
-        """Write commits that append into the transaction that has just begun, all of them or none; returns which."""
+    def _appended(self, rows: list[Row]) -> bool:
+        """Write rows of commits that append, all of them or none; returns which."""
         try:
-            append_all(self._db, commits)
+            append_all(self._db, rows)
         except NotAll:
-            self._db.execute("ROLLBACK; BEGIN IMMEDIATE")  # nothing else has been written yet
             return False
         return True
 
