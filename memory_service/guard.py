@@ -192,7 +192,7 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle: Any = WholeCycle(
             scope, self.transport, self.server_state.default_headers, True, self.on_response_complete
         )
-        cycle.body, self.cycle = body, cycle
+        cycle.body, cycle.head, self.cycle = body, head, cycle
         self._serve_whole(cycle)
         return True
 

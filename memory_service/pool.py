@@ -162,13 +162,19 @@ class SessionPool:
 
     def held(self, key: SessionKey) -> Hot | None:
         """Return a session as last committed, without a wait, if it is hot and nobody else can have written it."""
-        entry = self._living.get(key)
-        return entry.hot if entry is not None and self._look is None else None
+        entry = self._shelf.get(key) if self._look is None else None
+        return None if entry is None else entry.hot
+
+    def use(self, key: SessionKey) -> HotSession | None:
+        """Return a session as last committed, without a wait, if it is hot and nobody else can have written it."""
+        used = self._shelf.use(key) if self._look is None else None
+        self.hits += used is not None
+        return used
 
     async def read(self, key: SessionKey, *, checked: bool = True) -> HotSession:
         """Return a session as last committed; a hot one that nobody else can write costs neither a wait nor I/O."""
-        if self._look is None and (used := self._shelf.use(key)) is not None:
-            self.hits += 1
+        used = self.use(key)
+        if used is not None:
             return used
         entry = self._living.get(key)
         if entry is not None and checked and self._look is not None:
@@ -256,6 +262,9 @@ class _Shelf:
         self._entries: OrderedDict[SessionKey, HotSession] = OrderedDict()
         """The one that was used longest ago is the first."""
         self.evictions = 0
+
+    def get(self, key: SessionKey) -> HotSession | None:
+        return self._entries.get(key)
 
     def use(self, key: SessionKey) -> HotSession | None:
         """The session, if it is here and hot; it then counts as used now."""

@@ -172,6 +172,8 @@ class MemoryService:
         Raises SessionEnded if the client ended it and `restore` is asked for.
         """
         key = SessionKey(scope=scope, session_id=session_id or self._new_id())
+        if restore and self._sessions.is_under_way(key):
+            return await self._context(key, asked, checked=False), True
         if not self._pool.exclusive:
             self._long_term.forget(scope)  # who comes back is told what others have learnt
         self._long_term.begin(scope)  # beside the session: where the store is far away each wait counts
@@ -205,7 +207,7 @@ class MemoryService:
         return await self._context(key, asked, checked=True)
 
     async def _context(self, key: SessionKey, asked: Asked | None, *, checked: bool) -> Context:
-        entry = await self._pool.read(key, checked=checked)
+        entry = self._pool.use(key) or await self._pool.read(key, checked=checked)
         hot = found(entry)
         long_term = self._long_term.ready(key.scope) or await self._long_term.get(key.scope)
         if asked is not None:

@@ -111,10 +111,6 @@ class Sessions:
         Raises SessionEnded if its client ended it and `restore` is asked for.
         """
 
-        held = self._pool.held(key)
-        if restore and held is not None and self._goes_on(held.session):
-            return True
-
         async def change(entry: HotSession) -> bool:
             if entry.hot is None:
                 await self._create(key, entry, agent_id)
@@ -126,6 +122,11 @@ class Sessions:
             return restore
 
         return await self.changed(key, change)
+
+    def is_under_way(self, key: SessionKey) -> bool:
+        """Tell whether it is hot, and going on with it writes nothing."""
+        held = self._pool.held(key)
+        return held is not None and self._goes_on(held.session)
 
     def _goes_on(self, session: Session) -> bool:
         """Whether going on with it writes nothing."""

@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-Whole = Callable[[Any, bytes], Coroutine[Any, Any, tuple[int, Headers, bytes]]]
+Whole = Callable[[Any, bytes], Coroutine[Any, Any, tuple[int, Headers, Any]]]
 """Takes the scope and the body of a request; gives status, headers (but that of its length) and body of the answer."""
 
+SERVED = "head_served"
+"""In a scope: whether this very head, on this connection, was good enough for an answer of 200."""
 MOST_BYTES = 65_536
 """Of a body; a longer one goes uvicorn's way."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -95,13 +97,14 @@ def is_short(headers: Headers) -> bool:
 class SameHead:
     """The head of a request that came whole, by which the next of its connection is known without being parsed.
 
-    A client sends the same bytes each time, but for the number that says how long the body is.
+    A client sends the same bytes each time, but for the number that says how long the body is. `served`: whether a
+    request with this head was answered 200, so that what depends on the head alone need not be looked at again.
     """
 
-    __slots__ = ("_after", "_before", "_scope", "_where")
+    __slots__ = ("_after", "_before", "_scope", "_where", "served")
 
     def __init__(self, before: bytes, after: bytes, scope: dict[str, Any]) -> None:
-        self._before, self._after, self._scope = before, after, scope
+        self._before, self._after, self._scope, self.served = before, after, scope, False
         self._where = next(place for place, (name, _) in enumerate(scope["headers"]) if name == b"content-length")
 
     @classmethod
@@ -128,7 +131,7 @@ class SameHead:
             return None
         headers = self._scope["headers"].copy()
         headers[self._where] = (b"content-length", length)
-        return {**self._scope, "headers": headers}, body
+        return {**self._scope, "headers": headers, SERVED: self.served}, body
 
 
 class WholeCycle:
@@ -143,6 +146,7 @@ class WholeCycle:
         "_transport",
         "body",
         "disconnected",
+        "head",
         "keep_alive",
         "response_complete",
         "response_started",
@@ -156,12 +160,15 @@ class WholeCycle:
         self.scope, self._transport, self.keep_alive, self._on_response = scope, transport, keep_alive, on_response
         self._beside = beside
         self.body = b""
+        self.head: SameHead | None = None
         self.disconnected = self.response_started = self.response_complete = False
 
     async def run(self, answer: Whole) -> None:
         """Answer; what cannot be ends the connection."""
         try:
             status, headers, body = await answer(self.scope, self.body)
+            if self.head is not None and status == HTTPStatus.OK:
+                self.head.served = True
             if not self.disconnected:
                 self._write(status, headers, body)
         except Exception:

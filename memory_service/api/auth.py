@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from memory_service.access import OPERATORS, PERMISSIONS, OfMemory, Permission
 from memory_service.errors import InsufficientScope, ScopeMismatch, Unauthenticated
 from memory_service.values import Scope
+from memory_service.whole import SERVED
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -104,6 +105,8 @@ async def admit_loopback(scope: Any) -> Caller:
     A proxy on this host speaks for others, and a web page can reach a local port under a name of its own:
     neither is a caller on this host.
     """
+    if scope.get(SERVED):
+        return ANYONE
     client = scope.get("client")
     if client is None or not is_loopback(client[0]) or not _is_local(scope["headers"]):
         raise Unauthenticated(_REFUSAL)

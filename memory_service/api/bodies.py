@@ -17,6 +17,7 @@ from memory_service.api.problems import validation_failed
 from memory_service.errors import ContentTooLarge, MalformedJson, UnsupportedMediaType, ValidationFailed
 from memory_service.gateway.reading import read
 from memory_service.limits import check_no_nul
+from memory_service.whole import SERVED
 
 MAX_BODY_BYTES = 1_000_000
 REPEATED, SHORT = 4096, 300
@@ -82,8 +83,11 @@ class JsonBody:
         return self._value(await _read(receive, self.most_bytes), scope)
 
     def of(self, scope: Any, sent: bytes) -> Any:
-        """Do the same with a body that is here, and is not too long."""
-        self._check_headers(scope["headers"])
+        """Do the same with a body that is here."""
+        if len(sent) > self.most_bytes:
+            raise ContentTooLarge(self.most_bytes)
+        if not scope.get(SERVED):
+            self._check_headers(scope["headers"])
         return self._value(sent, scope)
 
     def _check_headers(self, headers: Headers) -> None:

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -26,12 +26,13 @@ from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import Forbidden, MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
 from memory_service.service import MemoryService
+from memory_service.whole import SERVED
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[MemoryService, Caller, Any], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-Reply = tuple[int, Sequence[tuple[bytes, bytes]], Any]
+Reply = tuple[int, Headers, Any]
 """Status, headers but those of its length, and the body."""
 Take = NoBody | UrlBody | JsonBody | ModelBody | FileBody
 
@@ -120,6 +121,21 @@ class Unlimited:
         return []
 
 
+class _Row(NamedTuple):
+    """A verb, and what of it is the same for each request."""
+
+    verb: Verb
+    take: Any
+    answers: str
+    audited: bool
+    counts: bool
+    """Whether it makes the service busy, which who only looks does not."""
+
+    @classmethod
+    def of(cls, verb: Verb) -> _Row:
+        return cls(verb, verb.body(), verb.answers, verb.audited, not verb.open and verb.needs != "metrics")
+
+
 class _Asked:
     """What is known of a request by now: who asks (once admitted), what for (if they may ask so much), the body."""
 
@@ -137,10 +153,10 @@ class Endpoint:
     def __init__(
         self, verbs: Sequence[Verb], gate: Gate, point: Point = nowhere, allowance: Allowance | None = None
     ) -> None:
-        self._verbs: dict[str, tuple[Verb, Any]] = {verb.method: (verb, verb.body()) for verb in verbs}
-        if "GET" in self._verbs:
-            self._verbs["HEAD"] = self._verbs["GET"]  # whose body uvicorn leaves out
-        self._allowed = ", ".join(sorted(self._verbs))
+        self._rows = {verb.method: _Row.of(verb) for verb in verbs}
+        if "GET" in self._rows:
+            self._rows["HEAD"] = self._rows["GET"]  # whose body uvicorn leaves out
+        self._allowed = ", ".join(sorted(self._rows))
         self._gate = gate
         self._allowance = allowance or Unlimited()
         self._point = point
@@ -148,12 +164,12 @@ class Endpoint:
     @property
     def answers_in_one_piece(self) -> bool:
         """Whether it takes a body of JSON by POST, and answers with one."""
-        verb = self._verbs["POST"][0] if "POST" in self._verbs else None
+        verb = self._rows["POST"].verb if "POST" in self._rows else None
         return verb is not None and not verb.of_file and not verb.in_lines
 
     @property
     def begins_at_once(self) -> bool:
-        return "POST" in self._verbs and self._verbs["POST"][0].at_once
+        return "POST" in self._rows and self._rows["POST"].verb.at_once
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         status, headers, body = await self._reply(scope, receive)
@@ -170,15 +186,16 @@ class Endpoint:
         """Do what is asked: a body that was `sent` is not received. The answer is bytes, or the lines of a file."""
         asked = _Asked()
         try:
-            verb, take = self._verbs[scope["method"]] if scope["method"] in self._verbs else self._none()
+            verb, take, answers, audited, counts = self._rows.get(scope["method"]) or self._none()
             headers = scope["headers"]
             caller = ANYONE if verb.open else self._may(await self._gate(scope), verb, asked)
-            check_accept(headers, verb.answers)
+            if not scope.get(SERVED):
+                check_accept(headers, answers)
             if verb.named:
                 caller = _named(caller, headers)
             asked.body = body = await take(scope, receive) if sent is None else take.of(scope, sent)
             service = scope["state"]["service"]
-            if not verb.open and verb.needs != "metrics":  # who only looks whether it is busy does not make it so
+            if counts:
                 service.asked()
             answer = await verb.handle(service, caller, body)
             encoded = answer if verb.in_lines or isinstance(answer, bytes) else _encode(answer)
@@ -189,7 +206,7 @@ class Endpoint:
                 raise
             return refusal
         extra = self._told(asked)
-        if verb.audited:
+        if audited:
             request_id = request_id_of(headers)
             self._write_down(asked, answer, request_id, scope)
             extra = [(b"x-request-id", request_id.encode()), *extra]
