@@ -29,7 +29,7 @@ from memory_service.errors import (
     RequestTimeout,
     TooManyConnections,
 )
-from memory_service.whole import SameHead, Whole, WholeCycle, Work, begin, is_short
+from memory_service.whole import SameHead, Whole, WholeCycle, Work, is_short
 
 LAST_BODY_S = 1.0
 """Seconds for the rest of a body once the service is about to end."""
@@ -242,11 +242,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():  # it stands behind the last one of its connection
             return
         path = cycle.scope["raw_path"]
-        work = cycle.run(self.whole[path])
         if path in self.at_once:
-            begin(work, self._in_task)
+            cycle.begin(self.whole[path], self._in_task)
         else:
-            self._in_task(work)
+            self._in_task(cycle.run(self.whole[path]))
 
     def _in_task(self, work: Work) -> None:
         task = self.loop.create_task(work)

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-Whole = Callable[[Any, bytes], Coroutine[Any, Any, tuple[int, Headers, Any]]]
+Reply = tuple[int, Headers, Any]
+Whole = Callable[[Any, bytes], Coroutine[Any, Any, Reply]]
 """Takes the scope and the body of a request; gives status, headers (but that of its length) and body of the answer."""
 
 SERVED = "head_served"
@@ -35,31 +36,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,5})\r\n", re.IGNORECASE)
 Work = Coroutine[Any, Any, None]
 
 
-def begin(work: Work, in_task: Callable[[Work], object]) -> None:
-    """Do some work, up to where it waits for something else than a commit; what is then left is done `in_task`.
-
-    What is hot is answered so, and stored, without a task, which costs as much as the answer. Until then there is no
-    present task: what needs one (a time limit does) asks for it by `in_a_task`.
-    """
-    try:
-        waits_for = work.send(None)
-    except StopIteration:
-        return
-    if isinstance(waits_for, Settling):
-        waits_for._asyncio_future_blocking = False  # by this a future learns that what it has told was understood
-        waits_for.add_done_callback(lambda settled: begin(work, in_task))
-    else:
-        in_task(_rest(work, waits_for))
-
-
 async def in_a_task() -> None:
-    """Go on in a task, if what is being done was begun without one."""
+    """Go on in a task, if what is being done was begun without one (`WholeCycle.begin`)."""
     if asyncio.current_task() is None:
         await asyncio.sleep(0)
-
-
-async def _rest(work: Work, waits_for: Any) -> None:
-    await _going_on(work, waits_for)
 
 
 @coroutine
@@ -143,6 +123,7 @@ class WholeCycle:
     __slots__ = (
         "_beside",
         "_on_response",
+        "_reply",
         "_transport",
         "body",
         "disconnected",
@@ -161,24 +142,68 @@ class WholeCycle:
         self._beside = beside
         self.body = b""
         self.head: SameHead | None = None
+        self._reply: Reply | None = None
         self.disconnected = self.response_started = self.response_complete = False
 
     async def run(self, answer: Whole) -> None:
-        """Answer; what cannot be ends the connection."""
         try:
-            status, headers, body = await answer(self.scope, self.body)
-            if self.head is not None and status == HTTPStatus.OK:
-                self.head.served = True
-            if not self.disconnected:
-                self._write(status, headers, body)
+            await self._work(answer)
+        finally:
+            self._finish()
+
+    def begin(self, answer: Whole, in_task: Callable[[Work], object]) -> None:
+        """Do as `run`, up to where it waits for something else than a commit; what is then left is done `in_task`.
+
+        What is hot is answered so, and stored, without a task, which costs as much as the answer. Until then there is
+        no present task: what needs one (a time limit does) asks for it by `in_a_task`.
+        """
+        if self._is_through(self._work(answer), in_task):
+            self._finish()
+
+    def _settled(self, work: Work, in_task: Callable[[Work], object]) -> Callable[[], None] | None:
+        """Go on; the answer is sent when all who were settled together have gone on. One by one they would wake whoever
+        reads them each time, which takes longer than an answer.
+        """
+        return self._finish if self._is_through(work, in_task) else None
+
+    def _is_through(self, work: Work, in_task: Callable[[Work], object]) -> bool:
+        """Do some of the work, and see to the rest; returns whether that was all."""
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return True
+        if isinstance(waits_for, Settling):
+            waits_for.then(partial(self._settled, work, in_task))
+        else:
+            in_task(self._rest(work, waits_for))
+        return False
+
+    async def _rest(self, work: Work, waits_for: Any) -> None:
+        try:
+            await _going_on(work, waits_for)
+        finally:
+            self._finish()
+
+    async def _work(self, answer: Whole) -> None:
+        try:
+            self._reply = await answer(self.scope, self.body)
         except Exception:
             logger.exception("a request was not answered")
-        finally:
-            if not self.response_complete:
-                self._transport.close()
+
+    def _finish(self) -> None:
+        """Send the answer; where there is none, the connection ends."""
+        try:
+            if self._reply is not None and not self.disconnected:
+                self._write(*self._reply)
+        except Exception:
+            logger.exception("an answer was not sent")
+        if not self.response_complete:
+            self._transport.close()
 
     def _write(self, status: int, headers: Headers, body: bytes) -> None:
         closing = () if self.keep_alive else (_CLOSE,)
+        if self.head is not None and status == HTTPStatus.OK:
+            self.head.served = True
         head = _head(status, (*self._beside, *headers, *closing))
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self.response_started = self.response_complete = True

@@ -26,7 +26,7 @@ from memory_service.errors import (
 )
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
-from memory_service.stores.settling import Settling
+from memory_service.stores.settling import Settling, settle
 from memory_service.stores.sqlite.appends import NotAll, Row, append_all, prepare, row_of
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
@@ -266,10 +266,4 @@ class Writer:
 
     def _wake(self, outcomes: list[Settled]) -> None:
         self.waiting -= len(outcomes)
-        for future, outcome in outcomes:
-            if future.done():
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        settle(outcomes)
