@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -27,7 +28,7 @@ from memory_service.errors import (
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.stores.settling import Settling, settle
-from memory_service.stores.sqlite.appends import NotAll, Row, append_all, prepare, row_of
+from memory_service.stores.sqlite.alike import MOST_ROWS, Alike, NotAll, Row, alike, prepare, write_alike
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
 
@@ -35,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 Change = Callable[[apsw.Connection], Any]
 """What is done inside the open transaction; what it returns is for who waits for it."""
-Waiting = tuple[Change | Commit, "asyncio.Future[Any]", Row | None]
-"""With the row of a commit that appends: made by the loop, which has its values at hand."""
+Waiting = tuple[Change | Commit, "asyncio.Future[Any]", Alike | None]
+"""With what the commit writes, if many do alike: rows made by the loop, which has their values at hand."""
 Settled = tuple["asyncio.Future[Any]", Any]
 
 MAX_GROUP = 512
 """Commits that are made durable together, at most; the thread is handed half of that at once."""
 TOGETHER = 2
-"""From so many commits on that append: one alone is written as quickly by itself."""
+"""From so many rows on they are written together: one alone is written as quickly by itself."""
 MAX_WAITING = 10_000
 CLEARING_S, CLEARED_AGAIN_S = 0.5, 5.0
 """So long clearing the log waits for those who read, and so long after that it is tried again."""
@@ -89,20 +90,20 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        return self._queued(commit, row_of(commit))
+        return self._queued(commit, alike(commit))
 
     def change(self, change: Change) -> asyncio.Future[Any]:
         """Queue any change, in the same way."""
         return self._queued(change)
 
-    def _queued(self, change: Change | Commit, row: Row | None = None) -> asyncio.Future[Any]:
+    def _queued(self, change: Change | Commit, written: Alike | None = None) -> asyncio.Future[Any]:
         self.require_room()
         self.waiting += 1
         future: asyncio.Future[Any] = Settling(loop=self._loop)
         if not self._come:
             # once for all that come in this round of the loop: whenever the thread is woken it asks for the interpreter
             self._loop.call_soon(self._hand_over)
-        self._come.append((change, future, row))
+        self._come.append((change, future, written))
         return future
 
     def _hand_over(self) -> None:
@@ -218,30 +219,34 @@ class Writer:
         return error
 
     def _applied_all(self, group: list[Waiting]) -> list[Settled]:
-        """Apply a group and make it durable: what only appends together, if that can be, and all else one by one.
+        """Apply a group and make it durable: what many do alike together, if that can be, and all else one by one.
 
         Nobody has been told of any of them yet, so it does not matter that some take place before their turn.
         """
-        rows = [row for _, _, row in group if row is not None]
-        together = len(rows) >= TOGETHER
-        if together and len(rows) == len(group):
+        rows: dict[str, list[Row]] = defaultdict(list)
+        for _, _, written in group:
+            if written is not None:
+                rows[written.into] += written.rows
+        rows = {into: of_all for into, of_all in rows.items() if len(of_all) >= TOGETHER}
+        if len(rows) == 1 and all(written is not None and written.into in rows for _, _, written in group):
+            ((into, of_all),) = rows.items()
             self._point("before_commit")
-            if self._appended(rows):  # outside a transaction, so it is durable by now
+            if len(of_all) <= MOST_ROWS and self._written(into, of_all):  # outside a transaction: it is durable by now
                 return [(future, None) for _, future, _ in group]
-            together = False
         self._db.execute("BEGIN IMMEDIATE")
-        done = together and self._appended(rows)
+        done = [into for into, of_all in rows.items() if self._written(into, of_all)]
         outcomes = [
-            (future, None if done and row is not None else self._applied(change)) for change, future, row in group
+            (future, None if written is not None and written.into in done else self._applied(change))
+            for change, future, written in group
         ]
         self._point("before_commit")
         self._db.execute("COMMIT")
         return outcomes
 
-    def _appended(self, rows: list[Row]) -> bool:
-        """Write rows of commits that append, all of them or none; returns which."""
+    def _written(self, into: str, rows: list[Row]) -> bool:
+        """Write what is alike, all of it or nothing; returns which."""
         try:
-            append_all(self._db, rows)
+            write_alike(self._db, into, rows)
         except NotAll:
             return False
         return True
