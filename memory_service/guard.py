@@ -127,10 +127,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         last = self.cycle
-        free = self._phase == "idle" and (last is None or last.response_complete) and self._timer is None
+        free = self._phase == "idle" and self._is_next() and self._timer is None
         if free and self._is_known(data):
             return
-        free = free and not self._head_bytes
         self._head_bytes += len(data)
         super().data_received(data)
         if self._refused or self.transport.is_closing():
@@ -189,10 +188,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return False
         scope, body = again
         self._began = self.loop.time()
-        cycle: Any = WholeCycle(
-            scope, self.transport, self.server_state.default_headers, True, self.on_response_complete
-        )
-        cycle.body, cycle.head, self.cycle = body, head, cycle
+        cycle = self._cycle_of(scope, True)  # what is told at the end that it is the last is not `free`: it has a timer
+        cycle.body, cycle.head = body, head
         self._serve_whole(cycle)
         return True
 
@@ -200,12 +197,16 @@ class GuardedProtocol(HttpToolsProtocol):
         """Know the head again of what was served just now, if it was all that had come."""
         head = SameHead.of(data, scope)
         if head is not None:
-            self._heads = [head, *self._heads[: HEADS - 1]]
+            self._heads = [head, *self._heads][:HEADS]
+
+    def _is_next(self) -> bool:
+        """Tell whether all before it is answered, and whoever asks takes the answers."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _arrives_whole(self) -> bool:
         return (
             self.url in self.whole
-            and (self.cycle is None or self.cycle.response_complete)
+            and self._is_next()
             and self.parser.get_method() == b"POST"
             and is_short(self.headers)
             and self.parser.get_http_version() == "1.1"
@@ -215,9 +216,12 @@ class GuardedProtocol(HttpToolsProtocol):
         path = self.url.decode("ascii")
         scope: Any = self.scope
         scope.update(method="POST", path=path, raw_path=self.url, query_string=b"")
-        beside, keep_alive = self.server_state.default_headers, self.parser.should_keep_alive()
-        cycle: Any = WholeCycle(scope, self.transport, beside, keep_alive, self.on_response_complete)
-        self.cycle = cycle
+        self._cycle_of(scope, self.parser.should_keep_alive())
+
+    def _cycle_of(self, scope: Any, keep_alive: bool) -> Any:
+        beside = self.server_state.default_headers
+        self.cycle = cycle = WholeCycle(scope, self.transport, beside, keep_alive, self.on_response_complete)  # type: ignore[assignment]
+        return cycle
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -257,11 +261,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._watch_idle()
+
+    def pause_writing(self) -> None:
+        """Take in nothing more from who does not read what it is answered."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def _watch_idle(self) -> None:
         self._idle_since = self.loop.time()
@@ -351,11 +366,17 @@ class GuardedProtocol(HttpToolsProtocol):
         answered = begun and (self._phase == "body" or not self.cycle.response_complete)
         if not answered:
             head, body = _answer(error)
-            self.transport.write(head if self.parser.get_method() == b"HEAD" else head + body)
+            self.transport.write(head if self._asks_for_a_head() else head + body)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
+
+    def _asks_for_a_head(self) -> bool:
+        """Whether what is refused is a HEAD: what is served, if anything is, may not be what was parsed last."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return bool(self.cycle.scope["method"] == "HEAD")
+        return bool(self.parser.get_method() == b"HEAD")
 
 
 def guarded_by(

@@ -161,7 +161,7 @@ class SessionPool:
             self._shelf.pop(key)
 
     def held(self, key: SessionKey) -> Hot | None:
-        """Return a session as last committed, without a wait, if it is hot and nobody else can have written it."""
+        """Look at a session as `use` would return it; it does not count as a use."""
         entry = self._shelf.get(key) if self._look is None else None
         return None if entry is None else entry.hot
 

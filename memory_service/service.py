@@ -393,9 +393,5 @@ class MemoryService:
             "retention": self.retention.stats(),
             "audit": parts.audit.stats(),
             "event_loop": parts.watchdog.stats(),
-            "tokens": {
-                "model": parts.reader.name,
-                **parts.reader.usage(),
-                "embedding": parts.embedder.usage(),
-            },
+            "tokens": {"model": parts.reader.name, **parts.reader.usage(), "embedding": parts.embedder.usage()},
         }

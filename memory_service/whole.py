@@ -27,6 +27,8 @@ Whole = Callable[[Any, bytes], Coroutine[Any, Any, Reply]]
 
 SERVED = "head_served"
 """In a scope: whether this very head, on this connection, was good enough for an answer of 200."""
+MOST_HEAD = 2_000
+"""Bytes of a head that is known again: each connection has a few of them."""
 MOST_BYTES = 65_536
 """Of a body; a longer one goes uvicorn's way."""
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -92,7 +94,7 @@ class SameHead:
         """The head of what has been served, if `data` is that request and nothing else."""
         head, end, body = data.partition(b"\r\n\r\n")
         found = _LENGTH.search(head + end)
-        if found is None or int(found[1]) != len(body):
+        if found is None or int(found[1]) != len(body) or len(head) > MOST_HEAD:
             return None
         start, stop = found.span(1)
         return cls(head[:start], (head + end)[stop:], scope)

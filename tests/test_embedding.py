@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memory_service.app import open_service
 from memory_service.breaker import Breaker
-from memory_service.embedding import EMBEDDED_AT_ONCE, PLAIN_WORDS, Embedding
+from memory_service.embedding import EMBEDDED_AT_ONCE, PATIENCE_S, PLAIN_WORDS, Embedding
 from memory_service.errors import BadModelOutput, ModelError, ModelRefused, ModelUnavailable
+from memory_service.settings import Settings
 from memory_service.stores.base import Store
 from memory_service.values import Scope, Unembedded
-from tests.support.background import Clock
+from tests.support.background import Clock, until
 from tests.support.remembering import Counting, learn, say
 from tests.support.stores import YieldingStore, store_of
 
@@ -237,3 +239,75 @@ async def test_those_whose_embedding_failed_are_looked_through_again_with_the_ne
     assert embedding._rung == {ANA, BEN}
     await embedding.embed_rung()
     assert len(await vectors(store, ANA)) == 1
+
+
+# Requests come first
+
+
+class Busy:
+    """Whether requests take the time, as a test has it."""
+
+    def __init__(self) -> None:
+        self.now = True
+
+    def __call__(self) -> bool:
+        return self.now
+
+
+async def rung(store: Store, clock: Clock, busy: Busy) -> Embedding:
+    """An embedding that was rung for a user who has three batches of turns."""
+    await say(store, ANA, *(f"turn {number}" for number in range(2 * EMBEDDED_AT_ONCE + 10)))
+    embedding = Embedding(store, Counting(), Breaker(), gather_s=0, busy=busy, clock=clock.monotonic)
+    embedding.ring(ANA)
+    return embedding
+
+
+async def test_while_requests_come_in_it_gives_way_after_each_batch_and_goes_on_when_it_is_called_again(
+    store: Store,
+) -> None:
+    busy = Busy()
+    embedding = await rung(store, Clock(), busy)
+    assert await embedding.embed_rung()
+    assert embedding.stats()["embedded"] == EMBEDDED_AT_ONCE
+    assert await embedding.embed_rung()
+    busy.now = False
+    assert not await embedding.embed_rung()
+    assert embedding.stats()["embedded"] == 2 * EMBEDDED_AT_ONCE + 10
+    assert not await embedding.embed_rung()
+
+
+async def test_it_gives_way_no_longer_than_its_patience_counted_from_the_first_who_was_rung_for(store: Store) -> None:
+    clock = Clock()
+    embedding = await rung(store, clock, Busy())
+    assert await embedding.embed_rung()
+    clock.advance(seconds=PATIENCE_S / 2)
+    await say(store, BEN, "hello")
+    embedding.ring(BEN)
+    assert await embedding.embed_rung()
+    clock.advance(seconds=PATIENCE_S / 2)
+    assert not await embedding.embed_rung()
+    assert await store.due_vectors("counting", 10) == []
+
+
+async def test_what_is_rung_for_after_all_was_done_has_patience_of_its_own(store: Store) -> None:
+    clock, busy = Clock(), Busy()
+    embedding = await rung(store, clock, busy)
+    busy.now = False
+    assert not await embedding.embed_rung()
+    busy.now = True
+    clock.advance(seconds=PATIENCE_S)
+    await say(store, BEN, *(f"turn {number}" for number in range(EMBEDDED_AT_ONCE + 10)))
+    embedding.ring(BEN)
+    assert await embedding.embed_rung()
+
+
+async def test_what_gave_way_is_gone_on_with_though_nobody_rings_again(make_settings: Callable[..., Settings]) -> None:
+    async with open_service(make_settings()) as service:
+        busy = Busy()
+        embedding = service._background._embedding
+        embedding._busy = busy
+        await say(service._store, ANA, *(f"turn {number}" for number in range(EMBEDDED_AT_ONCE + 10)))
+        service._background.embed_soon(ANA)
+        await until(lambda: embedding.embedded == EMBEDDED_AT_ONCE)
+        busy.now = False
+        await until(lambda: embedding.embedded == EMBEDDED_AT_ONCE + 10)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import httpx2
 import pytest
 
+from memory_service import guard
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, EMBEDDING_MODEL, ModelServer
 from memory_service.guard import Doorkeeper
 from memory_service.whole import MOST_BYTES, in_a_task
@@ -106,6 +109,165 @@ async def test_an_answer_is_the_same_either_way(asked: bytes) -> None:
             if "close" in headers.get("connection", ""):
                 assert await caller.hear() is None
     assert told[0] == told[1]
+
+
+def knowing(body: bytes = b"known", *more: bytes) -> bytes:
+    """A request after which the connection knows the head of requests to `/say` again."""
+    return post(b"/say", body, b"X-Same: yes", *more)
+
+
+def lasting(body: bytes, length: bytes) -> bytes:
+    """One with that head, whose length is written so."""
+    return knowing(body).replace(b"Content-Length: %d" % len(body), b"Content-Length: " + length)
+
+
+AGAIN: dict[str, list[bytes]] = {
+    "as long": [knowing(b"again")],
+    "shorter and longer": [knowing(b""), knowing(b"x" * 999), knowing(b"x" * 20_000), knowing(b"y")],
+    "the longest": [knowing(b"x" * MOST_BYTES)],
+    "one too long": [knowing(b"x" * (MOST_BYTES + 1)), knowing(b"after")],
+    "two in one": [knowing(b"one") + knowing(b"two")],
+    "one and a half": [knowing(b"one") + knowing(b"two")[:20], knowing(b"two")[20:]],
+    "in parts": [knowing(b"parts")[:9], knowing(b"parts")[9:60], knowing(b"parts")[60:-2], knowing(b"parts")[-2:]],
+    "behind a blank line": [b"\r\n" + knowing(b"blank"), knowing(b"after")],
+    "a blank line first": [b"\r\n", knowing(b"blank"), knowing(b"after")],
+    "more than its length": [lasting(b"too much", b"3"), knowing(b"after")],
+    "less than its length": [lasting(b"too", b"8"), b"much!", knowing(b"after")],
+    "a length with a zero in front": [lasting(b"zero", b"004"), knowing(b"after")],
+    "a length with a plus": [lasting(b"plus", b"+4"), knowing(b"after")],
+    "a length below nothing": [lasting(b"less", b"-4")],
+    "a length with spaces": [lasting(b"room", b"  4 "), knowing(b"after")],
+    "no length": [lasting(b"none", b"")],
+    "a length of other digits": [lasting(b"else", "\u0664".encode())],
+    "a length said twice": [lasting(b"both", b"4\r\nContent-Length: 9")],
+    "spelt otherwise": [knowing(b"case").replace(b"Host", b"hOST"), knowing(b"after")],
+    "with one header more": [knowing(b"more", b"X-More: 1"), knowing(b"after")],
+    "to another path": [knowing(b"path").replace(b"/say", b"/other"), knowing(b"after")],
+    "to a path as long": [knowing(b"path").replace(b"/say", b"/may"), knowing(b"after")],
+    "two of different paths in one": [post(b"/say", b"one") + post(b"/later", b"two"), post(b"/say", b"one")],
+    "the second half of a head by itself": [knowing(b"cut")[:20], knowing(b"cut")[20:], knowing(b"cut")[20:]],
+    "of another kind": [b"GET /say HTTP/1.1\r\nHost: here\r\n\r\n", knowing(b"after")],
+    "chunked": [b"POST /say HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+    "for the last time": [knowing(b"last", b"Connection: close"), knowing(b"after")],
+    "no request": [b"nonsense\r\n\r\n"],
+    "of several in turn": [knowing(b"%d" % n, b"X-Turn: %d" % (n % 6)) for n in range(20)],
+}
+
+
+@pytest.mark.parametrize("asked", AGAIN.values(), ids=list(AGAIN))
+async def test_what_comes_after_a_head_that_is_known_is_answered_as_if_it_were_not(
+    asked: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for known in (guard.HEADS, 0):
+        monkeypatch.setattr(guard, "HEADS", known)
+        async with echoing(body_s=SHORT_S) as (_, echo, call):
+            caller = await call()
+            answers = []
+            for said in [knowing(), knowing(b"once more"), *asked]:
+                await caller.say(said)
+                await asyncio.sleep(0.02)
+            caller.end()
+            while (answer := await caller.hear()) is not None:
+                headers = {name for name in answer.headers if name not in ("date", "x-request-id")}
+                body = answer.body if answer.status == 200 else json.loads(answer.body)["code"]
+                answers.append((answer.status, headers, body))
+            told.append((answers, [scope["headers"] for scope in echo.begun]))
+    assert told[0] == told[1]
+    assert told[0][0][:2] == [(200, ANY, b"POST /say known"), (200, ANY, b"POST /say once more")]
+
+
+async def test_a_request_that_comes_before_the_answer_to_one_with_a_known_head_is_answered_after_it() -> None:
+    async with echoing() as (_, echo, call):
+        caller = await call()
+        echo.door.set()
+        for path in (b"/say", b"/wait"):
+            await caller.say(post(path, b"known"))
+            assert await caller.hear()
+        echo.door.clear()
+        for asked in (post(b"/wait", b"first"), post(b"/say", b"second")):
+            await caller.say(asked)
+            await asyncio.sleep(0.02)
+        assert len(echo.begun) == 3
+        echo.door.set()
+        assert [(await caller.hear()).body for _ in range(2)] == [b"POST /wait first", b"POST /say second"]
+
+
+async def test_the_time_of_a_request_with_a_known_head_is_its_own() -> None:
+    async with echoing(request_s=1.5) as (_, echo, call):
+        caller = await call()
+        echo.door.set()
+        await caller.say(post(b"/wait", b"known"))
+        assert await caller.hear()
+        echo.door.clear()
+        await asyncio.sleep(1.6)
+        await caller.say(post(b"/wait", b"later"))
+        await asyncio.sleep(1.1)  # a look at what takes too long
+        echo.door.set()
+        assert (await caller.hear()).body == b"POST /wait later"
+
+
+async def test_one_who_reads_no_answers_fills_no_memory() -> None:
+    async with echoing() as (keeper, _, call):
+        caller = await call()
+        await caller.say(knowing())
+        assert await caller.hear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while True:
+                    await caller.say(knowing(b"x" * 60_000))
+        (protocol,) = keeper._inside
+        assert 0 < protocol.transport.get_write_buffer_size() < 1_000_000
+
+
+async def test_one_who_reads_late_gets_every_answer_in_order() -> None:
+    async with echoing() as (_, _, call):
+        caller = await call()
+        bodies = [b"%d " % number * 2_000 for number in range(400)]
+        saying = asyncio.create_task(caller.say(b"".join(map(knowing, bodies))))
+        await asyncio.sleep(0.2)
+        for body in bodies:
+            assert (await caller.hear()).body == b"POST /say " + body
+        await saying
+        await caller.say(knowing(b"after that"))
+        assert (await caller.hear()).body == b"POST /say after that"
+
+
+async def test_a_refusal_behind_a_known_head_has_its_body_whatever_was_parsed_last() -> None:
+    async with echoing(request_s=SHORT_S) as (_, echo, call):
+        caller = await call()
+        echo.door.set()
+        for _ in range(2):
+            await caller.say(post(b"/wait", b"known"))
+            assert await caller.hear()
+        await caller.say(b"HEAD /other HTTP/1.1\r\nHost: here\r\n\r\n")
+        await until(lambda: len(echo.begun) == 3)
+        assert (await caller.head()).startswith(b"HTTP/1.1 200 OK")
+        echo.door.clear()
+        await caller.say(post(b"/wait", b"late"))
+        assert (await caller.last()).is_problem(503, "deadline_exceeded")
+        echo.door.set()
+
+
+async def test_of_long_heads_nothing_is_kept() -> None:
+    async with echoing(head_bytes=32_768) as (keeper, _, call):
+        caller = await call()
+        for body in (b"long", b"long again", b"long once more"):
+            await caller.say(knowing(body, b"X-Long: " + b"x" * 30_000))
+            assert (await caller.hear()).body == b"POST /say " + body
+        (protocol,) = keeper._inside
+        assert protocol._heads == []
+
+
+async def test_a_connection_in_use_is_kept_and_an_idle_one_is_closed() -> None:
+    async with echoing(keep_alive_s=1) as (_, _, call):
+        busy, idle = await call(), await call()
+        for caller in (busy, busy, idle, busy, idle, busy, busy, busy):
+            await caller.say(knowing())
+            assert (await caller.hear()).status == 200
+            await asyncio.sleep(0.3)
+        for caller in (idle, busy):
+            assert await caller.hear() is None
 
 
 async def test_a_body_that_comes_in_parts_is_served_once_when_all_of_it_is_there() -> None:

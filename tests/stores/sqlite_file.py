@@ -15,6 +15,8 @@ from typing import Any
 
 import apsw
 
+from memory_service.stores.base import Commit, Store
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 10
 
@@ -36,6 +38,22 @@ def writing_blocked(path: Path) -> Iterator[None]:
         db.execute("BEGIN IMMEDIATE")
         yield
         db.execute("ROLLBACK")
+
+
+async def handed_over(store: Store, commits: list[Commit]) -> list[asyncio.Task[None]]:
+    """Commits that are waiting in the store's queue, in this order."""
+    waiting = store.usage()["waiting_commits"]
+    tasks = [asyncio.create_task(store.commit(commit)) for commit in commits]
+    await asyncio.sleep(0)  # each task's first step is to hand its commit over
+    assert store.usage()["waiting_commits"] == waiting + len(commits)
+    return tasks
+
+
+async def together(store: Store, path: Path, commits: list[Commit]) -> list[BaseException | None]:
+    """What comes of commits that wait together."""
+    with writing_blocked(path):
+        tasks = await handed_over(store, commits)
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -16,23 +16,24 @@ from msgspec.structs import replace
 from memory_service.chaos.disk import FailingDisk
 from memory_service.errors import Overloaded, StaleVersion, StorageFull, StoreFailed, StoreUnavailable
 from memory_service.stores.aging import Tenants
-from memory_service.stores.base import Commit, DuplicateTurn, Store
+from memory_service.stores.base import Commit, DuplicateTurn
 from memory_service.stores.sqlite import SQLiteStore, aging, schema, writer
 from memory_service.values import Hot
 from tests.stores.contract import DurableStoreContract
-from tests.stores.sqlite_file import PATIENCE_S, contents, everything, other_process, raw, rows, writing_blocked
+from tests.stores.sqlite_file import (
+    PATIENCE_S,
+    contents,
+    everything,
+    handed_over,
+    other_process,
+    raw,
+    rows,
+    together,
+    writing_blocked,
+)
 from tests.support.background import until
 from tests.support.stores import opened, store_of
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
-
-
-async def handed_over(store: Store, commits: list[Commit]) -> list[asyncio.Task[None]]:
-    """Commits that are waiting in the store's queue, in this order."""
-    waiting = store.usage()["waiting_commits"]
-    tasks = [asyncio.create_task(store.commit(commit)) for commit in commits]
-    await asyncio.sleep(0)  # each task's first step is to hand its commit over
-    assert store.usage()["waiting_commits"] == waiting + len(commits)
-    return tasks
 
 
 class TestSQLiteStore(DurableStoreContract):
@@ -140,13 +141,6 @@ async def test_within_a_group_each_commit_sees_those_before_it(store: SQLiteStor
 TWINS = [a_key("s", "ana"), a_key("s", "ben"), a_key("s", "ana", "acme"), a_key("t", "ana")]
 """Each has a session, a user or a tenant like another's, and none is the same."""
 WORDS = ["plain", 'quotes " and \\ and \u2028 and 😀', "long " * 3000]
-
-
-async def together(store: Store, path: Path, commits: list[Commit]) -> list[BaseException | None]:
-    """What comes of commits that wait together."""
-    with writing_blocked(path):
-        tasks = await handed_over(store, commits)
-    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_turns_appended_together_are_each_where_they_belong(store: SQLiteStore, path: Path) -> None:

@@ -22,13 +22,19 @@ PATIENT = {"head_s": LONG_S, "body_s": LONG_S, "request_s": LONG_S, "head_bytes"
 
 @asynccontextmanager
 async def served(
-    app: Any, *, at_once: bool = True, **limits: Any
+    app: Any, *, keep_alive_s: int = 5, **limits: Any
 ) -> AsyncIterator[tuple[Doorkeeper, Callable[..., Any]]]:
     """Serve the app behind a doorkeeper; gives it, and a way to call from 127.0.0.1 or another address."""
     keeper = Doorkeeper(Limits(**{**PATIENT, **limits}))
     protocol = guarded_by(keeper, getattr(app, "whole", None), getattr(app, "at_once", ()))
     config = uvicorn.Config(
-        app, http=protocol, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
+        app,
+        http=protocol,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=1,
     )
     with listening("127.0.0.1", 0) as listener:
         server = Server(config)

@@ -49,6 +49,14 @@ class Caller:
                 self._heard += more
         return answer
 
+    async def head(self) -> bytes:
+        """An answer that has no body, though it may tell the length of one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while b"\r\n\r\n" not in self._heard:
+                self._heard += await self._loop.sock_recv(self._sock, 65_536)
+        head, _, self._heard = self._heard.partition(b"\r\n\r\n")
+        return head
+
     async def last(self) -> Answer:
         """The one answer there is, after which the server has closed."""
         answer = await self.hear()
@@ -74,6 +82,11 @@ class Caller:
             return None
         self._heard = rest[length:]
         return Answer(int(first.split()[1]), headers, rest[:length])
+
+    def end(self) -> None:
+        """Say no more, and still hear."""
+        with suppress(OSError):  # the server may have closed by then
+            self._sock.shutdown(socket.SHUT_WR)
 
     def leave(self) -> None:
         self._sock.close()

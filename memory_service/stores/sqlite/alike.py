@@ -31,8 +31,9 @@ COLUMNS = {
 COUNTS = {name: columns.count(",") + 1 for name, columns in COLUMNS.items()}
 
 OWNER = "(SELECT id FROM owners WHERE tenant_id = NEW.tenant_id AND user_id = NEW.user_id)"
-MARK = """
-    INSERT INTO mirrors (driver, tenant_id, user_id) SELECT name, NEW.tenant_id, NEW.user_id FROM drivers WHERE true
+MARK = f"""
+    INSERT INTO mirrors (driver, tenant_id, user_id) SELECT name, NEW.tenant_id, NEW.user_id FROM drivers
+        WHERE {OWNER} IS NOT NULL -- of who was erased nothing is kept, the name neither
         ON CONFLICT DO UPDATE SET changed = changed + 1;
 """
 ACTIONS = {
@@ -115,19 +116,24 @@ def alike(commit: Commit) -> Alike | None:
 
 
 def write_alike(db: apsw.Connection, into: str, rows: Sequence[Row]) -> None:
-    """Write all of these or none of them, and then raise NotAll. Up to `MOST_ROWS`, outside a transaction, it is one.
+    """Write all of these or none of them, and then raise NotAll. Outside a transaction it is one."""
+    try:
+        if len(rows) <= MOST_ROWS:
+            _write(db, into, rows)
+        else:
+            with db:
+                for first in range(0, len(rows), MOST_ROWS):
+                    _write(db, into, rows[first : first + MOST_ROWS])
+    except apsw.ConstraintError as exc:
+        raise NotAll from exc
 
-    As many rows without values are added as make up a power of two: there is then a statement for a few sizes alone,
-    and SQLite need not read it anew.
+
+def _write(db: apsw.Connection, into: str, rows: Sequence[Row]) -> None:
+    """Execute with as many rows more, without values, as make up a power of two: there is then a statement for a few
+    sizes alone, and SQLite need not read it anew.
     """
-    for first in range(0, len(rows), MOST_ROWS):
-        some = rows[first : first + MOST_ROWS]
-        size = 1 << (len(some) - 1).bit_length()
-        values = [*chain.from_iterable(some), *[None] * ((size - len(some)) * COUNTS[into])]
-        try:
-            db.execute(_insert(into, size), values)
-        except apsw.ConstraintError as exc:
-            raise NotAll from exc
+    size = 1 << (len(rows) - 1).bit_length()
+    db.execute(_insert(into, size), [*chain.from_iterable(rows), *[None] * ((size - len(rows)) * COUNTS[into])])
 
 
 @cache

@@ -28,7 +28,7 @@ from memory_service.errors import (
 from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.stores.settling import Settling, settle
-from memory_service.stores.sqlite.alike import MOST_ROWS, Alike, NotAll, Row, alike, prepare, write_alike
+from memory_service.stores.sqlite.alike import Alike, NotAll, Row, alike, prepare, write_alike
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
 
@@ -90,14 +90,15 @@ class Writer:
 
     def submit(self, commit: Commit) -> asyncio.Future[None]:
         """Queue a commit; the future is done once it is durable or refused. Raises Overloaded, StoreUnavailable."""
-        return self._queued(commit, alike(commit))
+        return self._queued(commit)
 
     def change(self, change: Change) -> asyncio.Future[Any]:
         """Queue any change, in the same way."""
         return self._queued(change)
 
-    def _queued(self, change: Change | Commit, written: Alike | None = None) -> asyncio.Future[Any]:
+    def _queued(self, change: Change | Commit) -> asyncio.Future[Any]:
         self.require_room()
+        written = alike(change) if isinstance(change, Commit) else None
         self.waiting += 1
         future: asyncio.Future[Any] = Settling(loop=self._loop)
         if not self._come:
@@ -231,8 +232,9 @@ class Writer:
         if len(rows) == 1 and all(written is not None and written.into in rows for _, _, written in group):
             ((into, of_all),) = rows.items()
             self._point("before_commit")
-            if len(of_all) <= MOST_ROWS and self._written(into, of_all):  # outside a transaction: it is durable by now
+            if self._written(into, of_all):  # outside a transaction: it is durable by now
                 return [(future, None) for _, future, _ in group]
+            rows = {}
         self._db.execute("BEGIN IMMEDIATE")
         done = [into for into, of_all in rows.items() if self._written(into, of_all)]
         outcomes = [
