@@ -254,31 +254,36 @@ class Busy:
         return self.now
 
 
-async def rung(store: Store, clock: Clock, busy: Busy) -> Embedding:
-    """An embedding that was rung for a user who has three batches of turns."""
-    await say(store, ANA, *(f"turn {number}" for number in range(2 * EMBEDDED_AT_ONCE + 10)))
+BATCH = 4
+
+
+async def rung(store: Store, monkeypatch: pytest.MonkeyPatch, clock: Clock, busy: Busy) -> Embedding:
+    """An embedding that was rung for a user who has ten batches of turns."""
+    monkeypatch.setattr("memory_service.embedding.EMBEDDED_AT_ONCE", BATCH)
+    await say(store, ANA, *(f"turn {number}" for number in range(10 * BATCH)))
     embedding = Embedding(store, Counting(), Breaker(), gather_s=0, busy=busy, clock=clock.monotonic)
     embedding.ring(ANA)
     return embedding
 
 
 async def test_while_requests_come_in_it_gives_way_after_each_batch_and_goes_on_when_it_is_called_again(
-    store: Store,
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = Busy()
-    embedding = await rung(store, Clock(), busy)
-    assert await embedding.embed_rung()
-    assert embedding.stats()["embedded"] == EMBEDDED_AT_ONCE
-    assert await embedding.embed_rung()
+    embedding = await rung(store, monkeypatch, Clock(), busy)
+    for batches in (1, 2):
+        assert await embedding.embed_rung()
+        assert embedding.embedded == batches * BATCH
     busy.now = False
     assert not await embedding.embed_rung()
-    assert embedding.stats()["embedded"] == 2 * EMBEDDED_AT_ONCE + 10
-    assert not await embedding.embed_rung()
+    assert embedding.embedded == 10 * BATCH
 
 
-async def test_it_gives_way_no_longer_than_its_patience_counted_from_the_first_who_was_rung_for(store: Store) -> None:
+async def test_it_gives_way_no_longer_than_its_patience_counted_from_the_first_who_was_rung_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
-    embedding = await rung(store, clock, Busy())
+    embedding = await rung(store, monkeypatch, clock, Busy())
     assert await embedding.embed_rung()
     clock.advance(seconds=PATIENCE_S / 2)
     await say(store, BEN, "hello")
@@ -286,28 +291,48 @@ async def test_it_gives_way_no_longer_than_its_patience_counted_from_the_first_w
     assert await embedding.embed_rung()
     clock.advance(seconds=PATIENCE_S / 2)
     assert not await embedding.embed_rung()
-    assert await store.due_vectors("counting", 10) == []
+    assert embedding.embedded == 10 * BATCH + 1
 
 
-async def test_what_is_rung_for_after_all_was_done_has_patience_of_its_own(store: Store) -> None:
+async def test_who_is_rung_for_meanwhile_does_not_begin_its_patience_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    embedding = await rung(store, monkeypatch, clock, Busy())
+
+    async def embed(texts: Sequence[str]) -> np.ndarray:
+        clock.advance(seconds=PATIENCE_S / 2)
+        embedding.ring(BEN)
+        return await Counting().embed(texts)
+
+    monkeypatch.setattr(embedding._embedder, "embed", embed)
+    assert await embedding.embed_rung()
+    assert not await embedding.embed_rung()
+    assert embedding.embedded == 10 * BATCH
+
+
+async def test_what_is_rung_for_after_all_was_done_has_patience_of_its_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, busy = Clock(), Busy()
-    embedding = await rung(store, clock, busy)
+    embedding = await rung(store, monkeypatch, clock, busy)
     busy.now = False
     assert not await embedding.embed_rung()
     busy.now = True
     clock.advance(seconds=PATIENCE_S)
-    await say(store, BEN, *(f"turn {number}" for number in range(EMBEDDED_AT_ONCE + 10)))
+    await say(store, BEN, *(f"turn {number}" for number in range(10 * BATCH)))
     embedding.ring(BEN)
     assert await embedding.embed_rung()
+    assert embedding.embedded == 11 * BATCH
 
 
 async def test_what_gave_way_is_gone_on_with_though_nobody_rings_again(make_settings: Callable[..., Settings]) -> None:
+    left = [True, True, False]
+
+    async def embed_rung() -> bool:
+        return left.pop(0)
+
     async with open_service(make_settings()) as service:
-        busy = Busy()
-        embedding = service._background._embedding
-        embedding._busy = busy
-        await say(service._store, ANA, *(f"turn {number}" for number in range(EMBEDDED_AT_ONCE + 10)))
+        service._background._embedding.embed_rung = embed_rung  # type: ignore[method-assign]
         service._background.embed_soon(ANA)
-        await until(lambda: embedding.embedded == EMBEDDED_AT_ONCE)
-        busy.now = False
-        await until(lambda: embedding.embedded == EMBEDDED_AT_ONCE + 10)
+        await until(lambda: not left)

@@ -530,6 +530,19 @@ def shared(store: FaultyStore, clock: Ticks) -> SessionPool:
     return SessionPool(store.load, store.commit, max_sessions=8, ttl_s=1800, look=store.head, clock=clock)
 
 
+async def test_only_a_session_that_nobody_else_can_write_is_known_without_a_look(
+    pool: SessionPool, shared: SessionPool, store: FaultyStore
+) -> None:
+    await begin(store, KEY, turns=1)
+    assert (pool.held(KEY), pool.use(KEY)) == (None, None)
+    for either in (pool, shared):
+        await either.read(KEY)
+    used = pool.use(KEY)
+    assert used is not None
+    assert pool.held(KEY) is used.hot is not None
+    assert (shared.held(KEY), shared.use(KEY)) == (None, None)
+
+
 async def test_what_somebody_else_moved_is_loaded_anew(shared: SessionPool, store: FaultyStore) -> None:
     head = await begin(store, KEY, turns=1)
     assert (await shared.read(KEY)).hot is not None

@@ -25,7 +25,7 @@ class Echo:
     """An application that says what it was asked; `/wait` when the door opens, `/fail` never."""
 
     def __init__(self, whole: bool, at_once: bool) -> None:
-        paths = [b"/say", b"/wait", b"/fail", b"/break", b"/later"] if whole else []
+        paths = [b"/say", b"/wait", b"/fail", b"/break", b"/later", b"/long"] if whole else []
         self.whole = dict.fromkeys(paths, self.answer)
         self.at_once = paths if at_once else []
         self.begun: list[Any] = []
@@ -43,6 +43,7 @@ class Echo:
             async with asyncio.timeout(10):
                 await asyncio.sleep(0)
         said = b"%s %s %s" % (scope["method"].encode(), path.encode(), body)
+        said += b"x" * 200_000 * (path == "/long")
         broken = [(b"x-broken", b"a\r\nb: c")] * (path == "/break")
         return 200, [(b"x-count", b"%d" % len(scope["headers"])), *broken], said
 
@@ -181,14 +182,14 @@ async def test_a_request_that_comes_before_the_answer_to_one_with_a_known_head_i
     async with echoing() as (_, echo, call):
         caller = await call()
         echo.door.set()
-        for path in (b"/say", b"/wait"):
+        for path in (b"/say", b"/wait") * 2:  # the first of a connection is not remembered
             await caller.say(post(path, b"known"))
             assert await caller.hear()
         echo.door.clear()
         for asked in (post(b"/wait", b"first"), post(b"/say", b"second")):
             await caller.say(asked)
             await asyncio.sleep(0.02)
-        assert len(echo.begun) == 3
+        assert len(echo.begun) == 5
         echo.door.set()
         assert [(await caller.hear()).body for _ in range(2)] == [b"POST /wait first", b"POST /say second"]
 
@@ -197,8 +198,9 @@ async def test_the_time_of_a_request_with_a_known_head_is_its_own() -> None:
     async with echoing(request_s=1.5) as (_, echo, call):
         caller = await call()
         echo.door.set()
-        await caller.say(post(b"/wait", b"known"))
-        assert await caller.hear()
+        for _ in range(2):
+            await caller.say(post(b"/wait", b"known"))
+            assert await caller.hear()
         echo.door.clear()
         await asyncio.sleep(1.6)
         await caller.say(post(b"/wait", b"later"))
@@ -218,6 +220,20 @@ async def test_one_who_reads_no_answers_fills_no_memory() -> None:
                     await caller.say(knowing(b"x" * 60_000))
         (protocol,) = keeper._inside
         assert 0 < protocol.transport.get_write_buffer_size() < 1_000_000
+
+
+async def test_many_short_requests_with_long_answers_fill_no_memory_either() -> None:
+    async with echoing() as (keeper, echo, call):
+        caller = await call()
+        await caller.say(post(b"/long", b"known"))
+        assert await caller.hear()
+        await caller.say(post(b"/long", b"short") * 200)
+        await asyncio.sleep(0.2)
+        (protocol,) = keeper._inside
+        assert protocol.transport.get_write_buffer_size() < 1_000_000
+        for _ in range(200):
+            assert len((await caller.hear()).body) > 200_000
+        assert len(echo.begun) == 201
 
 
 async def test_one_who_reads_late_gets_every_answer_in_order() -> None:

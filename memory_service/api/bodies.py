@@ -83,9 +83,7 @@ class JsonBody:
         return self._value(await _read(receive, self.most_bytes), scope)
 
     def of(self, scope: Any, sent: bytes) -> Any:
-        """Do the same with a body that is here."""
-        if len(sent) > self.most_bytes:
-            raise ContentTooLarge(self.most_bytes)
+        """Do the same with a body that is here, and is not too long."""
         if not scope.get(SERVED):
             self._check_headers(scope["headers"])
         return self._value(sent, scope)

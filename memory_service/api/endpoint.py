@@ -26,7 +26,7 @@ from memory_service.api.problems import headers_of, problem_of, status_of
 from memory_service.errors import Forbidden, MemoryServiceError, MethodNotAllowed, ValidationFailed
 from memory_service.points import Point, nowhere
 from memory_service.service import MemoryService
-from memory_service.whole import SERVED
+from memory_service.whole import MOST_BYTES, SERVED
 
 logger = logging.getLogger(__name__)
 
@@ -163,9 +163,9 @@ class Endpoint:
 
     @property
     def answers_in_one_piece(self) -> bool:
-        """Whether it takes a body of JSON by POST, and answers with one."""
+        """Whether it takes a body of JSON by POST, any that may come whole, and answers with one."""
         verb = self._rows["POST"].verb if "POST" in self._rows else None
-        return verb is not None and not verb.of_file and not verb.in_lines
+        return verb is not None and not verb.of_file and not verb.in_lines and verb.most_bytes >= MOST_BYTES
 
     @property
     def begins_at_once(self) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from memory_service.errors import StaleVersion
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite import SQLiteStore, alike
+from memory_service.stores.sqlite.writer import TOGETHER, Writer
 from memory_service.values import Hot, Unembedded, Vector
 from tests.stores.sqlite_file import rows, together
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_vector, begin, item_id_of, new_session, next_turn
@@ -71,6 +73,26 @@ async def test_vectors_turns_and_all_else_may_wait_together(store: SQLiteStore, 
     assert await kept(store) == expected(due)
     assert {key: await store.load(key) for key in hots} == {key: hot for key, (_, hot) in grown.items()}
     assert rows(path, "SELECT user_id FROM owners WHERE user_id LIKE 'user%' ORDER BY id") == [("user1",), ("user2",)]
+
+
+async def test_of_what_waits_with_turns_nothing_is_left_out(store: SQLiteStore, path: Path) -> None:
+    hots = {key: Hot(session=await begin(store, key)) for key in [a_key("s", "ana"), a_key("s", "ben")]}
+    turns = [next_turn(hot, key)[0] for key, hot in hots.items()]
+    assert await together(store, path, [*turns, new_session(1)]) == [None] * 3
+    assert rows(path, "SELECT count(*) FROM turns") == [(3,)]
+
+
+async def test_any_number_of_turns_is_written_without_one_of_them_being_written_by_itself(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hots = {key: Hot(session=await begin(store, key)) for key in [a_key(f"s{number}") for number in range(7)]}
+    monkeypatch.setattr(Writer, "_applied", lambda writer, change: StaleVersion())
+    for count in range(TOGETHER, 8):
+        commits = []
+        for key in list(hots)[:count]:
+            commit, hots[key] = next_turn(hots[key], key)
+            commits.append(commit)
+        assert await together(store, path, commits) == [None] * count
 
 
 async def test_the_vector_of_an_item_that_was_written_anew_is_dropped_and_no_other(

@@ -60,6 +60,7 @@ async def called(server: Any) -> AsyncIterator[Callable[..., Any]]:
     async def call(address: str = "127.0.0.1") -> Caller:
         sock = socket.socket()
         sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is said in parts arrives in parts
         sock.bind((address, 0))
         caller = Caller(sock)
         callers.append(caller)
