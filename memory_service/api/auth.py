@@ -88,6 +88,7 @@ Gate = Callable[[Any], Awaitable[Caller]]
 
 ANYONE = Caller()
 _HARMLESS = frozenset((b"accept", b"accept-encoding", b"connection", b"content-length", b"content-type", b"user-agent"))
+"""Headers that most requests have, and that say nothing of where they come from."""
 _FORWARDED = (b"forwarded", b"x-forwarded-", b"x-real-ip", b"via", b"cf-connecting-ip", b"true-client-ip")
 _REFUSAL = (
     "only callers on this host are served (AUTH_MODE=loopback); to serve others set AUTH_MODE=keys and make them keys "
@@ -105,7 +106,7 @@ async def admit_loopback(scope: Any) -> Caller:
     A proxy on this host speaks for others, and a web page can reach a local port under a name of its own:
     neither is a caller on this host.
     """
-    if scope.get(SERVED):
+    if scope.get(SERVED):  # nothing but the head and the connection counts here, and both are the same
         return ANYONE
     client = scope.get("client")
     if client is None or not is_loopback(client[0]) or not _is_local(scope["headers"]):
