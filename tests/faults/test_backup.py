@@ -160,7 +160,7 @@ def test_a_backup_that_is_killed_leaves_no_file_under_the_name_and_the_service_a
 ) -> None:
     acknowledged, copy = stored(service), tmp_path / "copy.db"
     killed = 0
-    for wait_s in (0.4, 0.6, 0.8, 1.0):
+    for wait_s in (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0):
         process = command(service, "backup", str(copy))
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=wait_s)

@@ -28,7 +28,7 @@ def write_hastily(self: Any, group: Any) -> Any:
 
     def point(name: str) -> None:
         if name == "before_commit":
-            self._loop.call_soon_threadsafe(self._wake, [(future, None) for _, future in group])
+            self._loop.call_soon_threadsafe(self._wake, [(future, None) for _, future, _ in group])
             self.waiting += len(group)  # they are woken once more when it is durable, which then does nothing
             time.sleep(LATE_S)
         honest(name)
