@@ -552,7 +552,7 @@ def test_the_newest_come_first_of_what_is_alive_and_no_extract() -> None:
         Only(session_id="b", category="food", agent_id="cook", min_trust="normal", without_tags=frozenset({"old"})),
         Only(session_id="of nobody"),
     ],
-    ids=str,
+    ids=["all", "a session", "a category", "an agent", "normal", "high", "without tags", "all of it", "nothing"],
 )
 def test_a_restricted_search_finds_what_is_so_and_nothing_else(only: Only) -> None:
     corpus, chance = Corpus(), Random(3)
