@@ -1,7 +1,8 @@
 """Requests that arrive whole and are answered in one piece, as nearly all are, without what only long ones need.
 
 Served by the same code as all others. What is left out is what ASGI and uvicorn's own cycle need for bodies and answers
-in parts (messages, an event, flow control): it takes longer than most answers.
+in parts (messages, an event, flow control): it takes longer than most answers. A head that comes again on its
+connection is not parsed again either (`SameHead`).
 """
 
 from __future__ import annotations

@@ -60,6 +60,10 @@ ACTIONS = {
 }
 
 
+class NotAll(Exception):
+    """One of them cannot be written: which, is found out by writing them one by one."""
+
+
 class Alike(NamedTuple):
     """What a commit writes: rows of one of the `COLUMNS`."""
 
@@ -90,10 +94,6 @@ def appends(commit: Commit) -> bool:
         and commit.epoch is None
         and not (commit.sittings or commit.memories or commit.vectors or commit.is_conditional)
     )
-
-
-class NotAll(Exception):
-    """One of them cannot be written: which, is found out by writing them one by one."""
 
 
 def embeds(commit: Commit) -> bool:
