@@ -22,17 +22,20 @@ from click.testing import CliRunner
 from memory_service.cli import main
 from memory_service.errors import UnsafeStart
 from memory_service.stores.base import Commit
+from memory_service.stores.sqlite import schema
 from memory_service.stores.sqlite.backup import back_up, restore
 from memory_service.stores.sqlite.schema import RESTORING, open_writer
+from memory_service.values import Hot
 from tests.stores.sqlite_file import ROOT, raw, rows
 from tests.support.process import ServiceProcess, service_process
 from tests.support.stores import opened
-from tests.support.values import NOON, a_key, a_scope, a_sitting, begin, minutes
+from tests.support.values import NOON, a_key, a_scope, a_sitting, begin, minutes, next_turn
 
 T = TypeVar("T")
 
 WRITERS = 32
 START, STORE = "/sessions/start", "/memory/store"
+WORD = "walnuts"
 
 
 @pytest.fixture
@@ -347,6 +350,32 @@ def test_claims_in_a_backup_are_void_and_engines_are_brought_everything_anew(tmp
     asyncio.run(make())
     assert restore(copy, record, NOON) is not None
     assert asyncio.run(look()) == (1, 1)
+
+
+def test_what_a_migration_drops_in_a_restore_leaves_no_words_that_an_erasure_would_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, copy, ours = tmp_path / "memory.db", tmp_path / "copy.db", schema._ours()
+    of_a_later_version = "CREATE TABLE passing AS SELECT body FROM turns; DROP TABLE passing"
+
+    async def make() -> None:
+        async with opened(f"sqlite:///{record}") as store:
+            hot = Hot(session=await begin(store, a_key()))
+            for _ in range(20):
+                commit, hot = next_turn(hot, a_key(), text=f"I like {WORD}")
+                await store.commit(commit)
+
+    async def erase() -> None:
+        async with opened(f"sqlite:///{record}") as store:
+            await store.erase(a_scope())
+
+    asyncio.run(make())
+    back_up(record, copy, force=False)
+    monkeypatch.setattr(schema, "_ours", lambda: [*ours, (len(ours) + 1, of_a_later_version)])
+    restore(copy, record, NOON)
+    assert WORD.encode() in record.read_bytes()
+    asyncio.run(erase())
+    assert WORD.encode() not in record.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import apsw
 import pytest
 
 from memory_service.errors import StorageFull, StoreFailed
+from memory_service.stores.sqlite import log
 from memory_service.stores.sqlite.schema import open_writer
 from memory_service.stores.sqlite.writer import Writer
 from tests.stores.sqlite_file import contents
@@ -81,24 +83,22 @@ async def test_a_group_that_meets_a_failing_log_is_refused_to_the_last_of_it(
 @pytest.mark.parametrize("call", ["write", "sync"])
 @pytest.mark.parametrize(("error", "told"), [(apsw.IOError, StoreFailed), (apsw.FullError, StorageFull)])
 async def test_what_was_acknowledged_is_kept_while_the_log_cannot_be_moved_into_the_file(
-    tmp_path: Path, call: str, error: type[Exception], told: type[Exception]
+    tmp_path: Path, call: str, error: type[Exception], told: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(log, "LONG", 1)  # it is moved after each commit
     disk, path = Disk(lambda: error("injected")), tmp_path / "memory.db"
     acknowledged = []
     try:
-        db = open_writer(path, vfs="places")
-        db.wal_autocheckpoint(1)  # the log is moved after each commit
-        writer = Writer(db, asyncio.get_running_loop())
+        writer = Writer(open_writer(path, vfs="places"), asyncio.get_running_loop())
         writer.start()
         for number in range(20):
             failing = 5 <= number < 15
             disk.fails = lambda made, file, failing=failing: failing and made == call and file.endswith(".db")
-            try:
+            with suppress(told):
                 await writer.submit(new_session(number))
                 acknowledged.append(f"said {number}")
-            except told:
-                continue
         assert disk.failed >= 1
+        await until(lambda: writer.broken.is_set() or told is StorageFull)
         assert writer.broken.is_set() == (told is StoreFailed)
         assert ("said 19" in acknowledged) == (told is StorageFull)
         await writer.stop()

@@ -29,6 +29,7 @@ from memory_service.points import Point, nowhere
 from memory_service.stores.base import Commit
 from memory_service.stores.settling import Settling, settle
 from memory_service.stores.sqlite.alike import Alike, NotAll, Row, alike, prepare, write_alike
+from memory_service.stores.sqlite.log import COMMITS, Log
 from memory_service.stores.sqlite.rows import apply
 from memory_service.stores.sqlite.schema import BUSY_MS
 
@@ -70,13 +71,14 @@ class Writer:
     ) -> None:
         self._in_place = in_place
         self._db = db
+        self._log = Log(db)
         prepare(db)
         self._loop = loop
         self._point = point
         self._queue: SimpleQueue[list[Waiting] | None] = SimpleQueue()
         self._come: list[Waiting] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
-        self._stopping = False
+        self._stopping, self._may_write = False, True
         self.broken = asyncio.Event()
         self.waiting = 0
         self._group_begun_s: float | None = None
@@ -147,10 +149,22 @@ class Writer:
         while group := self._next_group():
             self._group_begun_s = time.monotonic()
             outcomes = self._write(group)
-            self._group_begun_s = None
             self.commits += len(group)
             self.groups += 1
             self._loop.call_soon_threadsafe(self._wake, outcomes)
+            self._tend_log(group)
+            self._group_begun_s = None
+
+    def _tend_log(self, group: list[Waiting]) -> None:
+        """Look after the log, once those who waited were told, so that they do not wait for this."""
+        if not self._may_write:
+            return
+        try:
+            # what is not alike may be of any size, and counts for many
+            self._log.tend(sum(1 if written is not None else COMMITS for _, _, written in group))
+        except Exception as exc:
+            logger.warning("the log could not be moved", extra={"reason": type(exc).__name__})
+            self._refusal(exc)  # nobody's: but where a disk fails nothing more is written
 
     def _next_group(self) -> list[Waiting]:
         """Wait for a commit and take all that have come meanwhile; empty once stopped."""
@@ -169,6 +183,8 @@ class Writer:
         return group
 
     def _write(self, group: list[Waiting]) -> list[Settled]:
+        if not self._may_write:
+            return [(future, StoreFailed()) for _, future, _ in group]
         try:
             outcomes = self._applied_all(group)
             self._require_in_place()
@@ -214,6 +230,7 @@ class Writer:
             error = StorageFull("the disk is full; nothing was stored")
         elif isinstance(exc, apsw.IOError | apsw.CorruptError | Displaced):
             error = StoreFailed()
+            self._may_write = False
             logger.critical("the store failed while writing", extra={"reason": type(exc).__name__})
             self._loop.call_soon_threadsafe(self.broken.set)
         error.__cause__ = exc
