@@ -8,8 +8,8 @@ from datetime import datetime
 from operator import index
 from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
 
+from client._ids import new_id
 from client.errors import InvalidRequest
 
 LONGEST_IMPORT_S = 600
@@ -48,7 +48,7 @@ def start(
     """
     made = session_id is None
     restore = restore or made
-    session_id = uuid4().hex if session_id is None else session_id
+    session_id = new_id() if session_id is None else session_id
     body = present(
         user_id=user_id,
         session_id=session_id,
@@ -84,7 +84,7 @@ def store(
         session_id=session_id,
         user_message=user_message,
         agent_message=agent_message,
-        turn_id=uuid4().hex if turn_id is None else turn_id,
+        turn_id=new_id() if turn_id is None else turn_id,
         user_name=user_name,
         agent_name=agent_name,
         created_at=None if created_at is None else created_at.isoformat(),
@@ -133,7 +133,7 @@ def summaries(user_id: str, limit: int) -> Call:
 
 def store_memories(memories: Iterable[Mapping[str, Any]]) -> Call:
     """Each carries a `memory_id`: a repeat changes nothing."""
-    named = [{"memory_id": uuid4().hex, **memory} for memory in memories]
+    named = [{"memory_id": new_id(), **memory} for memory in memories]
     return Call(method="POST", path="/memories", body={"memories": named})
 
 
@@ -197,7 +197,7 @@ def add_episode(
         summary=summary,
         timestamp=timestamp,
         session_id=session_id,
-        episode_id=f"episode_{uuid4().hex}" if episode_id is None else episode_id,
+        episode_id=f"episode_{new_id()}" if episode_id is None else episode_id,
         metadata=None if metadata is None else dict(metadata),
     )
     return Call(method="POST", path=f"/users/{in_path(user_id)}/episodes", body=body)
@@ -216,7 +216,7 @@ def store_knowledge(
         content=content,
         category=category,
         title=title,
-        doc_id=uuid4().hex if doc_id is None else doc_id,
+        doc_id=new_id() if doc_id is None else doc_id,
         metadata=None if metadata is None else dict(metadata),
     )
     return Call(method="POST", path="/knowledge", body=body)

@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from uuid import uuid4
 
 from client._caller import Caller
 from client._calls import Call, in_path, present
+from client._ids import new_id
 
 A = TypeVar("A", covariant=True)
 Message = Mapping[str, Any]
@@ -177,7 +177,7 @@ class BlockingMessages(Messages[dict[str, Any]]):
 
 def _store(user_id: str, session_id: str, messages: Sequence[Message], agent_id: str | None = None) -> Call:
     """Each carries a `message_id`: a repeat is a replay."""
-    sent = [{"message_id": uuid4().hex, **_sent(message)} for message in messages]
+    sent = [{"message_id": new_id(), **_sent(message)} for message in messages]
     body = present(user_id=user_id, session_id=session_id, messages=sent, agent_id=agent_id)
     return Call(method="POST", path="/messages", body=body)
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from starlette.applications import Starlette
 
@@ -27,6 +26,7 @@ from memory_service.clock import SharedClock
 from memory_service.embedding import GATHER_S, Embedding
 from memory_service.engines import Engines
 from memory_service.errors import UnsafeStart
+from memory_service.ids import new_id
 from memory_service.keys import Keys
 from memory_service.llm.base import Embedder, Reader
 from memory_service.llm.offline import LocalEmbedder, OfflineReader
@@ -78,7 +78,7 @@ class Surroundings:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
-    new_id: Callable[[], str] = lambda: uuid4().hex
+    new_id: Callable[[], str] = new_id
     gather_s: float = GATHER_S
 
 
@@ -264,7 +264,7 @@ def make_embedding(
 def make_engines(
     settings: Settings, store: Store, embedding: Embedding, redactor: Redactor, around: Surroundings
 ) -> Engines:
-    gather_s = 20 * around.gather_s
+    gather_s = 5 * around.gather_s
     mirroring = Mirroring(store, lambda: embedding.known_space, now=around.now, gather_s=gather_s, redactor=redactor)
     engines = Engines(store, mirroring, partial(make_projection, settings=settings))
     engines.order = names_of(settings.memory_driver)

@@ -16,7 +16,7 @@ SERVER, CLIENT = "memory_service", "client"
 # From the ground up. A folder stands for all in it; inside api, a store and chaos their own order is fine.
 FLOORS = [
     ["tags", "stores.settling"],
-    ["__init__", "access", "audit", "errors", "late", "settings", "prompts", "logs", "watchdog", "whole"],
+    ["__init__", "access", "audit", "errors", "ids", "late", "settings", "prompts", "logs", "watchdog", "whole"],
     ["values", "points", "text", "breaker", "rate_limits", "relative_dates"],
     ["telling", "statements", "profile_schemas", "stores.superseding"],
     ["learned"],
@@ -46,7 +46,7 @@ FLOORS = [
         "stores.forgetting",
         "stores.transient_mirrors",
     ],
-    ["stores.quarantine"],
+    ["stores.quarantine", "weighed"],
     ["stores.erasures"],
     ["gateway.client", "gateway.messages", "gateway.reading", "stores.base", "llm.base"],
     ["consolidation", "reading", "stores.indexing", "stores.transient_record", "user_file_checks"],

@@ -33,7 +33,18 @@ from tests.stores.sqlite_file import (
 )
 from tests.support.background import until
 from tests.support.stores import opened, store_of
-from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, a_turn, begin, new_session, next_turn
+from tests.support.values import (
+    NOON,
+    a_key,
+    a_memory,
+    a_scope,
+    a_session,
+    a_sitting,
+    a_turn,
+    begin,
+    new_session,
+    next_turn,
+)
 
 
 class TestSQLiteStore(DurableStoreContract):
@@ -226,7 +237,7 @@ async def test_commits_that_wait_when_it_is_stopped_are_still_written(path: Path
         with writing_blocked(path):
             waiting = [submit(new_session(0))]
             await asyncio.sleep(0)  # it is handed over
-            await until(queue.empty)  # the writer has taken it, and is held up
+            await until(lambda: store._writer._group_begun_s)  # the writer has taken it alone, and is held up
             waiting += [submit(new_session(number)) for number in range(1, 20)]
             stopping = asyncio.create_task(stack.aclose())
             await until(lambda: queue.qsize() == 2)  # those, together, and the order to stop
@@ -463,3 +474,75 @@ async def test_a_cancelled_read_leaves_its_reader_usable(store: SQLiteStore) -> 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert len(await store.turns(a_key())) == 3
+
+
+async def test_what_is_due_of_a_user_is_found_by_an_index_whatever_sessions_there_are(
+    store: SQLiteStore, path: Path
+) -> None:
+    asked: list[tuple[str, Any]] = []
+    await begin(store, a_key(), turns=1)
+    await store.commit(Commit(scope=a_scope(), sittings=(a_sitting(),)))
+    assert len(await store.due_reflections(NOON, 10, a_scope())) == 1
+    for connection in store._connections:
+        connection.exec_trace = lambda cursor, sql, values: asked.append((sql, values)) or True
+    for scope in (a_scope(), None):
+        assert len(await store.due_reflections(NOON, 10, scope)) == 1
+    selects = [one for one in asked if one[0].startswith("SELECT")]
+    with raw(path) as db:
+        plans = [str(db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()) for sql, values in selects]
+    assert ["sittings_pending_of_owner" in plan for plan in plans] == [True, False]
+    assert ["sittings_pending " in plan for plan in plans] == [False, True]
+    assert "TEMP B-TREE" not in str(plans), "they come in their order"
+
+
+async def test_what_was_pending_before_sittings_had_owners_is_still_due(path: Path, url: str) -> None:
+    async with opened(url) as store:
+        await begin(store, a_key(), turns=1)
+        await store.commit(Commit(scope=a_scope(), sittings=(a_sitting(),)))
+    with raw(path) as db:
+        db.execute(
+            "DROP INDEX sittings_pending_of_owner; ALTER TABLE sittings DROP COLUMN owner;"
+            "DELETE FROM migrations WHERE number = 10"
+        )
+    async with opened(url) as store:
+        assert len(await store.due_reflections(NOON, 10, a_scope())) == 1
+
+
+async def test_a_record_in_which_names_of_turns_are_in_the_order_of_sessions_is_served(path: Path, url: str) -> None:
+    """So they were before, and stay so in a record that was made then."""
+    async with opened(url) as store:
+        hot = Hot(session=await begin(store, a_key(), turns=2))
+    with raw(path) as db:
+        ((made,),) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'turns'").fetchall()
+        indexes = db.execute("SELECT sql FROM sqlite_schema WHERE tbl_name = 'turns' AND type = 'index'").fetchall()
+        before = made.replace("UNIQUE (turn_id, session)", "UNIQUE (session, turn_id)")
+        assert before != made
+        db.execute("ALTER TABLE turns RENAME TO turns_now").fetchall()
+        db.execute(before).fetchall()
+        db.execute("INSERT INTO turns SELECT * FROM turns_now; DROP TABLE turns_now").fetchall()
+        for (index,) in indexes:
+            db.execute(index or "").fetchall()  # those of constraints have no words
+    async with opened(url) as store:
+        assert await store.find_turn(a_key(), "t2") is not None
+        repeat, _ = next_turn(hot, a_key(), turn_id="t2")
+        with pytest.raises(DuplicateTurn):
+            await store.commit(repeat)
+        following, _ = next_turn(hot, a_key(), turn_id="t3")
+        await store.commit(following)
+        assert len(await store.find_turns(a_key(), ("t1", "t2", "t3"))) == 3
+
+
+async def test_turns_are_found_by_names_that_are_in_the_order_of_all(store: SQLiteStore, path: Path) -> None:
+    """Beginning with the session each would be on a page of its own."""
+    asked: list[tuple[str, Any]] = []
+    await begin(store, a_key(), turns=2)
+    assert await store.find_turn(a_key(), "t1") is not None
+    for connection in store._connections:
+        connection.exec_trace = lambda cursor, sql, values: asked.append((sql, values)) or True
+    assert await store.find_turn(a_key(), "t2") is not None
+    assert len(await store.find_turns(a_key(), ("t1", "t2"))) == 2
+    with raw(path) as db:
+        selects = [one for one in asked if one[0].startswith("SELECT")]
+        plans = [str(db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()) for sql, values in selects]
+    assert len(plans) == 2
+    assert all("(turn_id=? AND session=?)" in plan for plan in plans)

@@ -6,12 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from memory_service.errors import StaleVersion
 from memory_service.stores.base import Commit
 from memory_service.stores.sqlite import SQLiteStore, alike
 from memory_service.stores.sqlite.writer import TOGETHER, Writer
-from memory_service.values import Hot, Unembedded, Vector
+from memory_service.values import Hot, Request, Session, Sitting, Unembedded, Vector
 from tests.stores.sqlite_file import rows, together
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_vector, begin, item_id_of, new_session, next_turn
 
@@ -93,6 +94,29 @@ async def test_any_number_of_turns_is_written_without_one_of_them_being_written_
             commit, hots[key] = next_turn(hots[key], key)
             commits.append(commit)
         assert await together(store, path, commits) == [None] * count
+
+
+OF_MORE = {
+    "sittings": (Sitting(session_id="s", first_seq=1, through_seq=3, due_at=NOON),),
+    "memories": (a_memory("m"),),
+    "vectors": (Vector(item_id="s#1", token=1, space="space", data=b"12345678"),),
+    "request": Request(key="name", digest="digest", made_at=NOON),
+    "epoch": "epoch",
+    "unchanged": (a_memory("m"),),
+    "absent": ("m",),
+}
+"""What else a commit of a turn may hold, or hang on."""
+
+
+def test_a_turn_is_written_with_others_only_where_its_commit_is_of_nothing_else() -> None:
+    head = Session(session_id="s", incarnation="i", created_at=NOON, touched_at=NOON)
+    plain, _ = next_turn(Hot(session=head), a_key("s", "ana"))
+    assert alike.appends(plain)
+    assert {*OF_MORE, "scope", "session", "turns"} == set(Commit.__struct_fields__)
+    for field, value in OF_MORE.items():
+        assert not alike.appends(replace(plain, **{field: value})), field
+    for field, value in {"turns": (), "session": None}.items():
+        assert not alike.appends(replace(plain, **{field: value})), field
 
 
 async def test_the_vector_of_an_item_that_was_written_anew_is_dropped_and_no_other(

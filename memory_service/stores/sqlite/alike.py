@@ -89,10 +89,8 @@ def appends(commit: Commit) -> bool:
         session is not None
         and session.version > 1
         and len(turns) == 1
+        and commit == Commit(scope=commit.scope, session=session, turns=turns)
         and all(message.parts is None and len(message.content) <= USUAL for message in turns[0].messages)
-        and commit.request is None
-        and commit.epoch is None
-        and not (commit.sittings or commit.memories or commit.vectors or commit.is_conditional)
     )
 
 

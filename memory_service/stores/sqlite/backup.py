@@ -92,6 +92,7 @@ def _put_in_place(backup: Path, path: Path, now: datetime) -> Path | None:
 def _make_good(half: Path) -> None:
     """Make of a state of some time ago one that can be served now. Of what was erased since, the next start rids it."""
     with _in_words(half), closing(apsw.Connection(str(half))) as db:
+        db.execute("PRAGMA secure_delete = ON").fetchall()  # an erasure does not look at what a migration leaves
         migrate(db, nowhere)
         for (driver,) in db.execute("SELECT name FROM drivers").fetchall():
             mirrors.follow(db, str(driver), anew=True)  # engines have seen what the record no longer knows of

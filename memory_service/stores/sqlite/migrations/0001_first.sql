@@ -32,7 +32,7 @@ CREATE TABLE turns (
     space TEXT,
     body TEXT NOT NULL,
     UNIQUE (session, seq),
-    UNIQUE (session, turn_id)
+    UNIQUE (turn_id, session) -- names that are made one after the other are then on one page
 ) STRICT;
 
 CREATE INDEX turns_of_owner ON turns (owner);
