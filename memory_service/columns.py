@@ -50,7 +50,9 @@ class Names(Column["np.int32"]):
         self._numbers: dict[str | None, int] = {None: 0}
 
     def put(self, place: int, name: str | None) -> None:
-        self.data[place] = self._numbers.setdefault(name, len(self._numbers))
+        """Give an entry that has none a name, or leave it without one."""
+        if name is not None:
+            self.data[place] = self._numbers.setdefault(name, len(self._numbers))
 
     def number_of(self, name: str) -> int:
         """-1 if no entry has this name."""

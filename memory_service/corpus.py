@@ -8,10 +8,10 @@ here, neither results nor time.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from heapq import nlargest
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,7 @@ from memory_service.ranking import (
     Floats,
     Ints,
     Places,
+    best_of,
     bm25,
     cosines_of,
     date_cue,
@@ -34,7 +35,7 @@ from memory_service.ranking import (
 from memory_service.text import Tokenizer
 from memory_service.values import (
     KINDS,
-    TRUSTS,
+    RANK,
     Kind,
     Memory,
     Only,
@@ -201,21 +202,28 @@ class Corpus:
 
     def add_memory(self, memory: Memory, tokenize: Tokenizer) -> None:
         """Add a memory, in place of an earlier one of its id; a superseded one only leaves."""
-        self._bury(memory.memory_id)
+        self.remove(memory.memory_id)
         if memory.valid_to is not None:
             return
         place = self._append(item_of(memory), tokenize(memory.text))
-        self._extracts.data[place] = memory.is_extract
+        if memory.is_extract:
+            self._extracts.data[place] = True
         self._places[memory.memory_id] = [place]
 
-    def add_vector(self, vector: Vector) -> None:
-        """Give an item its vectors; one that is not here any more is passed over."""
-        places = self._places.get(vector.item_id, [])
-        if places and vector.data:  # empty where there was nothing to embed
-            rows = np.frombuffer(vector.data, np.float32).reshape(len(places), -1)
+    def add_vectors(self, vectors: Iterable[Vector]) -> None:
+        """Give items their vectors; those that are not here any more are passed over."""
+        for _, of_one_width in groupby(self._placed(vectors), lambda placed: len(placed[1]) // len(placed[0])):
+            found = list(of_one_width)
+            places = [place for of_item, _ in found for place in of_item]
+            rows = np.frombuffer(b"".join([data for _, data in found]), np.float32).reshape(len(places), -1)
             self._vectors.widen(rows.shape[1])
-            for place, row in zip(places, rows, strict=True):
-                self._vectors.data[place] = row
+            self._vectors.data[places] = rows
+
+    def _placed(self, vectors: Iterable[Vector]) -> Iterator[tuple[list[int], bytes]]:
+        for vector in vectors:
+            places = self._places.get(vector.item_id)
+            if places and vector.data:  # empty where there was nothing to embed
+                yield places, vector.data
 
     def _append(self, item: Item, stems: Sequence[str]) -> int:
         place = len(self._items)
@@ -239,14 +247,15 @@ class Corpus:
         self._sessions.put(place, item.session_id)
         if item.kind != "message":
             self._note_of_memory(place, item)
-        self._trusts.data[place] = TRUSTS.index(item.trust)
+        self._trusts.data[place] = RANK[item.trust]
         return place
 
     def _note_of_memory(self, place: int, item: Item) -> None:
         """What no message has."""
         self._categories.put(place, item.category)
         self._agents.put(place, item.agent_id)
-        self._tagged.data[place] = bool(item.tags)
+        if item.tags:
+            self._tagged.data[place] = True
 
     def _grow(self) -> None:
         """Make room: at first twice as much, later a quarter more, for what is large is held for long."""
@@ -264,7 +273,7 @@ class Corpus:
             self._before.data[following] = place
             self._after.data[place] = following
 
-    def _bury(self, item_id: str) -> None:
+    def remove(self, item_id: str) -> None:
         for place in self._places.pop(item_id, []):
             self._alive.data[place] = False
             self._lengths.data[place] = self._vectors.data[place] = 0
@@ -300,7 +309,7 @@ class Corpus:
         total = parts[0] + parts[1] + speaker + date
         return [
             Hit(self._items[found[i]], float(total[i]), Parts(*(float(part[i]) for part in parts)))
-            for i in _best(total, min(limit, len(found)))
+            for i in best_of(total, min(limit, len(found)))
         ]
 
     def _found(
@@ -355,7 +364,7 @@ class Corpus:
     def _are_of(self, only: Only) -> Floats:
         """1 for each item that a search may find, 0 for the others."""
         n = len(self)
-        are = self._trusts.used(n) >= TRUSTS.index(only.min_trust)
+        are = self._trusts.used(n) >= RANK[only.min_trust]
         columns = (self._sessions, only.session_id), (self._categories, only.category), (self._agents, only.agent_id)
         for column, name in columns:
             if name is not None:
@@ -388,13 +397,3 @@ def _runs(posting: Ints) -> tuple[Ints, Floats]:
     np.subtract(starts[1:], starts[:-1], out=often[:-1])
     often[-1] = len(posting) - starts[-1]
     return posting[starts], often
-
-
-def _best(total: Floats, limit: int) -> list[int]:
-    """Where the largest are, the largest first; of equal ones the earlier first."""
-    if not limit:
-        return []
-    last = np.partition(total, len(total) - limit)[len(total) - limit]
-    top = np.flatnonzero(total >= last)
-    best: list[int] = top[np.argsort(-total[top], kind="stable")][:limit].tolist()
-    return best

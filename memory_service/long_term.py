@@ -102,12 +102,13 @@ async def load_long_term(
     )
     # stable: the newest first among equals
     known = sorted(newest, key=lambda memory: (memory.pinned, memory.importance), reverse=True)
+    stating = [memory for memory in newest if memory.metadata]  # few do, and each is looked at for each trust
 
     def of(least: Trust) -> LongTerm:
         # before the cut: what is not to be told takes no place
         trusted = islice((memory for memory in known if not is_less(memory.trust, least)), insights)
         told = [memory for memory in recent if not is_less(memory.trust, least)]
-        learned = (memory for memory in newest if not is_less(memory.trust, least))
+        learned = (memory for memory in stating if not is_less(memory.trust, least))
         return LongTerm(
             insights=tuple(trusted),
             summaries=tuple(told),

@@ -72,6 +72,16 @@ def cosines_of(rows: Floats, vector: Floats) -> Floats:
     return cosines
 
 
+def best_of(total: Floats, limit: int) -> list[int]:
+    """Where the largest are, the largest first; of equal ones the earlier first."""
+    if not limit:
+        return []
+    last = np.partition(total, len(total) - limit)[len(total) - limit]
+    top = np.flatnonzero(total >= last)
+    best: list[int] = top[np.argsort(-total[top], kind="stable")][:limit].tolist()
+    return best
+
+
 def keyword_arm(scores: Floats, before: Ints, after: Ints) -> Floats:
     """Normalise by the best, keep the first candidates, spread. In [0, 1]."""
     places = np.flatnonzero(scores > 0)
@@ -222,6 +232,9 @@ def _days(year: int | None, month: int, day: int) -> int | None:
         return None
 
 
+FIRST_DAY = date(1970, 1, 1).toordinal()
+
+
 def day_of(moment: datetime) -> int:
     """Days since 1970, in UTC."""
-    return (moment.astimezone(UTC).date() - date(1970, 1, 1)).days
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).toordinal() - FIRST_DAY

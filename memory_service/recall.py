@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
-from msgspec.structs import replace
 
 from memory_service.corpus import Corpus, Hit, Item
 from memory_service.embedding import Embedding
@@ -25,6 +24,7 @@ from memory_service.query_cache import QueryCache, Seen
 from memory_service.stores.base import CANDIDATES, Entries, Sought, Store
 from memory_service.text import Tokenizer
 from memory_service.values import Kind, Memory, Only, Scope, Value
+from memory_service.weighed import State, Weighed
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ SMALL, FEW = 2000, 24
 """So many items are searched for so many words in half a millisecond: sooner than a thread is given the work, and takes
 its turn.
 """
+SHARE = 8
+"""Of the bytes for what is held ready, one in so many is for memories that are weighed by themselves."""
 LITTLE = 1500
 """So many characters are cut into words, or embedded, in less than that."""
 
@@ -94,7 +96,14 @@ class Recall:
         self._store = store
         self._embedding = embedding
         self._engines, self._answers = engines, answers
-        self._cache: LRUCache[Scope, _Searchable] = LRUCache(cache_bytes, getsizeof=lambda kept: kept.corpus.size_bytes)
+        self._weighed_before: LRUCache[Scope, Weighed] = LRUCache(
+            cache_bytes // SHARE, getsizeof=lambda kept: kept.size_bytes
+        )
+        self._cache: LRUCache[Scope, _Searchable] = LRUCache(
+            cache_bytes - self._weighed_before.maxsize, getsizeof=lambda kept: kept.corpus.size_bytes
+        )
+        self.forgotten = 0
+        """Times that something was forgotten: what was read before the last of them is not held."""
         # one for the thread and one for the loop: a tokenizer is for one at a time
         self._tokenize, self._tokenize_here = Tokenizer(), Tokenizer()
         self.searches = self.by_store = self.degraded = self.too_large = 0
@@ -172,21 +181,44 @@ class Recall:
         hits, seen = await self._in_corpus(scope, lambda corpus: self._search(corpus, sought, limit), words)
         return _Found(hits=hits, seen=seen, driver_failed=failed)
 
-    async def among(self, scope: Scope, memories: Sequence[Memory], question: str, limit: int) -> list[Hit]:
+    async def among(
+        self, scope: Scope, memories: Sequence[Memory], question: str, limit: int, *, epoch: str, forgotten: int
+    ) -> list[Hit]:
         """Return which of these memories of a user, all of one kind, are nearest to a question.
 
-        Where all that there is of the user would have to be read for a search, these alone are weighed.
+        Where all that there is of the user would have to be read for a search, these alone are weighed. `epoch` of the
+        user and `forgotten` here: from before they were read.
         """
         kinds = tuple({memory.kind for memory in memories})
         if self._engines.order or self._is_here(scope) or await self._is_narrowed(scope, Only()):
             ids = {memory.memory_id for memory in memories}
             found = await self.retrieve(scope, question, limit, kinds)
             return [hit for hit in found.hits if hit.item.id in ids]
-        vector, stems = await self._embedding.question(question), await self._stems(question)
-        space = self._embedding.space
-        held = await self._store.items(scope, [memory.memory_id for memory in memories], space)
-        sought = Sought(stems=stems, vector=vector, space=space, kinds=kinds, with_extracts=True, question=question)
-        return await self._ranked(replace(held, turns=[], memories=list(memories)), sought, limit)
+        sought = Sought(
+            stems=await self._stems(question),
+            vector=await self._embedding.question(question),
+            space=self._embedding.space,
+            kinds=kinds,
+            with_extracts=True,
+            question=question,
+        )
+        weighed = await self._weighed(scope, memories, State(sought.space, epoch))
+        words = len(sought.stems)
+        hits = await self._looked(lambda corpus: self._search(corpus, sought, limit), weighed.corpus, words)
+        if forgotten == self.forgotten and weighed.size_bytes <= self._weighed_before.maxsize:
+            self._weighed_before[scope] = weighed
+        return hits
+
+    async def _weighed(self, scope: Scope, memories: Sequence[Memory], state: State) -> Weighed:
+        """These memories, ready to be searched: what was weighed of a user before is taken along."""
+        weighed = self._weighed_before.pop(scope, None)  # nobody else's meanwhile, and gone if what follows is cut off
+        if weighed is None or not weighed.is_worth_keeping(state, memories):
+            weighed = Weighed(state)
+        new = weighed.new(memories)
+        vectors = await self._store.vectors(scope, weighed.without_vector(new), state.space)
+        await self._take_in(weighed.corpus, Entries(turns=[], memories=new, vectors=vectors, cursor=None, more=False))
+        weighed.follow(memories, new, vectors)
+        return weighed
 
     async def newest(self, scope: Scope, limit: int, only: Only | None = None) -> list[Item]:
         """Return what the memory of a user holds, newest first: all that says something of its own."""
@@ -242,7 +274,9 @@ class Recall:
 
     def forget(self, scope: Scope) -> None:
         """Drop what is held of a user; it is built anew from the store when next asked for."""
+        self.forgotten += 1
         self._cache.pop(scope, None)
+        self._weighed_before.pop(scope, None)
         self._answers.forget(scope)
 
     def forget_answers(self) -> None:
@@ -271,6 +305,8 @@ class Recall:
                 await self._take_in(searchable.corpus, entries)
             searchable.cursor, more = entries.cursor, entries.more
         searchable.followed = look
+        if self._cache.get(scope) is not searchable:
+            return  # it was forgotten meanwhile, and may hold what is to be forgotten
         if searchable.corpus.size_bytes <= self._cache.maxsize:
             self._cache[scope] = searchable  # set anew: its size has changed
         else:
@@ -288,8 +324,7 @@ class Recall:
             corpus.add_turn(turn, tokenize)
         for memory in entries.memories:
             corpus.add_memory(memory, tokenize)
-        for vector in entries.vectors:
-            corpus.add_vector(vector)
+        corpus.add_vectors(entries.vectors)
 
     async def _in_thread(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
@@ -305,6 +340,6 @@ class Recall:
             "degraded": self.degraded,
             "too_large_to_cache": self.too_large,
             "cached_users": len(self._cache),
-            "cached_bytes": self._cache.currsize,
+            "cached_bytes": self._cache.currsize + self._weighed_before.currsize,
             **self._embedding.stats(),
         }

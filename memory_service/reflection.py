@@ -194,7 +194,7 @@ class Reflector:
         unread = [turn for turn in turns if turn.seq > sitting.reflect_after]
         if not unread:
             raise StaleVersion  # they were erased since it was claimed
-        known, settled = await self._known(key.scope, unread, anew=sitting.begun_anew > 0)
+        known, settled = await self._known(key.scope, unread, epoch, anew=sitting.begun_anew > 0)
         trust = least([*(turn.trust for turn in unread), *([sitting.summary_trust] if sitting.summary else [])])
         shown = [self._redactor.memory(memory) for memory in known if memory.trust != "low"]
         reading = Reading(self._reader, self._breaker, earlier_summary, is_low=sitting.summary_trust == "low")
@@ -231,17 +231,22 @@ class Reflector:
                 await self._store.commit(Commit(scope=commit.scope, sittings=(again,)))
             raise
 
-    async def _known(self, scope: Scope, turns: Iterable[Turn], *, anew: bool) -> tuple[list[Memory], list[Memory]]:
+    async def _known(
+        self, scope: Scope, turns: Iterable[Turn], epoch: str, *, anew: bool
+    ) -> tuple[list[Memory], list[Memory]]:
         """Insights held that these turns may touch, nearest first, those of low trust last; and all on which somebody
         had the last word: if the turns are read anew, what was deleted of what they taught, too.
         """
+        forgotten = self._recall.forgotten
         insights = await self._store.memories(scope, ["insight"], limit=ALL if anew else 1000, superseded=anew)
         settled = [memory for memory in insights if memory.is_settled]
         held = {memory.memory_id: memory for memory in insights if memory.valid_to is None}
         if len(held) <= KNOWN_INSIGHTS:
             return _low_last(held.values()), settled
         said = " ".join(message.content for turn in turns for message in turn.messages if message.role == "user")
-        found = await self._recall.among(scope, list(held.values()), said[-4000:], KNOWN_INSIGHTS)
+        found = await self._recall.among(
+            scope, list(held.values()), said[-4000:], KNOWN_INSIGHTS, epoch=epoch, forgotten=forgotten
+        )
         return _low_last(held[hit.item.id] for hit in found), settled
 
     async def _held(

@@ -210,7 +210,7 @@ class Both:
         self.slow.add_memory(added)
 
     def add_vector(self, added: Vector) -> None:
-        self.corpus.add_vector(added)
+        self.corpus.add_vectors([added])
         self.slow.add_vector(added)
 
     def check(
@@ -378,11 +378,11 @@ def test_what_was_forgotten_changes_no_score_of_what_is_left() -> None:
         if corpus is changing:
             for dead in (memory("a", "tea tea tea tea"), memory("b", "tea tea tea"), memory("a", "tea", gone=True)):
                 corpus.add_memory(dead, tokenize)
-                corpus.add_vector(vector(dead.memory_id, [1, 0]))
+                corpus.add_vectors([vector(dead.memory_id, [1, 0])])
             corpus.add_memory(memory("b", "bike", gone=True), tokenize)
         for added in kept:
             corpus.add_memory(added, tokenize)
-            corpus.add_vector(vector(added.memory_id, [0.6, 0.8]))
+            corpus.add_vectors([vector(added.memory_id, [0.6, 0.8])])
     for embedded in (None, [1.0, 0.0]):
         scores = [{h.item.id: h.score for h in search(c, "tea rain", embedded)} for c in (lasting, changing)]
         assert scores[0] == pytest.approx(scores[1])
@@ -391,8 +391,8 @@ def test_what_was_forgotten_changes_no_score_of_what_is_left() -> None:
 def test_a_superseded_memory_that_was_never_here_is_passed_over() -> None:
     corpus = Corpus()
     corpus.add_memory(memory("a", "tea", gone=True), tokenize)
-    corpus.add_vector(vector("a", [1, 0]))
-    corpus.add_vector(vector("unknown#1", [1, 0]))
+    corpus.add_vectors([vector("a", [1, 0])])
+    corpus.add_vectors([vector("unknown#1", [1, 0])])
     assert (len(corpus), search(corpus, "tea", [1.0, 0.0])) == (0, [])
 
 
@@ -400,10 +400,10 @@ def test_a_rewritten_memory_has_no_vector_until_it_is_given_a_new_one() -> None:
     corpus = Corpus()
     for added in (memory("a", "tea"), memory("b", "cake")):
         corpus.add_memory(added, tokenize)
-        corpus.add_vector(vector(added.memory_id, [1, 0]))
+        corpus.add_vectors([vector(added.memory_id, [1, 0])])
     corpus.add_memory(memory("a", "coffee"), tokenize)
     assert ids(search(corpus, "something", [1.0, 0.0])) == ["b"]
-    corpus.add_vector(vector("a", [1, 0]))
+    corpus.add_vectors([vector("a", [1, 0])])
     assert ids(search(corpus, "something", [1.0, 0.0])) == ["b", "a"]
 
 
@@ -414,11 +414,38 @@ def test_vectors_of_another_width_are_forgotten_and_never_compared() -> None:
     corpus = Corpus()
     for added in (memory("a", "tea"), memory("b", "cake")):
         corpus.add_memory(added, tokenize)
-    corpus.add_vector(vector("a", [1, 0]))
-    corpus.add_vector(vector("b", [0, 0, 1]))
+    corpus.add_vectors([vector("a", [1, 0])])
+    corpus.add_vectors([vector("b", [0, 0, 1])])
     assert ids(search(corpus, "something", [0.0, 0.0, 1.0])) == ["b"]
     assert search(corpus, "something", [1.0, 0.0, 0.0]) == []
     assert search(corpus, "something", [1.0, 0.0]) == []
+
+
+def test_vectors_given_together_are_as_if_they_came_one_by_one() -> None:
+    added = [
+        vector("a", [1, 0]),
+        vector("s#1", [0.6, 0.8], [0, 1]),
+        vector("unknown", [1, 0]),
+        Vector(item_id="b", token=0, space="test", data=b""),
+        vector("b", [0, 1]),
+        vector("a", [0.8, 0.6]),
+    ]
+    together, one_by_one = Corpus(), Corpus()
+    for corpus in (together, one_by_one):
+        for name in ("a", "b"):
+            corpus.add_memory(memory(name, "tea"), tokenize)
+        corpus.add_turn(turn("s", 1, *(Message(role="user", content=said) for said in ("cake", "rain"))), tokenize)
+    together.add_vectors(added)
+    for one in added:
+        one_by_one.add_vectors([one])
+    for question in ([1.0, 0.0], [0.0, 1.0]):
+        found = search(together, "something", question)
+        assert [(hit.item.id, hit.score) for hit in found] == [
+            (hit.item.id, hit.score) for hit in search(one_by_one, "something", question)
+        ]
+        assert len(found) > 2
+    together.add_vectors([vector("b", [1, 0]), vector("a", [0, 0, 1])])
+    assert ids(search(together, "something", [0.0, 0.0, 1.0])) == ["a"]
 
 
 def test_keywords_alone_decide_while_no_vector_of_the_question_s_width_is_here() -> None:
@@ -432,8 +459,8 @@ def test_an_item_with_nothing_to_embed_costs_the_others_nothing() -> None:
     corpus = Corpus()
     corpus.add_memory(memory("a", "tea"), tokenize)
     corpus.add_turn(says(" "), tokenize)
-    corpus.add_vector(vector("a", [1, 0]))
-    corpus.add_vector(Vector(item_id="s#1", token=0, space="test", data=b""))
+    corpus.add_vectors([vector("a", [1, 0])])
+    corpus.add_vectors([Vector(item_id="s#1", token=0, space="test", data=b"")])
     assert ids(search(corpus, "something", [1.0, 0.0])) == ["a"]
 
 
@@ -479,7 +506,7 @@ def test_a_turn_that_comes_again_stays_where_it_is_with_its_neighbours_and_its_v
     corpus = Corpus()
     for seq, told in enumerate(("porto", "rain", "sea"), 1):
         corpus.add_turn(says(told, seq), tokenize)
-    corpus.add_vector(vector("s#1", [1, 0]))
+    corpus.add_vectors([vector("s#1", [1, 0])])
     before = search(corpus, "porto", [1.0, 0.0], limit=50)
     corpus.add_turn(says("porto", 1), tokenize)
     assert search(corpus, "porto", [1.0, 0.0], limit=50) == before
@@ -603,6 +630,6 @@ def test_the_size_counts_texts_and_vectors() -> None:
     empty = corpus.size_bytes
     corpus.add_memory(memory("a", "x" * 50_000), tokenize)
     worded = corpus.size_bytes
-    corpus.add_vector(vector("a", [1.0] * 1_000))
+    corpus.add_vectors([vector("a", [1.0] * 1_000)])
     assert worded >= empty + 50_000
     assert corpus.size_bytes >= worded + 4 * 1_000

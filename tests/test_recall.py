@@ -309,13 +309,30 @@ async def test_which_of_some_memories_are_near_is_told_without_reading_all_there
         await embed(store)
         memories = await store.memories(ANA, ["insight"])
         store.calls.clear()
-        alone = await recall.among(ANA, memories, "a puppy on the train", 3)
+        alone = await recall.among(ANA, memories, "a puppy on the train", 3, epoch="", forgotten=0)
         assert (alone[0].item.id, len(alone), store.calls["entries"]) == ("m2", 3, 0)
         assert alone[0].parts.vector > 0 < alone[0].parts.keyword
         await recall.retrieve(ANA, "tea", 5)  # now it is all here
-        hits = await recall.among(ANA, memories, "a puppy on the train", 3)
+        hits = await recall.among(ANA, memories, "a puppy on the train", 3, epoch="", forgotten=0)
         assert hits[0].item.id == "m2"
-        assert await recall.among(ANA, memories[:1], "a puppy on the train", 3) != hits
+        assert await recall.among(ANA, memories[:1], "a puppy on the train", 3, epoch="", forgotten=0) != hits
+
+
+async def test_of_many_memories_the_one_that_is_said_again_among_much_else_is_near() -> None:
+    async with AsyncExitStack() as stack:
+        store = YieldingStore()
+        recall = plain_recall(store, LOCAL, 10_000_000)
+        await recall.start(stack)
+        for number in range(300):
+            await learn(store, ANA, f"m{number}", f"The {THINGS[number % len(THINGS)]} has number {number}")
+        await embed(store)
+        await learn(store, ANA, "new", "a zebra")  # it has no vector yet
+        memories = await store.memories(ANA, ["insight"])
+        much = "We talked about the weather for a while, and about what is good for the garden in a dry summer. " * 10
+        hits = await recall.among(
+            ANA, memories, f"{much} The chess has number 251. {much} A zebra!", 30, epoch="", forgotten=0
+        )
+        assert {"m251", "new"} <= {hit.item.id for hit in hits}
 
 
 # Vectors

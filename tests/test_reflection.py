@@ -24,6 +24,7 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit
 from memory_service.telling import Context
 from memory_service.values import Kind, Memory, Message, Scope, SessionKey
+from memory_service.watchdog import Watchdog
 from tests.conftest import Open
 from tests.support.background import Clock, record, settled, until
 from tests.support.stores import store_of
@@ -247,6 +248,25 @@ async def test_a_conversation_that_keeps_growing_is_read_without_being_idle(open
     await settled(service)
     assert [quoted(summary) for summary in await memories(service, "summary")] == [[1, 12]]
     assert (await service.reflection(KEY)).session.status == "active"
+
+
+async def test_what_nobody_waits_for_is_put_off_while_requests_come_in_until_the_session_ends(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    async def calm(watchdog: Watchdog, longest_s: float) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Watchdog, "calm", calm)
+    service = await opened(reflection_threshold_turns=3, session_ttl_minutes=30, reflection_concurrency=1)
+    await talk(service, 3)
+    clock.advance(minutes=31)
+    await service.sweep()  # hands it over: it is idle
+    bens = SessionKey(scope=BEN, session_id="s")
+    await talk(service, 1, bens)
+    assert (await service.end_session(bens, wait_s=10)).reflection == "done"
+    assert (await service.reflection(KEY)).reflection == "pending"
+    assert (await service.end_session(KEY, wait_s=10)).reflection == "done"
+    assert [quoted(summary) for summary in await memories(service, "summary")] == [[1, 3]]
 
 
 async def test_what_was_read_is_not_read_again_and_the_summary_grows_with_the_conversation(

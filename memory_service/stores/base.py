@@ -242,6 +242,11 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
         with self._translated():
             return await self._items(scope, tuple(item_ids), space)
 
+    async def vectors(self, scope: Scope, item_ids: Collection[str], space: str) -> list[Vector]:
+        """Return the vectors that these items have in a space, in no order."""
+        with self._translated():
+            return await self._vectors(scope, tuple(item_ids), space)
+
     async def narrows(self, scope: Scope) -> bool:
         """Return whether to ask for `candidates` of this user, because to read all there is (`entries`) is dearer.
 
@@ -358,6 +363,9 @@ class Store(MirrorVerbs, ErasureVerbs, KeyVerbs, GatewayVerbs, AgeVerbs, ABC):
     async def _entries(self, scope: Scope, cursor: Any, space: str, limit: int) -> Entries: ...
     @abstractmethod
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries: ...
+    async def _vectors(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> list[Vector]:
+        return (await self._items(scope, item_ids, space)).vectors
+
     async def _narrows(self, scope: Scope) -> bool:
         return False
 

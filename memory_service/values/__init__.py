@@ -48,7 +48,7 @@ from memory_service.values.sessions import (
     Turn,
     Withheld,
 )
-from memory_service.values.trust import TRUSTS, Trust, is_less, least
+from memory_service.values.trust import RANK, TRUSTS, Trust, is_less, least
 
 __all__ = [
     "EXTRACTIVE",
@@ -57,6 +57,7 @@ __all__ = [
     "NOBODY",
     "OWN",
     "PROFILE_ID",
+    "RANK",
     "TRUSTS",
     "WHOLE",
     "Durability",

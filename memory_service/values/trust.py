@@ -13,14 +13,14 @@ Trust = Literal["low", "normal", "high"]
 TRUSTS: tuple[Trust, ...] = get_args(Trust)
 """The least first."""
 
-
-_RANK = {trust: rank for rank, trust in enumerate(TRUSTS)}
+RANK = {trust: rank for rank, trust in enumerate(TRUSTS)}
+"""By which two can be compared; the least is 0."""
 
 
 def least(trusts: Iterable[Trust]) -> Trust:
     """The trust of what rests on all of these; of what rests on nothing that was said: normal."""
-    return min(trusts, key=_RANK.__getitem__, default="normal")
+    return min(trusts, key=RANK.__getitem__, default="normal")
 
 
 def is_less(one: Trust, other: Trust) -> bool:
-    return _RANK[one] < _RANK[other]
+    return RANK[one] < RANK[other]

@@ -55,6 +55,7 @@ from memory_service.values import (
     Sitting,
     Turn,
     Unembedded,
+    Vector,
 )
 
 T = TypeVar("T")
@@ -203,6 +204,9 @@ class SQLiteStore(Store):
     async def _items(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> Entries:
         return await self._read(lambda db: searchable.items(db, scope, item_ids, space))
 
+    async def _vectors(self, scope: Scope, item_ids: tuple[str, ...], space: str) -> list[Vector]:
+        return await self._read(lambda db: searchable.vectors(db, scope, item_ids, space))
+
     # What drivers lack
 
     async def _follow(self, driver: str, anew: bool) -> None:
@@ -247,8 +251,8 @@ class SQLiteStore(Store):
 
     async def _due_reflections(self, now: datetime, limit: int, scope: Scope | None) -> list[tuple[Scope, Sitting]]:
         sql = (
-            "SELECT tenant_id, user_id, body FROM sittings JOIN sessions ON sessions.id = session"
-            " JOIN owners ON owners.id = owner WHERE reflection = 'pending' AND due_at <= ?"
+            "SELECT tenant_id, user_id, body FROM sittings JOIN owners ON owners.id = owner"
+            " WHERE reflection = 'pending' AND due_at <= ?"
             f" AND (lease_until IS NULL OR lease_until <= ?) {'AND owner = ' + OWNER if scope else ''}"
             " ORDER BY due_at LIMIT ?"
         )
@@ -257,8 +261,8 @@ class SQLiteStore(Store):
 
     async def _reflections(self, tenant_id: str, state: ReflectionState, limit: int) -> list[tuple[Scope, Sitting]]:
         sql = (
-            "SELECT tenant_id, user_id, body FROM sittings JOIN sessions ON sessions.id = session"
-            " JOIN owners ON owners.id = owner WHERE reflection = ? AND tenant_id = ? ORDER BY due_at LIMIT ?"
+            "SELECT tenant_id, user_id, body FROM sittings JOIN owners ON owners.id = owner"
+            " WHERE reflection = ? AND tenant_id = ? ORDER BY due_at LIMIT ?"
         )
         values = (state, tenant_id, limit)
         return await self._read(lambda db: [(_scope(t, u), sitting_of(body)) for t, u, body in db.execute(sql, values)])

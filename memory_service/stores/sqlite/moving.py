@@ -42,7 +42,7 @@ QUERIES: Queries = (
     ),
     (
         "SELECT json_array(session_id, first_seq), body FROM sessions JOIN sittings ON sittings.session = sessions.id"
-        " WHERE owner = ?1 AND session_id >= ?2 ->> 0 AND (session_id, first_seq) > (?2 ->> 0, ?2 ->> 1)"
+        " WHERE sessions.owner = ?1 AND session_id >= ?2 ->> 0 AND (session_id, first_seq) > (?2 ->> 0, ?2 ->> 1)"
         " ORDER BY session_id, first_seq LIMIT ?3",
         FIRST_SITTING,
         lambda _, body: Exported(sitting=sitting_of(body)),
@@ -127,9 +127,9 @@ def _session(db: apsw.Connection, owner: int, session_id: str) -> int | None:
 
 def _restore_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*sitting_state(sitting), _session(db, owner, sitting.session_id), sitting.first_seq),
+        "INSERT OR REPLACE INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq, owner)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*sitting_state(sitting), _session(db, owner, sitting.session_id), sitting.first_seq, owner),
     )
 
 

@@ -151,10 +151,10 @@ def put_sitting(db: apsw.Connection, owner: int, sitting: Sitting) -> None:
     state = sitting_state(sitting)
     if sitting.version == 1:
         sql = (
-            "INSERT INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+            "INSERT INTO sittings (version, reflection, due_at, lease_until, body, session, first_seq, owner)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1"
         )
-        row = one(db, sql, (*state, session, sitting.first_seq)) if session else None
+        row = one(db, sql, (*state, session, sitting.first_seq, owner)) if session else None
     else:
         sql = (
             "UPDATE sittings SET version = ?, reflection = ?, due_at = ?, lease_until = ?, body = ?"

@@ -50,13 +50,17 @@ def items(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: s
     return Entries(
         turns=[turn_of(body) for (body,) in db.execute(TURNS_NAMED, (numbers, *owner))],
         memories=[memory_of(body) for (body,) in db.execute(MEMORIES_NAMED, (*owner, names))],
-        vectors=[
-            Vector(item_id=item_id, token=0, space=space, data=data)
-            for item_id, data in db.execute(VECTORS_NAMED, (*owner, space, names))
-        ],
+        vectors=vectors(db, scope, item_ids, space),
         cursor=None,
         more=False,
     )
+
+
+def vectors(db: apsw.Connection, scope: Scope, item_ids: tuple[str, ...], space: str) -> list[Vector]:
+    named = (scope.tenant_id, scope.user_id, space, msgspec.json.encode(item_ids).decode())
+    return [
+        Vector(item_id=item_id, token=0, space=space, data=data) for item_id, data in db.execute(VECTORS_NAMED, named)
+    ]
 
 
 def due_vectors(db: apsw.Connection, space: str, limit: int) -> list[Unembedded]:
