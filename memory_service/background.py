@@ -129,7 +129,7 @@ class Background:
         if self._refiner.wanted:
             self._scheduler.soon("refine", lambda: self._refiner.refine_due(self.embed_soon))
 
-    def reflect_soon(self, scope: Scope) -> None:
+    def reflect_soon(self, scope: Scope, *, patient: bool = False) -> None:
         """Reflect on what is due of one user; a failed attempt rings again when its time has come."""
         name = f"reflect {_name(scope)}"
 
@@ -137,9 +137,9 @@ class Background:
             again = await self._reflector.reflect_due(scope)
             self.embed_soon(scope)
             if again is not None:
-                self._scheduler.at(again, name, job)
+                self._scheduler.at(again, name, job, patient=patient)
 
-        self._scheduler.soon(name, job)
+        self._scheduler.soon(name, job, patient=patient)
 
     async def sweep(self) -> None:
         """Find the work that is left: by a crash, by a model that failed, by a conversation nobody ended."""
@@ -152,14 +152,14 @@ class Background:
         for key in await self._store.due_sessions(patient - self._idle_after, self._threshold_turns, SWEPT_AT_ONCE):
             await self._hand_over(key)
         for scope, _ in await self._store.due_reflections(now, SWEPT_AT_ONCE):
-            self.reflect_soon(scope)
+            self.reflect_soon(scope, patient=True)
         self.refine_soon()
         self._scheduler.soon("embed everybody's", self._embed_everybody, slotted=False)
         self.mirror_soon()
 
     async def _hand_over(self, key: SessionKey) -> None:
         await self._sessions.hand_over(key)
-        self.reflect_soon(key.scope)
+        self.reflect_soon(key.scope, patient=True)
 
 
 def _name(scope: Scope) -> str:

@@ -30,7 +30,7 @@ else:
 logger = logging.getLogger(__name__)
 
 EMBEDDED_AT_ONCE = 128
-GATHER_S = 0.05
+GATHER_S = 0.2
 LONGEST_REST_S = 1.0
 PATIENCE_S = 10.0
 """For so long what was rung for gives way to requests; then it is done in any case, or it would pile up."""
@@ -133,7 +133,10 @@ class Embedding:
             return await self._embed_in_batches(users, gives_way)
 
     async def _embed_in_batches(self, users: tuple[Scope, ...] | None, gives_way: Callable[[], bool]) -> Outcome:
-        while due := await self._store.due_vectors(self.space, asked := self._at_once, users):
+        while not gives_way():
+            due = await self._store.due_vectors(self.space, asked := self._at_once, users)
+            if not due:
+                return "done"
             if self._breaker.wait_s():
                 return "failed"
             began = time.monotonic()
@@ -153,11 +156,9 @@ class Embedding:
             self._at_once = min(self._at_once * 2, EMBEDDED_AT_ONCE)
             await self._keep(due, [len(of_item) for of_item in keys], rows)
             if users is not None and len(due) < asked:
-                break  # what came meanwhile has rung again
-            if gives_way():
-                return "gave way"
+                return "done"  # what came meanwhile has rung again
             await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
-        return "done"
+        return "gave way"
 
     def _keys(self, due: Sequence[Unembedded]) -> list[list[str]]:
         return [[self._clean(key) for key in _keys(item)] for item in due]

@@ -42,8 +42,10 @@ class Scheduler:
         self._slots = asyncio.Semaphore(concurrency)
         self._calm, self._first_in_line = calm, asyncio.Lock()
         self._grace_s = grace_s
-        self._waiting: set[str] = set()
-        self._again: set[str] = set()
+        self._waiting: dict[str, bool] = {}
+        """Jobs that have no slot yet, and whether they still wait for a pause in the requests."""
+        self._again: dict[str, bool] = {}
+        """Jobs that run and were asked for once more, and whether that can wait for such a pause."""
         self._running: dict[asyncio.Task[None], str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -57,14 +59,15 @@ class Scheduler:
     def soon(self, name: str, job: Job, *, slotted: bool = True, patient: bool = False) -> None:
         """Run the job as soon as a slot is free, or at once if it needs none; a patient one when requests leave time.
 
-        One that waits is not queued twice; one that runs is run once more afterwards.
+        One that waits is not queued twice; one that runs is run once more afterwards. Who is not patient does not wait
+        as one who was.
         """
-        if self._stopping or name in self._waiting:
+        if self._stopping or (name in self._waiting and (patient or not self._waiting[name])):
             return
         if name in self._running.values():
-            self._again.add(name)
+            self._again[name] = patient and self._again.get(name, True)
             return
-        self._waiting.add(name)
+        self._waiting[name] = patient
         # not through APScheduler: it takes twelve times as long, for a job that is due now
         self._keep(self._run(name, job, slotted, patient))
 
@@ -73,11 +76,11 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def at(self, moment: datetime, name: str, job: Job) -> None:
+    def at(self, moment: datetime, name: str, job: Job, *, patient: bool = False) -> None:
         """Do as `soon` at that time."""
 
         async def ring() -> None:
-            self.soon(name, job)
+            self.soon(name, job, patient=patient)
 
         if not self._stopping:
             self._alarm.add_job(ring, "date", run_date=moment)
@@ -92,7 +95,8 @@ class Scheduler:
             with self._cut_short_quietly():
                 while not self._stopping:
                     await asyncio.sleep(seconds)
-                    await self._tracked(name, job)
+                    if name not in self._running.values():
+                        await self._tracked(name, job)
 
         self._keep(run())
 
@@ -100,9 +104,12 @@ class Scheduler:
         with self._cut_short_quietly():
             if patient:
                 await self._patiently(asyncio.get_running_loop().time() + PATIENCE_S)
+                if not self._waiting.get(name):
+                    return  # somebody who is not patient has asked for it meanwhile
+                self._waiting[name] = False
             async with self._slots if slotted else nullcontext():
-                self._waiting.discard(name)
-                await self._tracked(name, job, slotted, patient)
+                del self._waiting[name]
+                await self._tracked(name, job, slotted)
 
     async def _patiently(self, until_s: float) -> None:
         async with self._first_in_line:  # the others need not ask: it has waited for longest
@@ -110,7 +117,7 @@ class Scheduler:
             if left_s > 0:
                 await self._calm(left_s)
 
-    async def _tracked(self, name: str, job: Job, slotted: bool = True, patient: bool = False) -> None:
+    async def _tracked(self, name: str, job: Job, slotted: bool = True) -> None:
         """Run a job so that shutdown waits for it; once more, if it was asked for meanwhile."""
         if self._stopping:
             return
@@ -122,8 +129,7 @@ class Scheduler:
         finally:
             del self._running[task]
         if name in self._again:
-            self._again.discard(name)
-            self.soon(name, job, slotted=slotted, patient=patient)
+            self.soon(name, job, slotted=slotted, patient=self._again.pop(name))
 
     async def _guarded(self, name: str, job: Job) -> None:
         # The one place that may catch everything: a job's failure must not stop the others.

@@ -55,8 +55,10 @@ def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
 
 SWITCH_S = 0.0005
 """The thread that writes asks for the interpreter a few times a group; by default it would wait 5 ms each time."""
-COLLECT_EVERY = 10_000
-"""Objects more, that the collector looks after, before it looks for rings of them: hardly any are made here."""
+COLLECT_EVERY = 10_000, 2, 50
+"""Objects more, that the collector looks after, before it looks for rings of them: hardly any are made here. After two
+such looks it looks at what it has seen twice: after ten, as by default, everybody waits 15 to 25 ms for it.
+"""
 
 BROKEN = 70
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -74,7 +76,7 @@ async def run_until_stopped(settings: Settings, announce: Callable[[str], None])
     async with serving(settings) as (url, service):
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()  # what is there by now stays
-        gc.set_threshold(COLLECT_EVERY)
+        gc.set_threshold(*COLLECT_EVERY)
         announce(url)
         stop, broken = asyncio.create_task(asked_to_stop()), asyncio.create_task(service.store_failed())
         await asyncio.wait((stop, broken), return_when=asyncio.FIRST_COMPLETED)

@@ -266,15 +266,30 @@ async def rung(store: Store, monkeypatch: pytest.MonkeyPatch, clock: Clock, busy
     return embedding
 
 
-async def test_while_requests_come_in_it_gives_way_after_each_batch_and_goes_on_when_it_is_called_again(
+def interrupt(embedding: Embedding, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> None:
+    """Have something happen whenever a batch is embedded."""
+
+    async def embed(texts: Sequence[str]) -> np.ndarray:
+        meanwhile()
+        return await Counting().embed(texts)
+
+    monkeypatch.setattr(embedding._embedder, "embed", embed)
+
+
+async def test_while_requests_come_in_it_gives_way_before_each_batch_and_goes_on_when_it_is_called_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = Busy()
     embedding = await rung(store, monkeypatch, Clock(), busy)
+    assert await embedding.embed_rung()
+    assert embedding.embedded == 0
+    interrupt(embedding, monkeypatch, lambda: setattr(busy, "now", True))
     for batches in (1, 2):
+        busy.now = False
         assert await embedding.embed_rung()
         assert embedding.embedded == batches * BATCH
     busy.now = False
+    interrupt(embedding, monkeypatch, lambda: None)
     assert not await embedding.embed_rung()
     assert embedding.embedded == 10 * BATCH
 
@@ -297,16 +312,18 @@ async def test_it_gives_way_no_longer_than_its_patience_counted_from_the_first_w
 async def test_who_is_rung_for_meanwhile_does_not_begin_its_patience_anew(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    embedding = await rung(store, monkeypatch, clock, Busy())
+    clock, busy = Clock(), Busy()
+    embedding = await rung(store, monkeypatch, clock, busy)
+    busy.now = False
 
-    async def embed(texts: Sequence[str]) -> np.ndarray:
+    def meanwhile() -> None:
         clock.advance(seconds=PATIENCE_S / 2)
+        busy.now = True
         embedding.ring(BEN)
-        return await Counting().embed(texts)
 
-    monkeypatch.setattr(embedding._embedder, "embed", embed)
+    interrupt(embedding, monkeypatch, meanwhile)
     assert await embedding.embed_rung()
+    clock.advance(seconds=PATIENCE_S / 2)
     assert not await embedding.embed_rung()
     assert embedding.embedded == 10 * BATCH
 
@@ -323,7 +340,7 @@ async def test_what_is_rung_for_after_all_was_done_has_patience_of_its_own(
     await say(store, BEN, *(f"turn {number}" for number in range(10 * BATCH)))
     embedding.ring(BEN)
     assert await embedding.embed_rung()
-    assert embedding.embedded == 11 * BATCH
+    assert embedding.embedded == 10 * BATCH
 
 
 async def test_what_gave_way_is_gone_on_with_though_nobody_rings_again(make_settings: Callable[..., Settings]) -> None:

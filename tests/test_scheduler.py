@@ -138,6 +138,78 @@ async def test_a_patient_job_that_is_asked_for_while_it_runs_is_patient_again() 
         await work.done(2)
 
 
+async def test_who_is_not_patient_does_not_wait_as_one_who_was() -> None:
+    requests = Requests()
+    async with started(concurrency=1, calm=requests.calm) as scheduler:
+        work = Work()
+        scheduler.soon("a job", work, patient=True)
+        await until(lambda: requests.waited_for)
+        scheduler.soon("a job", work)
+        await work.began()
+        requests.over.set()  # whose place was taken has nothing left to do
+        work.let_go()
+        await idle(scheduler)
+        assert work.runs == 1
+
+
+async def test_of_a_patient_one_that_waits_for_a_slot_by_now_there_is_no_second() -> None:
+    requests = Requests()
+    requests.over.set()
+    async with started(concurrency=1, calm=requests.calm) as scheduler:
+        other, work = Work(), Work(free=True)
+        scheduler.soon("other", other)
+        await other.began()
+        scheduler.soon("a job", work, patient=True)
+        await until(lambda: not scheduler._waiting["a job"])
+        scheduler.soon("a job", work)
+        other.let_go()
+        await work.done()
+        await idle(scheduler)
+        assert work.runs == 1
+
+
+async def test_what_is_done_every_so_often_is_left_out_while_it_is_being_done() -> None:
+    async with started() as scheduler:
+        work = Work()
+        scheduler.soon("a job", work)
+        await work.began()
+        ticks = Work(free=True)
+        scheduler.every(0.001, "another", ticks)
+        scheduler.every(0.001, "a job", work)
+        await ticks.done(20)
+        assert work.runs == 1
+        work.let_go()
+        await work.done(3)
+        assert work.most_at_once == 1
+
+
+async def test_what_rings_at_a_time_may_be_patient() -> None:
+    requests = Requests()
+    async with started(calm=requests.calm) as scheduler:
+        work = Work(free=True)
+        scheduler.at(datetime.now(UTC), "a job", work, patient=True)
+        await until(lambda: requests.waited_for)
+        assert work.runs == 0
+        requests.over.set()
+        await work.done()
+
+
+@pytest.mark.parametrize("then", [[True, False], [False, True]])
+async def test_a_patient_job_that_runs_is_run_at_once_again_if_any_who_asks_is_not_patient(then: list[bool]) -> None:
+    requests = Requests()
+    requests.over.set()
+    async with started(calm=requests.calm) as scheduler:
+        work = Work()
+        scheduler.soon("a job", work, patient=True)
+        await work.began()
+        requests.over.clear()
+        for patient in then:
+            scheduler.soon("a job", work, patient=patient)
+        work.let_go()
+        await work.done(2)
+        assert len(requests.waited_for) == 1
+
+
 async def test_patience_has_an_end_and_those_who_waited_in_line_have_less_of_it_left() -> None:
     asked: list[float] = []
 
@@ -199,6 +271,7 @@ async def test_a_job_that_waits_is_not_queued_twice() -> None:
         for _ in range(5):
             scheduler.soon("second", second)
         assert scheduler.stats()["waiting"] == 1
+        assert len(scheduler._tasks) == 2
         first.let_go()
         await second.done()
         await idle(scheduler)

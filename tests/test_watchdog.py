@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from memory_service.logs import configure_logging
-from memory_service.watchdog import LOOK_EVERY_S, Watchdog
+from memory_service.watchdog import LOOK_EVERY_S, LOOKS, Look, Watchdog, are_busy
 from tests.support.background import until
 
 Serve = Callable[..., Awaitable[str]]
@@ -62,8 +62,29 @@ class Work:
         return time.monotonic() if self.works else 0.0
 
 
+BURST, PAUSE = Look(worked_s=0.03, requests=48), Look()
+
+
+@pytest.mark.parametrize(
+    ("looks", "busy"),
+    [
+        ([Look(worked_s=0.02, requests=100)] * LOOKS, True),
+        ([Look(worked_s=0.02, requests=1)] * LOOKS, False),
+        ([Look(worked_s=0.01, requests=100)] * LOOKS, False),
+        ([BURST, *[PAUSE] * (LOOKS - 1)], False),
+        ([BURST, PAUSE, BURST, PAUSE, PAUSE], False),
+        ([BURST, BURST, BURST, PAUSE, PAUSE], True),
+        ([Look(passed_s=0.08, requests=100), *[PAUSE] * (LOOKS - 1)], True),
+        ([Look(passed_s=0.08, requests=10), *[PAUSE] * (LOOKS - 1)], False),
+        ([PAUSE] * LOOKS, False),
+    ],
+)
+def test_a_loop_is_busy_when_requests_take_a_quarter_of_its_time_or_make_it_late(looks: list[Look], busy: bool) -> None:
+    assert are_busy(looks) is busy
+
+
 @pytest.mark.parametrize(("works", "requests", "busy"), [(True, 1000, True), (True, 1, False), (False, 1000, False)])
-async def test_a_loop_is_busy_when_it_works_most_of_the_time_for_requests(
+async def test_whether_it_is_busy_is_seen_within_some_looks_and_so_is_that_it_is_over(
     works: bool, requests: int, busy: bool
 ) -> None:
     work = Work()
@@ -73,11 +94,25 @@ async def test_a_loop_is_busy_when_it_works_most_of_the_time_for_requests(
         await asyncio.sleep(0)  # it looks for the first time
         work.works = works
         watchdog.requests += requests
-        await asyncio.sleep(1.5 * LOOK_EVERY_S)
+        await asyncio.sleep(2.5 * LOOK_EVERY_S)
         assert watchdog.stats()["busy"] is busy
         assert watchdog.stats()["requests"] == requests
-        await asyncio.wait_for(watchdog.calm(10), 5)  # it ends when no more requests come, and not after ten seconds
-        await watchdog.calm(0.01)
+        await asyncio.wait_for(watchdog.calm(60), 50)  # it ends when no more requests come
+        assert not watchdog.busy
+
+
+async def test_where_many_have_come_since_the_last_look_the_next_one_is_waited_for() -> None:
+    watchdog = Watchdog(worked_s=Work().seconds)
+    async with AsyncExitStack() as stack:
+        await watchdog.start(stack)
+        await asyncio.sleep(0)
+        for requests, waits in ((0, False), (1000, True)):
+            watchdog.requests += requests
+            waiting = asyncio.create_task(watchdog.calm(60))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert waiting.done() is not waits
+            await asyncio.wait_for(waiting, 50)
 
 
 async def test_who_waits_for_a_pause_in_the_requests_does_so_no_longer_than_he_wants() -> None:
@@ -89,7 +124,7 @@ async def test_who_waits_for_a_pause_in_the_requests_does_so_no_longer_than_he_w
         work.works = True
         watchdog.requests += 1000
         await until(lambda: watchdog.stats()["busy"])
-        await asyncio.wait_for(watchdog.calm(0.001), LOOK_EVERY_S / 2)
+        await asyncio.wait_for(watchdog.calm(0.001), 5)
         assert watchdog.stats()["busy"]
 
 
