@@ -268,7 +268,8 @@ class MirrorContract:
         await remember(store)
         for item in (await store.due_vectors("space", 10))[:3]:
             await store.commit(Commit(scope=ANA, vectors=(a_vector(item),)))
-        found = await store.items(ANA, ["m", "s#3", "t#1", "s#1", "s#4", "u#1", "unknown"], "space")
+        asked = ["m", "s#3", "t#1", "s#1", "s#4", "u#1", "unknown"]
+        found = await store.items(ANA, asked, "space")
         assert sorted((turn.session_id, turn.seq) for turn in found.turns) == [("s", 1), ("s", 3), ("t", 1)]
         assert [turn.seq for turn in found.turns if turn.session_id == "s"] == [1, 3]
         assert [memory.text for memory in found.memories] == ["likes tea"]
@@ -277,6 +278,10 @@ class MirrorContract:
         assert {(v.item_id, v.data) for v in found.vectors} == {
             (v.item_id, v.data) for v in every if v.item_id in names
         }
+        alone = await store.vectors(ANA, asked, "space")
+        assert {(v.item_id, v.data) for v in alone} == {(v.item_id, v.data) for v in found.vectors}
+        assert alone
+        assert await store.vectors(BEN, asked, "space") == await store.vectors(ANA, asked, "another") == []
         assert (await store.items(ANA, ["m", "s#1"], "another")).vectors == []
         assert await store.items(ANA, [], "space") == await store.items(BEN, ["m", "s#1"], "space")
 

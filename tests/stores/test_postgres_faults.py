@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -18,6 +19,7 @@ from tests.postgres.launcher import PostgresServer
 from tests.postgres.proxy import pooling
 from tests.stores.contract_moving import all_of, by_name
 from tests.stores.postgres_database import contents, everything
+from tests.support.background import until
 from tests.support.stores import opened
 from tests.support.values import NOON, a_key, a_memory, a_scope, a_session, a_sitting, a_turn, a_vector, begin, minutes
 
@@ -64,6 +66,7 @@ async def test_a_server_that_stays_away_is_said_in_time_and_one_that_comes_back_
 ) -> None:
     monkeypatch.setattr(client, "VERB_S", 0.5)
     monkeypatch.setattr(client, "CALL_S", 0.5)
+    monkeypatch.setattr(client, "REST_S", 0)
     async with opened(own_server.url) as store:
         head = await begin(store, KEY, turns=1)
         own_server.kill()
@@ -83,6 +86,7 @@ async def test_a_server_that_hangs_holds_nobody_up_and_is_used_again_when_it_ans
 ) -> None:
     monkeypatch.setattr(client, "VERB_S", 0.5)
     monkeypatch.setattr(client, "CALL_S", 0.3)
+    monkeypatch.setattr(client, "REST_S", 0)
     async with opened(own_server.url) as store:
         head = await begin(store, KEY, turns=1)
         turn = a_turn(2)
@@ -95,6 +99,67 @@ async def test_a_server_that_hangs_holds_nobody_up_and_is_used_again_when_it_ans
                     with pytest.raises(StoreUnavailable):
                         await call
         assert [turn.seq for turn in await store.turns(KEY)] in ([1], [1, 2])
+
+
+async def test_after_one_who_waited_for_a_silent_server_in_vain_nobody_waits_as_long_again(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "VERB_S", 2.0)
+    monkeypatch.setattr(client, "CALL_S", 2.0)
+    async with opened(own_server.url) as store:
+        await begin(store, KEY, turns=1)
+        with own_server.paused():
+            with pytest.raises(StoreUnavailable):
+                await store.load(KEY)
+            async with asyncio.timeout(client.REST_S):
+                for _ in range(5):
+                    with pytest.raises(StoreUnavailable):
+                        await store.load(KEY)
+
+        async def serves() -> bool:
+            with suppress(StoreUnavailable):
+                return [turn.seq for turn in await store.turns(KEY)] == [1]
+            return False
+
+        await until(serves)
+
+
+async def test_nobody_waits_as_long_again_though_others_were_answered_when_the_first_began_to_wait(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "VERB_S", 2.0)
+    monkeypatch.setattr(client, "CALL_S", 1.0)
+    async with opened(own_server.url) as store, await psycopg.AsyncConnection.connect(own_server.url) as other:
+        head = await begin(store, KEY, turns=1)
+        await other.execute("SELECT 1 FROM sessions FOR UPDATE")
+        first = asyncio.create_task(store.commit(Commit(scope=ANA, session=head.touched(NOON))))
+        await store.load(KEY)
+        with own_server.paused():
+            with pytest.raises(StoreUnavailable):
+                await first
+            async with asyncio.timeout(client.REST_S):
+                with pytest.raises(StoreUnavailable):
+                    await store.load(KEY)
+
+
+async def test_one_call_that_takes_too_long_stops_nobody_while_others_are_answered(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "VERB_S", 0.5)
+    monkeypatch.setattr(client, "CALL_S", 0.5)
+    async with opened(postgres_url) as store, await psycopg.AsyncConnection.connect(postgres_url) as other:
+        head = await begin(store, KEY, turns=1)
+        await other.execute("SELECT 1 FROM sessions FOR UPDATE")
+
+        async def held_up() -> None:
+            with pytest.raises(StoreUnavailable):
+                await store.commit(Commit(scope=ANA, session=head.touched(NOON)))
+            assert await store.load(KEY)
+
+        holding = asyncio.create_task(held_up())
+        while not holding.done():
+            assert await store.load(KEY)
+        await holding
 
 
 # A lost answer

@@ -36,6 +36,8 @@ CALL_S = 5.0
 """For one answer."""
 VERB_S = 12.0
 """For a call and all its retries; after that no further one is begun."""
+REST_S = 1.0
+"""For which nobody asks after one who waited in vain: those in the queue behind it do not each wait as long again."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 OF_EVERY_CONNECTION: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_S}
 
@@ -67,12 +69,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """For the call and all its retries; after that no further one is begun."""
     whole_s: float = math.inf
     """After which it is cut off, whatever is under way."""
+    rest_s: float = 0.0
+    """For which calls are refused after one that failed, if for `call_s` no other was answered."""
 
 
 class Client:
     def __init__(self, url: str) -> None:
         self._url = url
         self._closing = False
+        self._answered_at = self._rests_until = -math.inf
         self.round_trips: Counter[str] = Counter()
 
     async def start(self, stack: AsyncExitStack, prepare: Callable[[AsyncConnection[Any]], Awaitable[None]]) -> None:
@@ -143,16 +148,16 @@ class Client:
         write is unknown.
         """
         loop = asyncio.get_running_loop()
-        limits = limits or Limits(wait_s=CALL_S, call_s=CALL_S, verb_s=VERB_S)
+        limits = limits or Limits(wait_s=CALL_S, call_s=CALL_S, verb_s=VERB_S, rest_s=REST_S)
         began, attempt = loop.time(), 0
-        while True:
-            if self._closing:
-                raise StoreUnavailable("the store is closing")
+        if began < self._rests_until:
+            raise StoreUnavailable("PostgreSQL has not answered for a while")
+        while not self._closing:
             try:
                 async with self._pool.connection(timeout=limits.wait_s) as db:
                     overdue = loop.call_at(min(loop.time() + limits.call_s, began + limits.whole_s), _cut, db)
                     try:
-                        return await work(db, attempt > 0)
+                        return await self._answer(work(db, attempt > 0))
                     finally:
                         overdue.cancel()
             except (psycopg.Error, PoolTimeout, OSError) as exc:
@@ -162,11 +167,32 @@ class Client:
                 if not passes(exc):
                     raise
                 if loop.time() + pause_s > began + limits.verb_s:
+                    self._rest(limits)
                     raise StoreUnavailable(f"PostgreSQL: {reason_of(exc)}") from exc
                 logger.info("asking PostgreSQL again", extra={"reason": reason_of(exc)})
             await self._pool.drain()  # one that is gone is seldom alone: after a restart of the server all are
             await asyncio.sleep(pause_s)
             attempt += 1
+        raise StoreUnavailable("the store is closing")
+
+    async def _answer(self, work: Awaitable[T]) -> T:
+        try:
+            answer = await work
+        except psycopg.Error as exc:
+            if not passes(exc):
+                self._note_answer()
+            raise
+        self._note_answer()
+        return answer
+
+    def _note_answer(self) -> None:
+        self._answered_at, self._rests_until = asyncio.get_running_loop().time(), -math.inf
+
+    def _rest(self, limits: Limits) -> None:
+        """Refuse calls for a while, unless others were answered lately: then it is not the server."""
+        now = asyncio.get_running_loop().time()
+        if now - self._answered_at >= limits.call_s:
+            self._rests_until = now + limits.rest_s
 
 
 def _cut(db: AsyncConnection[Any]) -> None:
