@@ -11,8 +11,8 @@ MOST = 500
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
-def fsync_times(folder: Path, seconds: float) -> list[float]:
-    """Append a page and sync it, one after the other, for so long; returns the seconds each took."""
+def fsync_times(folder: Path, seconds: float, every_s: float = 0.0) -> list[float]:
+    """Append a page and sync it, one after the other or now and then, for so long; returns the seconds each took."""
     times: list[float] = []
     path = folder / "fsync.probe"
     with path.open("wb", buffering=0) as file:
@@ -22,5 +22,6 @@ def fsync_times(folder: Path, seconds: float) -> list[float]:
             file.write(PAGE)
             _sync(file.fileno())
             times.append(time.perf_counter() - began)
+            time.sleep(every_s)
     path.unlink()
     return times

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ BARE_OF = {"store": "bare store", "context": "bare context", "retrieve": "bare c
 HEADS = ["what", "connections", "requests/s", "p50 ms", "p99 ms", "of bare", "CPU us", "answer bytes", "errors"]
 PREPARING_CONNECTIONS = 32
 BUSY = 0.9
+LEAD_S, SYNCED_EVERY_S = 0.5, 0.02
 SERIALS_OF_A_RUN = 10_000_000
 
 
@@ -70,8 +72,12 @@ class OpenLoop(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     rate: float
     figures: Figures
+    bare_p99_ms: float
+    """Of the bare application at the same rate."""
     fsync_p50_ms: float
     fsync_p99_ms: float
+    fsync_beside_p99_ms: float
+    """While the load goes on, now and then."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +173,13 @@ class Bench:
         )
 
     def _run(
-        self, kind: str, of_lanes: list[list[Request]], *, seconds: float | None, rate: float | None = None
+        self,
+        kind: str,
+        of_lanes: list[list[Request]],
+        *,
+        seconds: float | None,
+        rate: float | None = None,
+        lead_s: float = 0.0,
     ) -> Outcome:
         server = self._servers[kind]
         self._runs += 1
@@ -176,6 +188,7 @@ class Bench:
             lanes=of_lanes,
             seconds=seconds,
             rate=rate,
+            lead_s=lead_s,
             pid=server.pid,
             first_serial=self._runs * SERIALS_OF_A_RUN,
             keep=kind == "store",
@@ -185,19 +198,28 @@ class Bench:
         return outcome
 
     def _open_loop(self, store: dict[str, Any]) -> OpenLoop:
-        """Store at half of the capacity that was measured, between two looks at what the disk takes."""
-        connections, rate = store["connections"], store["requests_per_s"] / 2
+        """Store at half of the capacity that was measured, between two looks at what the disk takes, and beside one."""
+        connections, rate, seconds = store["connections"], store["requests_per_s"] / 2, self._plan.seconds
+
+        def at_rate(kind: str) -> Outcome:
+            return self._run(kind, lanes(self._requests[kind], connections), seconds=seconds, rate=rate, lead_s=LEAD_S)
+
         say(f"open loop: store at {rate:,.0f}/s, {connections} connections")
-        synced = fsync_times(self._folder, self._plan.seconds / 2)
-        outcome = self._run("store", lanes(self._requests["store"], connections), seconds=self._plan.seconds, rate=rate)
+        bare = at_rate("bare store")
+        synced = fsync_times(self._folder, seconds / 2)
+        with ThreadPoolExecutor(1) as beside:
+            syncing = beside.submit(fsync_times, self._folder, LEAD_S + seconds, SYNCED_EVERY_S)
+            outcome = at_rate("store")
         wait_until_quiet(self._service)
-        synced += fsync_times(self._folder, self._plan.seconds / 2)
+        synced += fsync_times(self._folder, seconds / 2)
         return OpenLoop(
             connections=connections,
             rate=rate,
             figures=figures_of(outcome),
+            bare_p99_ms=percentile(bare.latencies, 0.99) * 1e3,
             fsync_p50_ms=percentile(synced, 0.5) * 1e3,
             fsync_p99_ms=percentile(synced, 0.99) * 1e3,
+            fsync_beside_p99_ms=percentile(syncing.result(), 0.99) * 1e3,
         )
 
     def _note_background(self, turns: int, stored_s: float) -> None:
@@ -270,6 +292,8 @@ def _open_line(opened: OpenLoop) -> str:
         f" p50 {figures.p50_ms:.2f} ms, p99 {figures.p99_ms:.2f} ms, {figures.errors} errors."
         f" fsync alone: p50 {opened.fsync_p50_ms:.2f} ms, p99 {opened.fsync_p99_ms:.2f} ms;"
         f" ratio of the p99: {figures.p99_ms / opened.fsync_p99_ms:.1f}."
+        f" At that rate the p99 of the bare application was {opened.bare_p99_ms:.2f} ms,"
+        f" that of an fsync beside the stores {opened.fsync_beside_p99_ms:.2f} ms."
     )
 
 

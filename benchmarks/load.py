@@ -52,20 +52,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One run. A lane is what one connection sends, in order.
 
     `seconds`: send the lanes over and over for so long; None: once. `rate`: requests per second on a fixed
-    schedule; None: closed loop. `pid`: whose processor time to read. `keep`: give back the answers.
+    schedule; None: closed loop; `lead_s`: for so long before, sent and not timed, for connections are dear only once.
+    `pid`: whose processor time to read. `keep`: give back the answers.
     """
 
     port: int
     lanes: list[list[Request]]
     seconds: float | None = None
     rate: float | None = None
+    lead_s: float = 0.0
     pid: int | None = None
     first_serial: int = 0
     keep: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """`seconds`: from the first request to the last answer. `errors`: whatever was not answered 200."""
+    """`seconds`: from the first request that is timed to the last answer. `errors`: whatever was not answered 200."""
 
     seconds: float
     latencies: array[float]
@@ -185,19 +187,22 @@ class _Driver:
         self.stopped = False
         self.serial = job.first_serial
         self._latencies = array("d")
-        self._errors = self._bytes = 0
+        self._errors = self._bytes = self._answered = 0
         self._answers: list[Answer] = []
         self._connections: list[Connection] = []
 
     def start(self, connections: list[Connection]) -> None:
         self._connections = connections
         self._began = self._last = time.perf_counter()
+        self._timed_from = self._began + self.job.lead_s
         self._end = self._began + (self.job.seconds or float("inf"))
 
     def _note(self, connection: Connection, data: bytes) -> float:
         """Take down an answer; returns the time."""
         now = time.perf_counter()
-        self._latencies.append(now - connection.sent_at)
+        if connection.sent_at >= self._timed_from:
+            self._latencies.append(now - connection.sent_at)
+        self._answered += 1
         self._last = now
         body = data[data.find(b"\r\n\r\n") + 4 :]
         self._bytes += len(body)
@@ -216,13 +221,14 @@ class _Driver:
 
     def outcome(self, cpu: float | None, own_cpu_s: float) -> Outcome:
         after = self.job.pid and cpu_seconds(self.job.pid)
+        timed = len(self._latencies) / max(self._answered, 1)  # of the lead nothing is counted
         return Outcome(
-            seconds=self._last - self._began,
+            seconds=self._last - self._timed_from,
             latencies=self._latencies,
             errors=self._errors + sum(connection.waiting for connection in self._connections) + self._unsent(),
-            answer_bytes=self._bytes / max(len(self._latencies), 1),
-            cpu_s=after - cpu if after is not None and cpu is not None else None,
-            own_cpu_s=own_cpu_s,
+            answer_bytes=self._bytes / max(self._answered, 1),
+            cpu_s=(after - cpu) * timed if after is not None and cpu is not None else None,
+            own_cpu_s=own_cpu_s * timed,
             answers=self._answers,
         )
 
@@ -260,7 +266,7 @@ class OpenLoop(_Driver):
     def __init__(self, job: Job, rate: float) -> None:
         super().__init__(job)
         self._gap = 1 / rate
-        self._total = max(1, round((job.seconds or 0) * rate))
+        self._total = max(1, round((job.lead_s + (job.seconds or 0)) * rate))
         self._sent = 0
         self._free: deque[Connection] = deque()
 
@@ -286,7 +292,7 @@ class OpenLoop(_Driver):
         now = self._note(connection, data)
         self._free.append(connection)
         self._send_due(now)
-        if self._sent == self._total and len(self._latencies) == self._total:
+        if self._sent == self._total == self._answered:
             self._finish()
 
     def _unsent(self) -> int:
