@@ -234,7 +234,7 @@ async def test_a_session_that_left_the_pool_comes_back_the_same_to_the_byte(
         answers[pool] = await contexts(http, sessions)
         evicted[pool] = (await settled(http))["evictions"]
     assert evicted[1000] == evicted[0] == 0
-    assert evicted[1] > evicted[2] > 0
+    assert min(evicted[1], evicted[2]) >= sessions, "each context was read anew; what else was is a matter of time"
     assert answers[1000][:sessions] == answers[1000][: -sessions - 1 : -1]
     assert b'"cumulative_summary":""' not in b"".join(answers[1000])
     for pool in (2, 1, 0):

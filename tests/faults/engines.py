@@ -18,6 +18,9 @@ from tests.support.background import until
 
 PATIENCE_S = 60
 WRITERS = 4
+A_MEMORY_IN = 8
+"""Of so many words one is a memory, the others are said in turns: an engine that lacks more than 50 memories of a user
+is not asked, and so many are soon written."""
 SETTINGS = {
     "PYTHONPATH": str(Path(__file__).parents[2]),
     "SWEEP_INTERVAL_SECONDS": "1",
@@ -29,11 +32,15 @@ SETTINGS = {
 
 @dataclass
 class Writer:
-    """Stores memories and turns, and asks for each as soon as it is acknowledged. `told`: how answers were labelled."""
+    """Stores memories and turns, and asks for each as soon as it is acknowledged.
+
+    `written`: the words of both, `said`: how many were turns; `told`: how answers were labelled.
+    """
 
     http: httpx2.AsyncClient
     name: str
     written: list[str] = field(default_factory=list)
+    said: int = 0
     told: Counter[str] = field(default_factory=Counter)
 
     async def write(self, enough: asyncio.Event) -> None:
@@ -42,11 +49,12 @@ class Writer:
             if enough.is_set():
                 return
             word = f"{self.name}word{number}"
-            if number % 2:
+            if number % A_MEMORY_IN == 0:
                 await self._post("/memories", memories=[{"user_id": self.name, "content": f"noted {word} here"}])
             else:
                 turn = {"user_message": f"I said {word} once", "agent_message": ""}
                 await self._post("/memory/store", user_id=self.name, session_id="s", turn_id=word, **turn)
+                self.said += 1
             self.written.append(word)
             await self.ask(word)
             await self.ask(self.written[number // 2])

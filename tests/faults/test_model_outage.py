@@ -343,15 +343,20 @@ async def test_no_request_about_one_user_holds_words_of_another(door_to: OpenDoo
     door = await door_to(k_turn_buffer=2, reflection_threshold_turns=2, openai_embedding_model=EMBEDDING_MODEL)
     canaries = {user_id: f"canary{user_id}" for user_id in ("ana", "ben", "cem", "dan")}
 
-    async def live(user_id: str) -> None:
-        for session_id in ("s", "t"):
-            await door.start(user_id, session_id)
-            for number in range(9):
-                await door.store(user_id, session_id, f"I prefer {canaries[user_id]} number {number}{session_id}.")
-            await door.post("/memory/retrieve", user_id=user_id, query=f"Do I prefer {canaries[user_id]}?")
-            assert (await door.end(user_id, session_id, wait_s=20))["reflection"] == "done"
+    async def say(user_id: str, session_id: str, numbers: range) -> None:
+        await door.start(user_id, session_id)
+        for number in numbers:
+            await door.store(user_id, session_id, f"I prefer {canaries[user_id]} number {number}{session_id}.")
 
-    await asyncio.gather(*map(live, canaries))
+    async def end(user_id: str, session_id: str) -> None:
+        await door.post("/memory/retrieve", user_id=user_id, query=f"Do I prefer {canaries[user_id]}?")
+        assert (await door.end(user_id, session_id, wait_s=20))["reflection"] == "done"
+
+    for session_id in ("s", "t"):
+        await asyncio.gather(*(say(user_id, session_id, range(5)) for user_id in canaries))
+        await door.settled()  # what a conversation leaves to do waits for a pause, which may be when it is over
+        await asyncio.gather(*(say(user_id, session_id, range(5, 9)) for user_id in canaries))
+        await asyncio.gather(*(end(user_id, session_id) for user_id in canaries))
     await door.settled()
     kinds = {"<earlier_summary>", "<known_insights>", "<conversation>"}
     assert all(any(kind in call.prompt for call in model.chats) for kind in kinds)
