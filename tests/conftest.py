@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from client import MemoryServiceClient
@@ -27,6 +28,9 @@ Open = Callable[..., Awaitable[MemoryService]]
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
 
+hypothesis.settings.register_profile("patient", deadline=None)  # a machine that stands still is no slow example
+hypothesis.settings.load_profile("patient")
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -37,6 +41,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def a_disk_may_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that takes seconds turns others away, and no test that is about anything else is to hang on that."""
+    monkeypatch.setattr("memory_service.stores.sqlite.writer.STALLED_S", 60.0)
 
 
 @pytest.fixture
@@ -108,10 +118,9 @@ def client(client_of: MakeClient) -> MemoryServiceClient:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs the Cosmos DB server may have to install it."""
-    first = next(filter(_needs_cosmos, items), None)
-    if first is not None:
-        first.add_marker(pytest.mark.timeout(INSTALL_S + 60))
+    """Any test that needs the Cosmos DB server may be the first of its process, and have to install it."""
+    for item in filter(_needs_cosmos, items):
+        item.add_marker(pytest.mark.timeout(INSTALL_S + 60))
 
 
 def _needs_cosmos(item: pytest.Item) -> bool:
@@ -167,7 +176,7 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
 @pytest.fixture(scope="session")
 def automem_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AutoMemServer]:
     """The one AutoMem server of a test run; ask for `automem_server`."""
-    with AutoMemServer(tmp_path_factory.mktemp("automem")) as server:
+    with AutoMemServer(tmp_path_factory.mktemp("automem"), vector_delay_s=3600) as server:
         yield server
 
 

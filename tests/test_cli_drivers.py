@@ -50,7 +50,7 @@ async def remember(url: str, text: str = "Ana eats no walnuts", user_id: str = "
 
 
 async def listed(url: str) -> dict[str, Any]:
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         answer = await http.get("/drivers")
         assert answer.status_code == 200
         told: dict[str, Any] = answer.json()
@@ -59,6 +59,10 @@ async def listed(url: str) -> dict[str, Any]:
 
 async def caught_up(url: str) -> None:
     async def nobody_lags() -> bool:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
+            queues = (await http.get("/stats")).json()["queues"]
+        if queues["waiting"] or queues["running"]:
+            return False
         return all(driver["lagging_users"] == 0 for driver in (await listed(url))["drivers"])
 
     await until(nobody_lags)
@@ -139,7 +143,7 @@ async def test_drivers_are_switched_by_name(url: str) -> None:
 
 
 async def test_no_caller_can_have_a_module_of_their_choice_imported(url: str) -> None:
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         answer = await http.post("/drivers/switch", json={"drivers": [OTHER]})
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
 

@@ -48,7 +48,7 @@ async def command(*words: str, key: str = "") -> Result:
 
 
 async def status(url: str, key: str, path: str = STATS) -> int:
-    async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as http:
+    async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
         return (await http.get(path)).status_code
 
 
@@ -83,7 +83,7 @@ async def test_a_key_lives_and_dies_on_the_record(settings: Settings) -> None:
         return app, other, rotated.stdout.strip()
 
     app, other, then = await asyncio.to_thread(life)
-    async with running(settings) as url, httpx2.AsyncClient(base_url=url) as http:
+    async with running(settings) as url, httpx2.AsyncClient(base_url=url, timeout=60) as http:
         for key, told in ((app, 401), (other, 401), (then, 200)):
             asked = await http.post(START, json={"user_id": "ana"}, headers={"X-API-Key": key})
             assert asked.status_code == told
@@ -111,7 +111,7 @@ async def test_a_key_is_told_of_spaces_on_the_record_and_at_a_service(settings: 
         assert await asyncio.to_thread(told, "--url", url, key=admin) == [said] * 3
         key = result.stdout.strip()
         assert await status(url, key) == 403
-        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}) as http:
+        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
             for user_id, allowed in (("space:research", 200), ("space:a.b-c", 403), ("ana", 403)):
                 assert (await http.post(START, json={"user_id": user_id})).status_code == allowed
 
@@ -231,7 +231,9 @@ async def test_the_clients_bring_a_key_and_say_why_they_were_refused(
         monkeypatch.setenv(KEY, key)
         async with MemoryServiceClient(url, "ana") as client:
             await client.start_session()
-        async with httpx2.AsyncClient(headers={"X-API-Key": other}) as http:  # one of your own says it itself
+        async with httpx2.AsyncClient(
+            headers={"X-API-Key": other}, timeout=60
+        ) as http:  # one of your own says it itself
             with pytest.raises(Forbidden):
                 await MemoryServiceClient(url, "ana", http=http).start_session()
         async with MemoryServiceClient(url, "ana", api_key="") as client:

@@ -123,7 +123,7 @@ async def test_a_second_import_writes_only_what_has_changed(serve: Serve, folder
     url = await serve()
     await imported(folder, url)
     cut = len(list(pieces(LONG)))
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         before = await commits(http)
         said = await imported(folder, url)
         assert said.splitlines()[-1] == f"files 4, created 0, replaced 0, unchanged {cut + 3}, deleted 0, left out 0"

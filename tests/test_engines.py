@@ -20,7 +20,7 @@ from memory_service.settings import Settings
 from memory_service.stores.base import Commit, Sought
 from memory_service.telling import Document
 from memory_service.values import Message, Only, Scope, SessionKey, knowledge_of
-from tests.support.background import until
+from tests.support.background import settled, until
 from tests.support.engines import ShelfEngine
 from tests.support.stores import FaultyStore
 from tests.support.values import a_memory
@@ -40,7 +40,10 @@ class World:
         return engine
 
     async def caught_up(self, name: str = SHELF) -> None:
+        """Wait until an engine has everything, the vectors too, which are brought after what they are of."""
+
         async def nobody_lags() -> bool:
+            await settled(self.service)
             return (await self.service.engines.state_of(name))["lagging_users"] == 0
 
         await until(nobody_lags)
@@ -95,11 +98,11 @@ async def test_what_an_engine_finds_is_told_from_the_record_as_the_record_would(
 async def test_what_was_stored_a_moment_ago_is_found_though_no_engine_has_it(world: World) -> None:
     await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
-    world.engine().hangs = asyncio.Event()  # the engine takes nothing more ...
+    world.engine().hang()  # the engine takes nothing more ...
     await world.say("Hazelnuts and walnuts are fine since May")
     await world.service.memories.remember(ANA, "walnuts, again")
     await asyncio.sleep(0)
-    world.engine().hangs = None  # ... but it answers
+    world.engine().go_on()  # ... but it answers
     texts, degraded = await world.found("walnuts")
     assert set(texts) == {"Ana eats no walnuts", "Hazelnuts and walnuts are fine since May", "walnuts, again"}
     assert degraded == ()
@@ -128,10 +131,10 @@ async def test_what_an_engine_tells_of_another_user_is_nothing(world: World) -> 
 async def test_restrictions_hold_through_an_engine_and_for_what_it_lacks(world: World) -> None:
     await world.service.memories.remember(ANA, "walnuts one", session_id="a", tags=("x",))
     await world.caught_up()
-    world.engine().hangs = asyncio.Event()
+    world.engine().hang()
     await world.service.memories.remember(ANA, "walnuts two", session_id="b")
     await world.service.memories.remember(ANA, "walnuts three", session_id="a")
-    world.engine().hangs = None
+    world.engine().go_on()
     assert set((await world.found("walnuts", only=Only(session_id="a")))[0]) == {"walnuts one", "walnuts three"}
     without = Only(without_tags=frozenset({"x"}))
     assert set((await world.found("walnuts", only=without))[0]) == {"walnuts two", "walnuts three"}
@@ -179,13 +182,13 @@ async def test_without_an_engine_the_record_answers_and_says_so_until_it_is_back
 async def test_nobody_waits_long_for_an_engine_that_hangs_and_soon_nobody_at_all(world: World) -> None:
     await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
-    world.engine().hangs = asyncio.Event()
+    world.engine().hang()
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(20):
         assert await world.found("walnuts") == (["Ana eats no walnuts"], ("driver",))
-    assert world.engine().calls.count("search") <= FAILURES + 1
-    assert loop.time() - began < REST_S
+    rests = (loop.time() - began) / REST_S  # after each it is tried once
+    assert world.engine().calls.count("search") <= FAILURES + 1 + rests < 20
 
 
 async def test_the_next_engine_is_asked_where_the_first_is_away(make_world: Callable[..., Any]) -> None:
@@ -208,7 +211,7 @@ async def test_the_next_engine_is_asked_where_the_first_is_away(make_world: Call
 async def test_an_engine_that_is_far_behind_is_not_asked(world: World) -> None:
     await world.service.memories.remember(ANA, "Ana eats no walnuts")
     await world.caught_up()
-    world.engine().hangs = asyncio.Event()
+    world.engine().hang()
     for number in range(MOST_LACKING // 100 + 1):
         drafts = [f"note {number} {place}" for place in range(100)]
         await asyncio.gather(*(world.service.memories.remember(ANA, text) for text in drafts))
@@ -235,11 +238,12 @@ async def test_engines_may_be_switched_while_the_service_runs(make_world: Callab
     await world.service.drivers.switch([SHELF])
     assert await world.found("walnuts") == (["Ana eats no walnuts"], ())
     await world.caught_up()
+    before, _ = world.answered
     await world.found("walnuts")
-    assert world.answered[0] == 1
+    assert world.answered[0] == before + 1
     await world.service.drivers.switch([])
     await world.found("walnuts")
-    assert world.answered[0] == 1
+    assert world.answered[0] == before + 1
     with pytest.raises(UnsafeStart, match="there is no 'unknown'"):
         await world.service.drivers.switch([SHELF, "unknown"])
     assert world.service.engines.order == ()

@@ -174,7 +174,7 @@ IMPORT = (
 async def test_an_export_takes_as_long_as_it_is_read_and_no_longer(make_settings: MakeSettings, tmp_path: Path) -> None:
     await many(tmp_path, 300, 12_000)
     loop = asyncio.get_running_loop()
-    async with guarded(make_settings(**PATIENT), request_s=1) as call:
+    async with guarded(make_settings(**PATIENT), request_s=2.5) as call:
         slow, gone = [(await call())._sock for _ in range(2)]
         for caller in (slow, gone):
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -185,10 +185,10 @@ async def test_an_export_takes_as_long_as_it_is_read_and_no_longer(make_settings
             last, size = (last + part)[-100:], size + len(part)
             if last.endswith(b"0\r\n\r\n"):
                 break
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.1)
         assert b'{"things":301}\n' in last
         assert size > 7_000_000
-        assert loop.time() - began > 2
+        assert loop.time() - began > 5
         rest = last = b""
         while part := await loop.sock_recv(gone, 1_000_000):
             last, rest = (last + part)[-100:], rest + part
@@ -200,19 +200,19 @@ async def test_a_file_may_take_its_time_to_arrive_but_not_by_drops(make_settings
     content = file_of(Exported(session=a_session()), *())
     padded = content.replace(b'"cumulative_summary":""', b'"cumulative_summary":"' + b"x" * 700_000 + b'"')
     loop = asyncio.get_running_loop()
-    async with guarded(make_settings(), body_s=0.5, request_s=1) as call:
+    async with guarded(make_settings(), body_s=2, request_s=4) as call:
         steady, dripping = [(await call())._sock for _ in range(2)]
         await loop.sock_sendall(steady, IMPORT % len(padded))
         began = loop.time()
         for start in range(0, len(padded), 70_000):
             await loop.sock_sendall(steady, padded[start : start + 70_000])
-            await asyncio.sleep(0.25)
-        assert loop.time() - began > 2
+            await asyncio.sleep(0.5)
+        assert loop.time() - began > 5
         assert b" 200 OK" in await loop.sock_recv(steady, 1000)
         await loop.sock_sendall(dripping, IMPORT % len(padded))
         hearing, began = asyncio.create_task(loop.sock_recv(dripping, 1000)), loop.time()
-        while not hearing.done() and loop.time() - began < 5:
+        while not hearing.done() and loop.time() - began < 15:
             await loop.sock_sendall(dripping, b"{")
             await asyncio.wait([hearing], timeout=0.1)
         assert b" 408 " in await hearing
-        assert loop.time() - began < 3
+        assert loop.time() - began < 10

@@ -70,6 +70,7 @@ async def test_where_many_were_erased_it_is_looked_further_back_in_few_steps(
     for seq in range(41, 101):
         await service.erasing.turn(KEY, seq)
     await service.start_session(KEY.scope, KEY.session_id, restore=False)  # none of them is live any more
+    await settled(service)  # reflections read too
     reads = Reads(service._store, monkeypatch)
     found = await service.messages.told(KEY, Window(latest=2, replaced=True))
     assert [one.message.content for one in found] == ["39", "40"]

@@ -221,9 +221,9 @@ async def test_an_engine_that_fails_again_and_again_is_left_alone_for_a_while(wo
 
 async def test_an_engine_that_hangs_is_given_up_on(world: World) -> None:
     await world.remember(a_memory("m"))
-    world.engine.hangs = asyncio.Event()
+    world.engine.hang()
     assert await world.catch_up() == RETRY_S
-    world.engine.hangs = None
+    world.engine.go_on()
     assert await world.catch_up() is None
     assert set(world.texts()) == {"m"}
 
@@ -235,7 +235,7 @@ async def test_a_run_that_is_cut_off_is_done_again_when_its_lease_has_ended(worl
     await until(lambda: world.engine.calls == ["forget"])
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
-    world.engine.hangs = None
+    world.engine.go_on()
     other = world.new_mirroring()
     assert await other.catch_up(SHELF, lambda _: world.engine) is None
     assert world.texts() == {}

@@ -190,7 +190,7 @@ def check(method: str, path: str, response: httpx2.Response, *, body: Any = None
 
 
 async def test_the_document_is_served_as_it_is(url: str) -> None:
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         response = await http.get("/openapi.json")
         assert response.headers["content-type"] == "application/json"
         assert response.json() == DOCUMENT
@@ -257,7 +257,7 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
         ("/sessions/start", {**ANA, "session_id": "k", "include_knowledge": 1, "query": "leave"}),
     )
     statuses = []
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         for path, body in exchanges:
             response = await http.post(path, json=body)
             statuses.append(response.status_code)
@@ -289,7 +289,7 @@ async def test_answers_and_refusals_are_as_described(url: str) -> None:
 
 
 async def test_answers_about_a_profile_and_episodes_are_as_described(url: str) -> None:
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         profile, episodes = "/users/{user_id}/profile", "/users/{user_id}/episodes"
         for method, path, body in (
             ("PUT", profile, {"profile": {"a": [1, {"b": None}]}}),

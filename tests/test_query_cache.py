@@ -211,9 +211,10 @@ async def test_answers_take_no_more_room_than_they_may(make_world: Callable[...,
 
 @pytest.fixture
 async def two_worlds(
-    make_world: Callable[..., Any], postgres_url: str, redis_server: RedisServer
+    make_world: Callable[..., Any], postgres_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[World, World]]:
     """Two services on one record, which Ana has spoken to."""
+    monkeypatch.setattr("memory_service.hot_tier.FIND_S", 10)  # what comes too late is searched anew
     async with opened(postgres_url) as one, opened(postgres_url) as other:
         here, there = [
             await make_world(store, redis_url=redis_server.url, pool_coherence="validate") for store in (one, other)

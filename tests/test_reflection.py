@@ -120,10 +120,11 @@ async def test_a_burst_is_compacted_in_one_step_and_storing_never_waits_for_it(
 ) -> None:
     service = await opened(**using(model, k_turn_buffer=3))
     model.hanging = True
-    async with asyncio.timeout(10):
-        await talk(service, 14)
+    async with asyncio.timeout(20):
+        await talk(service, 6)
+        await model.until(1)  # it reads what there is by then
+        await talk(service, 8)
         assert covered(await service.context(KEY)) == (0, list(range(1, 15)))
-    await model.until(1)
 
     model.hanging = False
     await settled(service)
@@ -134,8 +135,10 @@ async def test_a_burst_is_compacted_in_one_step_and_storing_never_waits_for_it(
 async def test_a_long_burst_is_compacted_in_steps_that_a_model_can_read(opened: Open, model: ModelServer) -> None:
     service = await opened(**using(model, k_turn_buffer=2))
     model.hanging = True
-    await say(service, *(f"Remark {n} " + "x" * (EXCERPT_CHARS // 4) for n in range(9)))
-    await model.until(1)
+    remarks = [f"Remark {n} " + "x" * (EXCERPT_CHARS // 4) for n in range(9)]
+    await say(service, *remarks[:4])
+    await model.until(1)  # it reads what there is by then
+    await say(service, *remarks[4:])
     model.hanging = False
     await settled(service)
     assert [read_by(call) for call in model.chats] == [[1, 2], [3, 4, 5], [6, 7]]

@@ -296,7 +296,7 @@ async def test_what_is_done_is_told_in_stats_and_in_the_log_with_nobody_s_name(
     caplog.clear()
     with caplog.at_level(logging.INFO, "memory_service"):
         await carried_out(service)
-    assert not caplog.records, "nothing was due"
+    assert not [one for one in caplog.records if one.name == "memory_service.retention"], "nothing was due"
 
 
 async def test_nobody_is_asked_anything_where_nothing_is_to_go(opened: Open, clock: Clock) -> None:

@@ -589,7 +589,7 @@ async def test_a_job_asked_for_just_before_shutdown_does_not_start_after_it() ->
 async def test_what_runs_every_so_often_has_ended_too_when_shutdown_is_over() -> None:
     """It works with what is closed next."""
     finishes, outlasts = Work(), Work()
-    async with started(grace_s=0.05) as scheduler:
+    async with started(grace_s=0.5) as scheduler:
         scheduler.every(0.01, "finishes", finishes)
         scheduler.every(0.01, "outlasts", outlasts)
         await finishes.began()

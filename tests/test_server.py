@@ -87,6 +87,7 @@ async def test_a_request_into_a_connection_that_was_kept_is_served_shortly_after
     await until(lambda: not opened.server.servers[0].sockets)
     for caller in (kept, fresh):
         await caller.say(GET)
+    for caller in (kept, fresh):
         assert (await caller.last()).headers["connection"] == "close"
     await closing
 
@@ -96,5 +97,5 @@ async def test_a_connection_that_brings_nothing_holds_the_end_up_for_a_moment_on
     await until(lambda: opened.server.server_state.connections)
     began = time.monotonic()
     await opened.close()
-    assert time.monotonic() - began < LAST_REQUEST_S + 1
+    assert time.monotonic() - began < LAST_REQUEST_S + 4  # uvicorn waits for 5
     assert await idle.hear() is None

@@ -162,7 +162,7 @@ async def test_what_comes_after_a_head_that_is_known_is_answered_as_if_it_were_n
     told = []
     for known in (guard.HEADS, 0):
         monkeypatch.setattr(guard, "HEADS", known)
-        async with echoing(body_s=SHORT_S) as (_, echo, call):
+        async with echoing(body_s=2) as (_, echo, call):
             caller = await call()
             answers = []
             for said in [knowing(), knowing(b"once more"), *asked]:
@@ -195,14 +195,14 @@ async def test_a_request_that_comes_before_the_answer_to_one_with_a_known_head_i
 
 
 async def test_the_time_of_a_request_with_a_known_head_is_its_own() -> None:
-    async with echoing(request_s=1.5) as (_, echo, call):
+    async with echoing(request_s=3) as (_, echo, call):
         caller = await call()
         echo.door.set()
         for _ in range(2):
             await caller.say(post(b"/wait", b"known"))
             assert await caller.hear()
         echo.door.clear()
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(3.1)
         await caller.say(post(b"/wait", b"later"))
         await asyncio.sleep(1.1)  # a look at what takes too long
         echo.door.set()
@@ -215,8 +215,8 @@ async def test_one_who_reads_no_answers_fills_no_memory() -> None:
         await caller.say(knowing())
         assert await caller.hear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                while True:
+            while True:
+                async with asyncio.timeout(2):
                     await caller.say(knowing(b"x" * 60_000))
         (protocol,) = keeper._inside
         assert 0 < protocol.transport.get_write_buffer_size() < 1_000_000
@@ -276,12 +276,12 @@ async def test_of_long_heads_nothing_is_kept() -> None:
 
 
 async def test_a_connection_in_use_is_kept_and_an_idle_one_is_closed() -> None:
-    async with echoing(keep_alive_s=1) as (_, _, call):
+    async with echoing(keep_alive_s=3) as (_, _, call):
         busy, idle = await call(), await call()
         for caller in (busy, busy, idle, busy, idle, busy, busy, busy):
             await caller.say(knowing())
             assert (await caller.hear()).status == 200
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
         for caller in (idle, busy):
             assert await caller.hear() is None
 
@@ -386,7 +386,7 @@ async def test_what_is_begun_without_a_task_can_ask_a_model_for_the_first_thing(
     endpoint = {"openai_base_url": model.openai_url, "openai_api_key": API_KEY, "openai_model": CHAT_MODEL}
     url = await serve(**endpoint, openai_embedding_model=EMBEDDING_MODEL)
     named = {"user_id": "ana", "session_id": "s"}
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
         for number, path in enumerate(["/sessions/start", "/memory/context", "/sessions/start", "/memory/context"]):
             asked = {"include_knowledge": 1, "query": f"How much leave has number {number}?"}
             told = await http.post(path, json={**named, **asked})

@@ -24,7 +24,7 @@ from memory_service.chaos.reflections import replayed, settled, undone
 RANDOM = "random"
 END_S = 30
 LONGEST_LOAD_S = 1.2
-POINT_WAIT_S = 4.0
+POINT_WAIT_S = 20.0
 # How often a point is passed at most before it kills: so that each is reached under this load.
 REACHED = {
     "before_commit": 200,

@@ -78,7 +78,7 @@ class ModelServer:
     def embeddings(self) -> list[Call]:
         return [call for call in self.calls if not call.is_chat]
 
-    async def until(self, count: int, within_s: float = 5) -> None:
+    async def until(self, count: int, within_s: float = 20) -> None:
         """Wait until this many requests have come in."""
         async with asyncio.timeout(within_s):
             while len(self.calls) < count:  # noqa: ASYNC110 (they come in on another thread)

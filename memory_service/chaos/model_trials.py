@@ -130,14 +130,16 @@ async def _try(url: str, server: ModelServer, mode: Mode, name: str, chance: ran
 
 
 async def _talk(http: httpx2.AsyncClient, oracle: Oracle) -> float:
-    """Start, store, ask for context and end; returns how long the slowest of it took."""
-    slowest_s = 0.0
+    """Start, store, ask for context and end; returns how long the third slowest of it took.
+
+    A machine may stand still for a moment; a service that waits for its model does so each time.
+    """
+    took_s: list[float] = []
 
     async def timed(path: str, **body: Any) -> Any:
-        nonlocal slowest_s
         began = time.monotonic()
         answer = await _post(http, path, **body)
-        slowest_s = max(slowest_s, time.monotonic() - began)
+        took_s.append(time.monotonic() - began)
         return answer
 
     sessions = [{"user_id": user_id, "session_id": session_id} for user_id, session_id in oracle.all_sessions()]
@@ -149,7 +151,7 @@ async def _talk(http: httpx2.AsyncClient, oracle: Oracle) -> float:
         await timed("/memory/context", user_id=intent.user_id, session_id=intent.session_id)
     for session in sessions:
         await timed("/sessions/end", **session)
-    return slowest_s
+    return sorted(took_s)[-3]
 
 
 async def _kept(http: httpx2.AsyncClient, oracle: Oracle) -> list[str]:

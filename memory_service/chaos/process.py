@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Self
 
 import httpx2
-
-from memory_service.server import listening
 
 START_S = 60
 STOP_S = 30
@@ -33,12 +32,20 @@ _HIDDEN = (
 )
 
 
+def _held_port() -> socket.socket:
+    """Return a socket that does not listen: while it is there the system gives its port to nobody who asks for any."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that names it may have it
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 class ServiceProcess:
     """One service on one folder and one port of 127.0.0.1; `command` is what serves. It is killed when a block ends."""
 
     def __init__(self, folder: Path, command: Sequence[str] = SERVE, **settings: str) -> None:
-        with listening("127.0.0.1", 0) as free:
-            port = free.getsockname()[1]
+        self._port = _held_port()
+        port = self._port.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "service.log"
         self._folder = folder
@@ -60,6 +67,7 @@ class ServiceProcess:
         self.kill()
         if self._process is not None:
             await self._process.wait()
+        self._port.close()
 
     async def start(self, **settings: str) -> float:
         """Start it; returns the seconds until it answered. A process that dies first gives its log as the error."""

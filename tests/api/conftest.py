@@ -81,7 +81,7 @@ def durability(ground: str) -> str:
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
     """Raw HTTP to the live service with default settings."""
-    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=3 * PATIENCE_S) as client:
         yield client
 
 
@@ -92,7 +92,7 @@ async def connect(serve: Serve) -> AsyncIterator[Connect]:
 
         async def start(**changes: object) -> httpx2.AsyncClient:
             return await stack.enter_async_context(
-                httpx2.AsyncClient(base_url=await serve(**changes), timeout=PATIENCE_S)
+                httpx2.AsyncClient(base_url=await serve(**changes), timeout=3 * PATIENCE_S)
             )
 
         yield start
@@ -106,7 +106,7 @@ def visit(make_settings: Callable[..., Settings]) -> Visit:
     async def opened(**changes: object) -> AsyncIterator[httpx2.AsyncClient]:
         async with (
             running(make_settings(**changes)) as url,
-            httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+            httpx2.AsyncClient(base_url=url, timeout=3 * PATIENCE_S) as client,
         ):
             yield client
 

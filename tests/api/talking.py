@@ -71,7 +71,7 @@ def problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]
 
 async def settled(http: httpx2.AsyncClient | MemoryServiceClient) -> dict[str, Any]:
     """Wait until nothing is left to be done in the background; returns the counters."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(3 * PATIENCE_S):
         while True:
             stats = await _stats(http)
             if not stats["queues"]["waiting"] and not stats["queues"]["running"]:

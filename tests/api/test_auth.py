@@ -144,7 +144,7 @@ async def test_a_page_of_another_site_can_send_nothing_that_is_served_and_hears_
         assert [
             await status(b"POST /sessions/start", local, b"Content-Type: " + form) for form in forms[:3] if form
         ] == ([415] * 3)
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         assert await commits(http) == 0
         assert (await http.post(START, json={"user_id": "ana"}, headers={"Origin": local.decode()})).status_code == 200
 
@@ -176,7 +176,7 @@ async def test_a_caller_who_reaches_the_port_from_outside_is_refused(connect: Co
     if address is None:
         pytest.skip("this machine has no address but loopback")
     local = await connect(host="0.0.0.0")
-    async with httpx2.AsyncClient(base_url=f"http://{address}:{local.base_url.port}") as outside:
+    async with httpx2.AsyncClient(base_url=f"http://{address}:{local.base_url.port}", timeout=60) as outside:
         assert (await outside.get("/health")).status_code == 200
         refused(await outside.get(STATS))
         refused(await outside.post(START, json={"user_id": "ana"}, headers={"Host": "localhost"}))

@@ -49,7 +49,7 @@ def service(
 
 @pytest.fixture(scope="module")
 def http(service: ServiceProcess) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=service.url, trust_env=False, timeout=PATIENCE_S) as client:
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=3 * PATIENCE_S) as client:
         yield client
 
 

@@ -31,7 +31,10 @@ async def test_without_a_url_there_is_none(http: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.only_on(*SHAREABLE)
-async def test_the_counters_say_what_it_does(connect: Connect, redis_server: RedisServer) -> None:
+async def test_the_counters_say_what_it_does(
+    connect: Connect, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory_service.hot_tier.BEHIND_S", 20.0)
     http = await connect(redis_url=redis_server.url)
     tier = (await http.get(STATS)).json()["hot_tier"]
     assert tier.pop("listening") in (True, False)

@@ -14,14 +14,14 @@ from memory_service.server import running
 from memory_service.sessions import Draft, RequestName
 from memory_service.settings import Settings
 from memory_service.values import Message, Scope, SessionKey
-from tests.support.background import Clock
+from tests.support.background import Clock, settled
 
 TURN = {"user_id": "ana", "session_id": "s", "user_message": "I prefer tea.", "agent_message": "Noted."}
 
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=url) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
         for user_id in ("ana", "ben"):
             for session_id in ("s", "other"):
                 await client.post("/sessions/start", json={"user_id": user_id, "session_id": session_id})
@@ -127,7 +127,7 @@ async def test_two_names_for_one_request_are_refused(http: httpx2.AsyncClient) -
 async def test_a_name_is_remembered_over_a_restart(make_settings: Callable[..., Settings]) -> None:
     answers = []
     for _ in range(2):
-        async with running(make_settings()) as url, httpx2.AsyncClient(base_url=url) as http:
+        async with running(make_settings()) as url, httpx2.AsyncClient(base_url=url, timeout=60) as http:
             await http.post("/sessions/start", json={"user_id": "ana", "session_id": "s"})
             answers.append((await store(http)).json())
     assert answers[1] == {**answers[0], "replayed": True}
@@ -140,6 +140,7 @@ async def test_a_name_is_kept_for_a_day_and_not_for_ever_by_the_clock_that_the_s
     message = Message(role="user", content="I prefer tea.")
     draft = Draft(messages=(message,), request=RequestName(key="k", digest="d"))
     async with open_service(make_settings(), clock.around) as service:
+        await settled(service)  # a sweep that is late would find the session abandoned
         await service.start_session(key.scope, key.session_id, restore=True)
         assert (await service.store_turn(key, draft)).turn.seq == 1
         clock.advance(hours=23)

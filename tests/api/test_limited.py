@@ -137,7 +137,7 @@ async def test_revoked_keys_count_as_guesses_and_neighbours_share_an_address_of_
 async def test_who_guesses_gets_no_further_by_saying_it_is_for_others(serve: Serve) -> None:
     """S28: over a real server, which would know from whom a request was forwarded if it believed it."""
     url = await serve(auth_mode="keys", store_url="transient://")
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         told = []
         for number in range(30):
             headers = {

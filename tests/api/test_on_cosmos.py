@@ -66,10 +66,10 @@ async def test_a_throttled_database_is_503_with_when_to_come_again(
 async def test_livez_answers_while_the_database_answers_nobody(
     http: httpx2.AsyncClient, cosmos_server: CosmosServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "CALL_S", 0.3)
-    monkeypatch.setattr(calls, "VERB_S", 0.5)
     await settled(http)
-    with cosmos_server.paused():
+    with cosmos_server.paused(), monkeypatch.context() as within:
+        within.setattr(calls, "CALL_S", 2.0)
+        within.setattr(calls, "VERB_S", 3.0)
         waiting = {path: asyncio.create_task(http.get(path)) for path in ("/readyz", "/health")}
         for _ in range(20):
             assert (await http.get("/livez")).json() == {"status": "live"}

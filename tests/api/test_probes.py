@@ -21,7 +21,7 @@ from tests.api.talking import START, STORE, commits, problem, settled, told
 from tests.support.background import record, until
 from tests.support.process import ServiceProcess
 
-DRAIN_S = 1.0
+DRAIN_S = 5.0
 SESSION = {"user_id": "ana", "session_id": "s"}
 TURN = {**SESSION, "user_message": "I prefer tea.", "agent_message": "Noted."}
 
@@ -29,7 +29,7 @@ TURN = {**SESSION, "user_message": "I prefer tea.", "agent_message": "Noted."}
 @pytest.fixture
 async def service(make_settings: Callable[..., Settings]) -> AsyncIterator[tuple[httpx2.AsyncClient, MemoryService]]:
     """A live service over HTTP, and its inside."""
-    async with serving(make_settings()) as (url, inside), httpx2.AsyncClient(base_url=url) as http:
+    async with serving(make_settings()) as (url, inside), httpx2.AsyncClient(base_url=url, timeout=60) as http:
         yield http, inside
 
 
@@ -131,7 +131,7 @@ async def test_after_sigterm_a_process_says_that_it_drains_serves_on_and_ends_wi
     await asyncio.to_thread(process.start)
     running = process.process
     assert running is not None
-    async with httpx2.AsyncClient(base_url=process.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
         await told(http, START, **SESSION)
         assert (await http.get("/readyz")).status_code == 200
         running.send_signal(signal.SIGTERM)
@@ -143,7 +143,7 @@ async def test_after_sigterm_a_process_says_that_it_drains_serves_on_and_ends_wi
         problem(await http.get("/readyz"), 503, "draining")
         assert (await http.get("/livez")).status_code == 200
         assert (await told(http, STORE, **TURN))["turn_number"] == 1
-        async with httpx2.AsyncClient(base_url=process.url, trust_env=False) as newcomer:
+        async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as newcomer:
             assert (await told(newcomer, STORE, **TURN))["turn_number"] == 2
     assert await asyncio.to_thread(running.wait, 20) == 0
     process.process = None
@@ -152,6 +152,6 @@ async def test_after_sigterm_a_process_says_that_it_drains_serves_on_and_ends_wi
     assert "Traceback" not in process.log.read_text()
 
     await asyncio.to_thread(process.start)
-    async with httpx2.AsyncClient(base_url=process.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
         assert (await told(http, STORE, **TURN))["turn_number"] == 3
         assert (await http.get("/readyz")).status_code == 200

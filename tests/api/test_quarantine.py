@@ -135,9 +135,12 @@ async def test_what_is_let_out_is_in_every_answer_again(http: httpx2.AsyncClient
 
 
 @only_sqlite
-async def test_what_comes_back_before_anything_was_read_anew_is_what_it_was(http: httpx2.AsyncClient) -> None:
+async def test_what_comes_back_before_anything_was_read_anew_is_what_it_was(
+    http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await poisoned(http)
     before = await readable(http)
+    monkeypatch.setattr("memory_service.background.Background.reflect_soon", lambda *_, **__: None)
     await withheld(http)
     await released(http)
     after = await readable(http)

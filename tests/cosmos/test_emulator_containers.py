@@ -92,10 +92,10 @@ class TestUniqueKeys:
 class TestTimeToLive:
     async def test_an_item_is_gone_after_its_time_and_its_id_free(self, database: DatabaseProxy, ask: Ask) -> None:
         container = await database.create_container("ttl", USER, default_ttl=-1)
-        await container.create_item({"id": "short", "user": "ana", "ttl": 1})
+        await container.create_item({"id": "short", "user": "ana", "ttl": 4})
         await container.create_item({"id": "kept", "user": "ana"})
         assert await ask(container, "SELECT VALUE c.id FROM c", partition_key="ana") == ["short", "kept"]
-        await asyncio.sleep(2.1)
+        await asyncio.sleep(5.1)
         with pytest.raises(CosmosResourceNotFoundError):
             await container.read_item("short", "ana")
         assert await ask(container, "SELECT VALUE c.id FROM c", partition_key="ana") == ["kept"]

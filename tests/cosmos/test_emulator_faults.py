@@ -15,6 +15,7 @@ from azure.cosmos.exceptions import CosmosHttpResponseError, CosmosResourceNotFo
 
 from tests.cosmos.conftest import USER, Ask
 from tests.cosmos.launcher import KEY, CosmosServer
+from tests.support.background import until
 
 ITEM = {"id": "a", "user": "ana", "n": 0}
 PLUS_ONE = [{"op": "incr", "path": "/n", "value": 1}]
@@ -85,8 +86,11 @@ class TestFaults:
         cosmos_server.fails({"op": "upsert", "delay_ms": 400, "times": 1})
         with pytest.raises(ServiceResponseTimeoutError):
             await stored.upsert_item({**ITEM, "n": 5}, read_timeout=0.1)
-        await asyncio.sleep(0.6)
-        assert (await stored.read_item("a", "ana"))["n"] == 5
+
+        async def is_there() -> bool:
+            return bool((await stored.read_item("a", "ana"))["n"] == 5)
+
+        await until(is_there)
 
     async def test_a_call_that_is_given_up_leaves_the_client_usable(
         self, stored: ContainerProxy, cosmos_server: CosmosServer

@@ -88,6 +88,15 @@ class CaughtUpDriver(BlockingFace):
 
         self.run(all_there)
 
+    def have_patience(self, name: str) -> None:
+        """Let searches of an engine take as long as they take: else the record answers on a slow machine."""
+
+        async def patient(driver: AwaitedDriver) -> None:
+            assert isinstance(driver, _Open)
+            driver.service.engines.engine(name)._search_s = PATIENCE_S
+
+        self.run(patient)
+
     @property
     def answered(self) -> int:
         async def count(driver: AwaitedDriver) -> int:

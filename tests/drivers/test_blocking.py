@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,7 @@ from memory_service.drivers.builtin import BuiltinMemoryDriver
 from memory_service.errors import UnsafeStart
 from memory_service.settings import Settings
 from tests.drivers.contract import contents
+from tests.support.process import beside_stalls
 
 MakeSettings = Callable[..., Settings]
 
@@ -188,6 +190,7 @@ def interrupted_once(begun: threading.Event) -> Iterator[None]:
 
     def interrupt() -> None:
         assert begun.wait(10)
+        time.sleep(0.1)  # until who has begun it waits for it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     former = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a run in the background
@@ -279,7 +282,11 @@ ENDS = {
 import threading
 def work():
     while True:
-        driver.store('ana', 'Ana eats no walnuts')
+        try:
+            driver.store('ana', 'Ana eats no walnuts')
+        except RuntimeError as exc:
+            assert 'about to end' in str(exc), exc
+            return
 driver.health_check()
 threading.Thread(target=work, daemon=True).start()
 driver.recall('ana')
@@ -343,7 +350,7 @@ async def run(script: str, *options: str) -> tuple[int | None, str, str]:
         process.kill()
         out, err = await process.communicate()
         pytest.fail(f"it does not end: {err.decode()}")
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, out.decode(), beside_stalls(err.decode())
 
 
 @pytest.mark.parametrize("how", ENDS)

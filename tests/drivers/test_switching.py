@@ -38,7 +38,7 @@ def test_switching_finds_the_same_and_the_former_goes_on(manager: DriverManager)
     for name in ("pgvector", "automem", "pgvector, AutoMem", SHELF, "builtin", "PGVECTOR"):
         driver = manager.set_driver(name)
         assert manager.get_driver() is driver
-        assert contents(driver.recall("ana", query="walnuts"))[0] == "Ana eats no walnuts"
+        assert "Ana eats no walnuts" in contents(driver.recall("ana", query="walnuts"))
         driver.store("ana", f"walnuts, stored through {name}")
         made.append(driver)
     assert made[1] is made[-1]

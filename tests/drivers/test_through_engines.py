@@ -98,6 +98,7 @@ class TestPixeltableCaughtUp(EngineContract):
     def driver(self, make_settings: MakeSettings, pixeltable_home: PixeltableHome) -> Iterator[CaughtUpDriver]:
         with caught_up(make_settings(), "pixeltable") as driver:
             driver.until_there()
+            driver.have_patience("pixeltable")
             yield driver
 
 

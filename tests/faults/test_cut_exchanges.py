@@ -84,7 +84,10 @@ async def heard_of(port: int, sent: bytes) -> bytes:
 
 async def test_wherever_an_exchange_breaks_asking_again_finds_the_turn_stored_once(serve: Serve) -> None:
     url = await serve(k_turn_buffer=1000, reflection_threshold_turns=10_000)
-    async with httpx2.AsyncClient(base_url=url) as http, cutting(int(url.rpartition(":")[2])) as (proxy, port):
+    async with (
+        httpx2.AsyncClient(base_url=url, timeout=60) as http,
+        cutting(int(url.rpartition(":")[2])) as (proxy, port),
+    ):
         await http.post("/sessions/start", json=ANA)
         proxy.left = 1_000_000
         whole = await heard_of(port, request(0))

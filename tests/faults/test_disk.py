@@ -232,7 +232,7 @@ async def test_a_service_whose_disk_fails_says_so_ends_with_a_status_of_its_own_
     await started(process)
     dying = process.process
     assert dying is not None
-    async with Door(process.url) as door, httpx2.AsyncClient(base_url=process.url, trust_env=False) as http:
+    async with Door(process.url) as door, httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
         await door.start("ana", "s")
         acknowledged = [(await door.store("ana", "s", f"I prefer tea {n}."))["turn_number"] for n in range(5)]
         await door.settled()

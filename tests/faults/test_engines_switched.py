@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.automem.launcher import AutoMemServer
-from tests.faults.engines import World, beside_engines
+from tests.faults.engines import PATIENCE_S, World, beside_engines
 
 WAYS: list[list[str]] = [["pgvector"], ["automem"], [], ["automem", "pgvector"], ["pgvector", "automem"], ["builtin"]]
 QUESTIONS = ("said", "noted", "once", "here", "I said it once", "noted here")
@@ -22,8 +22,12 @@ async def switch(world: World, drivers: list[str]) -> None:
 async def found(world: World, user: str, question: str) -> dict[str, str]:
     """What bears a word of the question, by id."""
     body = {"user_id": user, "query": question, "top_k": 100}
-    answer = (await world.http.post("/memory/retrieve", json=body)).json()
-    assert answer["degraded"] == []
+    degraded = ["driver"]
+    async with asyncio.timeout(PATIENCE_S):
+        while degraded == ["driver"]:  # on a machine that stands still an engine may be too late
+            answer = (await world.http.post("/memory/retrieve", json=body)).json()
+            degraded = answer["degraded"]
+    assert degraded == []
     words = set(question.lower().split())
     return {one["id"]: one["text"] for one in answer["results"] if words & set(one["text"].lower().split())}
 
@@ -41,7 +45,9 @@ async def test_switching_under_load_gives_the_same(
         async with world.writing():
             for way in WAYS:
                 await switch(world, way)
-                assert set(await world.a_while(3)) == {""}
+                labels = await world.a_while(3)
+                assert labels[""] > 0
+                assert set(labels) <= {"", "driver"}
         await world.caught_up()
         told = {}
         for way in WAYS:
@@ -49,7 +55,8 @@ async def test_switching_under_load_gives_the_same(
             before = await world.answered()
             told[",".join(way)] = await all_found(world)
             by_engine = await world.answered() - before
-            assert by_engine == (len(world.writers) * len(QUESTIONS) if set(way) - {"builtin"} else 0)
+            asked = len(world.writers) * len(QUESTIONS)
+            assert by_engine >= asked if set(way) - {"builtin"} else by_engine == 0
         alone = told.pop("builtin")
         for writer in world.writers:
             assert len(alone[writer.name, "said"]) == writer.said

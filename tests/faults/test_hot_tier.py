@@ -15,10 +15,12 @@ from memory_service.hot_tier import FAILURES_IN_A_ROW, FIND_S
 from memory_service.server import running
 from memory_service.settings import Settings
 from tests.redis.launcher import RedisServer
+from tests.support.background import until
 from tests.support.line import Line, line_to
 
 PATIENCE_S = 20
-BUSY_S = 1.5
+FAULT_S = 4.0
+BUSY_S = 2.5
 """By how much a machine that has other things to do may be late."""
 SESSIONS = 6
 
@@ -114,14 +116,14 @@ async def used_again(shared: Shared, said: dict[str, list[str]]) -> None:
             for session_id in said:
                 await talk(shared, session_id, said[session_id])
             now = await shared.tiers()
-            if all(tier["hits"] > old["hits"] for tier, old in zip(now, before, strict=True)):
-                assert [tier["state"] for tier in now] == ["up", "up"]
+            hit = all(tier["hits"] > old["hits"] for tier, old in zip(now, before, strict=True))
+            if hit and [tier["state"] for tier in now] == ["up", "up"]:
                 return
 
 
 async def hangs(shared: Shared) -> None:
     with shared.redis.paused():
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(FAULT_S)
 
 
 async def crashes(shared: Shared) -> None:
@@ -133,14 +135,14 @@ async def crashes(shared: Shared) -> None:
 async def is_cut_from_both(shared: Shared) -> None:
     for line in shared.lines:
         line.become("silent")
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(FAULT_S)
     for line in shared.lines:
         line.become("whole")
 
 
 async def is_cut_from_one(shared: Shared) -> None:
     shared.lines[1].become("silent")
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(FAULT_S)
     shared.lines[1].become("whole")
 
 
@@ -159,7 +161,7 @@ async def test_whatever_befalls_redis_each_sees_at_once_what_was_said_at_the_oth
     await used_again(shared, said)
     await under(shared, said, fault)
     await used_again(shared, said)
-    assert shared.longest_s < 2 * FIND_S + BUSY_S
+    assert shared.longest_s < 2 * FIND_S + BUSY_S < FAULT_S
 
 
 async def test_services_start_without_their_redis_and_use_it_when_it_comes(
@@ -182,10 +184,11 @@ async def test_what_one_has_committed_the_other_takes_from_redis_and_not_from_th
         said = await begun(shared)
         before = await shared.loads()
         for number in range(10):
+            kept = await kept_in_all(shared)
             for session_id in said:
                 name = {"user_id": "ana", "session_id": session_id}
                 await shared.post(0, "/memory/store", **name, user_message=f"{number}", agent_message="heard")
-            await kept(shared)
+            await until(lambda least=kept + SESSIONS: is_kept(shared, least))
             for session_id in said:
                 await shared.post(1, "/memory/context", user_id="ana", session_id=session_id)
         loads, tiers = await shared.loads() - before, await shared.tiers()
@@ -196,10 +199,10 @@ async def test_what_one_has_committed_the_other_takes_from_redis_and_not_from_th
     assert all(tier["failures"] < FAILURES_IN_A_ROW for tier in tiers)
 
 
-async def kept(shared: Shared) -> None:
-    """Wait until what was committed is in Redis."""
-    async with asyncio.timeout(PATIENCE_S):
-        last = -1
-        while (now := sum(tier["kept"] for tier in await shared.tiers())) != last:
-            last = now
-            await asyncio.sleep(0.03)
+async def kept_in_all(shared: Shared) -> int:
+    """How often a session was kept in Redis."""
+    return sum(tier["kept"] for tier in await shared.tiers())
+
+
+async def is_kept(shared: Shared, least: int) -> bool:
+    return await kept_in_all(shared) >= least

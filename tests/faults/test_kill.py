@@ -267,7 +267,7 @@ async def test_a_stop_does_not_wait_for_a_model_that_hangs_longer_than_its_grace
         await door.store("ana", "s", "I prefer tea.")
         await door.end("ana", "s")
         await until(lambda: bool(model.chats))
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         assert await asyncio.to_thread(process.stop) == 0
 
 

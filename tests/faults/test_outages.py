@@ -39,7 +39,7 @@ REPLICAS, CALLERS, TURNS = 3, 5, 4
 IMPATIENT = (*SERVE[:1], impatient.__file__, "serve")
 AWAY = "503 store_unavailable"
 ONCE = {"REFLECTION_THRESHOLD_TURNS": "1000"}  # a session is reflected on when it is ended, not while it grows
-HEALED_S = 8.0
+HEALED_S = 20.0
 
 
 @dataclass
@@ -122,10 +122,10 @@ async def said_at_one_is_heard_at_all(shared: Shared) -> None:
         caller = shared.callers[number]
         session_id = next(reversed(caller.said))
         session, said = {"user_id": caller.name, "session_id": session_id}, caller.said[session_id]
-        only = RoundRobin(shared.http, [replica.url])
+        only = RoundRobin(shared.http, [replica.url], AWAY)
         await Caller(caller.name, only, 1).say(session, said)
         for other in shared.replicas:
-            assert heard(await RoundRobin(shared.http, [other.url]).post("/memory/context", **session)) == said
+            assert heard(await RoundRobin(shared.http, [other.url], AWAY).post("/memory/context", **session)) == said
 
 
 async def each_session_is_reflected_on_once(shared: Shared) -> None:
@@ -192,7 +192,7 @@ async def is_said(shared: Shared, services: int) -> None:
     for replica in hit:
         assert (await shared.http.get(f"{replica.url}/livez")).status_code == 200
     if well:
-        assert await all_ready(shared.http, well)
+        await until(lambda: all_ready(shared.http, well))
         await a_while(shared.callers, turns=2)
 
 

@@ -17,10 +17,10 @@ from tests.support.background import until
 from tests.support.process import ServiceProcess
 
 USERS = [f"user{number}" for number in range(20)]
-STALL_S = 4.0
+STALL_S = 3.0
 """Longer than the service waits before it takes no more in, shorter than it waits for a lock."""
 EVERY_S = 0.01
-AT_ONCE_S = 0.05
+AT_ONCE_S = 0.5
 ROOM_TO_GROW = 30_000_000
 WORDS = "x" * 5_000
 
@@ -72,6 +72,7 @@ async def loaded(make_process: MakeProcess) -> ServiceProcess:
     async with Door(process.url) as door:
         for user_id in USERS:
             await door.start(user_id, "s")
+        await door.post("/memory/retrieve", user_id="nobody", query="what takes room once for all")
         await door.settled()
     return process
 
@@ -83,7 +84,7 @@ async def test_while_the_disk_does_not_keep_up_who_comes_is_refused_at_once_and_
     load = Load(loaded.url)
     await load.go_on(1)
     before = resident(loaded.process.pid)
-    async with httpx2.AsyncClient(base_url=loaded.url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=loaded.url, trust_env=False, timeout=60) as http:
         with writing_blocked(loaded.database):
             await load.go_on(STALL_S)
             readiness = await http.get("/readyz")

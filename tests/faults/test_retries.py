@@ -22,7 +22,8 @@ HASTY_S = 0.3
 
 async def send(process: ServiceProcess, timeout_s: float = 20, **changes: Any) -> httpx2.Response:
     """Send the request, each time over a connection of its own."""
-    async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=timeout_s) as http:
+    timeout = httpx2.Timeout(20, read=timeout_s)
+    async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=timeout) as http:
         return await http.post("/memory/store", json={**TURN, **changes}, headers=NAMED)
 
 
@@ -109,13 +110,13 @@ async def test_one_name_from_many_connections_while_the_process_is_killed_has_on
     for number in range(5):
         name = {"Idempotency-Key": f"name-{number}"}
         body = {**TURN, "user_message": f"I prefer {number}."}
-        async with httpx2.AsyncClient(base_url=process.url, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
             sent = [asyncio.create_task(http.post("/memory/store", json=body, headers=name)) for _ in range(8)]
             await until(lambda sent=sent: any(task.done() for task in sent))
             process.kill()
             await asyncio.gather(*sent, return_exceptions=True)
         await started(process)
-        async with httpx2.AsyncClient(base_url=process.url, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=process.url, trust_env=False, timeout=60) as http:
             again = await http.post("/memory/store", json=body, headers=name)
         told = {task.result().json()["turn_id"] for task in sent if task.exception() is None}
         assert told == {again.json()["turn_id"]}

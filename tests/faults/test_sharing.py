@@ -62,10 +62,10 @@ async def test_a_hundred_turns_of_ten_callers_at_once_are_dense_and_in_each_call
 
 
 async def test_a_cold_session_hit_by_fifty_requests_is_read_once(make_settings: Callable[..., Settings]) -> None:
-    async with running(make_settings()) as url, httpx2.AsyncClient(base_url=url) as http:
+    async with running(make_settings()) as url, httpx2.AsyncClient(base_url=url, timeout=60) as http:
         await http.post("/sessions/start", json=NAME)
         await http.post("/memory/store", json={**NAME, "user_message": "Before.", "agent_message": ""})
-    async with running(make_settings(k_turn_buffer=100)) as url, httpx2.AsyncClient(base_url=url) as http:
+    async with running(make_settings(k_turn_buffer=100)) as url, httpx2.AsyncClient(base_url=url, timeout=60) as http:
 
         async def ask(number: int) -> httpx2.Response:
             if number % 2:
@@ -106,7 +106,7 @@ async def test_answers_are_the_same_with_no_pool_a_pool_of_one_and_a_large_one(
         url = f"sqlite:///{tmp_path}/{size}.db"
         # no compaction or reflection falls between the operations by chance
         settings = make_settings(store_url=url, max_sessions=size, k_turn_buffer=1000, m_sessions_recent=0)
-        async with running(settings) as address, httpx2.AsyncClient(base_url=address) as http:
+        async with running(settings) as address, httpx2.AsyncClient(base_url=address, timeout=60) as http:
             same = {"X-Request-Id": "same"}
             answers = [await http.post(path, json=body, headers=same) for path, body in operations(Random(seed))]
             told[size] = [(answer.status_code, answer.content) for answer in answers]

@@ -9,10 +9,12 @@ import pytest
 from memory_service.chaos.model_server import API_KEY, CHAT_MODEL, ModelServer
 from tests.faults.conftest import MakeProcess
 from tests.faults.doors import Answer, Door, started
-from tests.faults.test_model_outage import AT_ONCE_S, Timed, provenance
+from tests.faults.test_model_outage import Timed, provenance
 from tests.support.background import until
 
 USERS = ("ana", "ben", "cem")
+AT_ONCE_S = 3.0
+"""Less than it takes to give up connecting."""
 NOWHERE = {
     "a name that does not resolve": ("http://model.invalid/v1", "ConnectError"),
     "a port that speaks no TLS": ("https://127.0.0.1:{port}/v1", "ConnectError"),
@@ -39,6 +41,7 @@ async def test_an_endpoint_that_cannot_be_reached_holds_up_nobody_and_what_waits
     await started(process)
     timed = Timed()
     async with Door(process.url) as door:
+        await door.post("/memory/retrieve", user_id="nobody", query="The first of a process takes longer")
         for user_id in USERS:
             await timed(door.start(user_id, "s"))
             for number in range(3):

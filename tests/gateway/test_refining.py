@@ -211,7 +211,7 @@ def test_after_a_kill_it_is_still_written(tmp_path: Path, model: ModelServer) ->
     }
     with service_process(tmp_path, **environment) as service:
         model.hanging = True
-        made = httpx2.post(f"{service.url}/create-memory", json=body).raise_for_status().json()["memory"]
+        made = httpx2.post(f"{service.url}/create-memory", json=body, timeout=60).raise_for_status().json()["memory"]
         assert made["content"] == EXTRACT
         service.kill()
         model.rule = lambda call: answer("Ana likes green tea.")

@@ -35,4 +35,4 @@ def test_the_model_server_stops_while_requests_hang() -> None:
         server.hanging = True
         begun = time.monotonic()
         asyncio.run(ask(server))
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8

@@ -11,17 +11,18 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+
+from tests.support.ports import free_port
 
 START_S = 60
 ENDS_WITH_ITS_PARENT = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
@@ -57,9 +58,7 @@ class PostgresServer:
                 self._prefix = AS_SOMEBODY_ELSE
             else:
                 self._move_to_where_nobody_may_be()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     def _move_to_where_nobody_may_be(self) -> None:
         """A temporary folder and an environment of root's are closed to others."""
@@ -123,12 +122,14 @@ class PostgresServer:
         """A block in which it hangs: connections are taken and nothing is answered."""
         hung = self.pids
         for pid in hung:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # a connection may have ended meanwhile, and its process with it
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in reversed(hung):
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def new_database(self) -> str:
         """URL of an empty database of its own."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from memory_service.api.schemas import StoreAnswer
+from memory_service.background import GROWTH
 from memory_service.values import KINDS, Scope, SessionKey
 from tests.properties import invariants as must
 from tests.properties.driven import DrivenMachine
@@ -115,6 +116,8 @@ class MemoryMachine(DrivenMachine):
                 return
             assert (answer.status, answer.body["replayed"]) == (200, False)
             self.world.add(said, answer.body, self.ages())
+            if any(lane.head(key).unreflected_turns >= GROWTH * THRESHOLD for lane in self.lanes):
+                self.in_all(lambda lane: lane.rested())  # with which turn it begins to be read is a matter of time
         self.touched.add(key)
 
     @rule(key=keys, text=texts, count=st.integers(1, 4), known=st.integers(0, 2))

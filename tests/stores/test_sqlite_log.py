@@ -65,6 +65,17 @@ def to_move(path: Path) -> int:
     return pages - moved
 
 
+class Turns:
+    """Commits a session's next turn, each time it is called."""
+
+    def __init__(self, writer: Writer, hot: Hot) -> None:
+        self._writer, self._hot = writer, hot
+
+    async def __call__(self) -> None:
+        commit, self._hot = next_turn(self._hot, a_key("s"))
+        await self._writer.submit(commit)
+
+
 async def until_moved(path: Path, again: Callable[[], Awaitable[None]]) -> None:
     """Wait until it is. Who looks may be in its way, and then it is tried again after the next commit: `again`."""
     for _ in range(TRIES):
@@ -97,7 +108,7 @@ async def test_turns_are_so_small_that_it_is_looked_at_after_many(path: Path, wr
         await writer.submit(commit)
     assert unseen > before + LONG
 
-    await until_moved(path, lambda: writer.submit(next_turn(hot, a_key("s"))[0]))
+    await until_moved(path, Turns(writer, hot))
 
 
 async def test_while_somebody_reads_what_is_older_it_is_tried_again_after_each_transaction(
@@ -113,7 +124,7 @@ async def test_while_somebody_reads_what_is_older_it_is_tried_again_after_each_t
         assert held_up > 5 * LONG
     commit, hot = next_turn(hot, a_key("s"))
     await writer.submit(commit)
-    await until_moved(path, lambda: writer.submit(next_turn(hot, a_key("s"))[0]))
+    await until_moved(path, Turns(writer, hot))
     await write(writer, 5 * LONG)
     assert longest(path) < held_up + LONG
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 LOOK_EVERY_S = 0.005
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], within_s: float = 20) -> T:
+async def until(condition: Callable[[], T | Awaitable[T]], within_s: float = 60) -> T:
     """Look until the condition holds, and return what it gave; TimeoutError if it does not come true in time."""
     async with asyncio.timeout(within_s):
         while True:
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], T | Awaitable[T]], within_s: float = 20)
             await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def settled(service: MemoryService, within_s: float = 20) -> None:
+async def settled(service: MemoryService, within_s: float = 60) -> None:
     """Wait until no background job waits or runs (one that is to ring later does not count)."""
 
     def idle() -> bool:

@@ -41,8 +41,8 @@ class Away(OSError):
 class ShelfEngine(Projection):
     """Keeps copies on a shelf and gives way to other tasks before and after each verb; finds what shares a word.
 
-    `away`: every verb fails. `fails_at`: these verbs do. `hangs`: every verb waits until it is set. `calls`: verbs, as
-    they were asked.
+    `away`: every verb fails. `fails_at`: these verbs do. `hang`: every verb waits, but for no longer than 0.2 or 0.5 s,
+    until it is set; `go_on`: those that are asked from now on do not. `calls`: verbs, as they were asked.
     """
 
     name = "shelf"
@@ -50,7 +50,7 @@ class ShelfEngine(Projection):
     takes_vectors = True
 
     def __init__(self) -> None:
-        super().__init__(search_s=0.2, write_s=0.5)
+        super().__init__(search_s=20, write_s=20)
         self.shelf: dict[Scope, dict[str, Copy]] = {}
         self.away = False
         self.fails_at: set[str] = set()
@@ -61,6 +61,13 @@ class ShelfEngine(Projection):
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         return cls()
+
+    def hang(self) -> asyncio.Event:
+        self._search_s, self._write_s, self.hangs = 0.2, 0.5, asyncio.Event()
+        return self.hangs
+
+    def go_on(self) -> None:
+        self._search_s, self._write_s, self.hangs = 20, 20, None
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Nothing to open."""

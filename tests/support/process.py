@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,15 @@ from pathlib import Path
 
 import httpx2
 
+from tests.support.ports import free_port
+
 START_S = 60
+HELD_UP = "the event loop was held up\n"
+
+
+def beside_stalls(stderr: str) -> str:
+    """Return what a process wrote, without what is said of a machine that stood still for a moment."""
+    return stderr.replace(HELD_UP, "")
 
 
 class ServiceProcess:
@@ -23,7 +30,7 @@ class ServiceProcess:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.database = folder / "memory.db"
         self.log = folder / "service.log"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._environment = {
@@ -85,9 +92,3 @@ def service_process(folder: Path, **environment: str) -> Iterator[ServiceProcess
     finally:
         if service.process is not None:
             service.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
