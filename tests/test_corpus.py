@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from memory_service.corpus import Corpus, Hit
+from memory_service.ranking import ROUNDING
 from memory_service.values import (
     EXTRACTIVE,
     KINDS,
@@ -133,7 +134,8 @@ class Slow:
         keyword = self._spread(alive, self._first(self._bm25(alive, stems), 0.0))
         near = [0.0] * len(alive)
         if asked is not None and any(entry.vector for entry in alive):
-            cosines = [sum(a * b for a, b in zip(entry.vector or [], asked, strict=False)) for entry in alive]
+            products = [sum(a * b for a, b in zip(entry.vector or [], asked, strict=False)) for entry in alive]
+            cosines = [product if product >= ROUNDING else 0.0 for product in products]  # else at right angles
             floor = max(sorted(cosines, reverse=True)[ARM - 1], 0.0) if len(cosines) > ARM else 0.0
             near = self._spread(alive, self._first(cosines, floor))
         elif asked is None:

@@ -114,9 +114,6 @@ class World:
 
     async def caught_up(self) -> None:
         async def has_everything() -> bool:
-            queues = (await self.http.get("/stats")).json()["queues"]
-            if queues["waiting"] or queues["running"]:
-                return False  # such as vectors, which are brought when they are there
             return all(state["connected"] and state["lagging_users"] == 0 for state in await self.states())
 
         await until(has_everything, PATIENCE_S)
