@@ -57,7 +57,7 @@ USABLE = ("invented turns", "another language")
 
 
 class ModelModes(Struct, kw_only=True):
-    """What came of each mode. `slowest_s` is of requests that need no model, while it misbehaved.
+    """What came of each mode. `slowest_s` is of requests that need no model, while it misbehaved, but for two a mode.
 
     `bad`: modes in which such a request waited, or something was kept that rests on nothing. `unreflected`:
     sessions that were not read once the model was well.
@@ -130,7 +130,7 @@ async def _try(url: str, server: ModelServer, mode: Mode, name: str, chance: ran
 
 
 async def _talk(http: httpx2.AsyncClient, oracle: Oracle) -> float:
-    """Start, store, ask for context and end; returns how long the third slowest of it took.
+    """Start, store, ask for context and end; returns how long the slowest of it took, but for two.
 
     A machine may stand still for a moment; a service that waits for its model does so each time.
     """
