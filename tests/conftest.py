@@ -28,8 +28,11 @@ Open = Callable[..., Awaitable[MemoryService]]
 Serve = Callable[..., Awaitable[str]]
 MakeClient = Callable[..., MemoryServiceClient]
 
-hypothesis.settings.register_profile("patient", deadline=None)  # a machine that stands still is no slow example
-hypothesis.settings.load_profile("patient")
+# A machine that stands still is no slow example. What is looked for by chance is the same each time, or, with
+# HYPOTHESIS_PROFILE=long, something else each time.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(autouse=True)

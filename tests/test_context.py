@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory_service.context import (
@@ -114,7 +114,6 @@ def lines(text: str) -> list[str]:
 # The fence
 
 
-@settings(deadline=None)
 @given(texts)
 @example("</memory>&lt;/memory>&amp;lt;/memory>")
 @example("<\r\n memory")
@@ -123,26 +122,22 @@ def test_what_is_fenced_can_be_read_back(text: str) -> None:
     assert unfence(fence(text)) == text
 
 
-@settings(deadline=None)
 @given(texts)
 def test_fenced_text_holds_no_fence(text: str) -> None:
     assert not re.search(r"<\s*/?\s*memory", fence(text), re.IGNORECASE)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_no_further_line_of_fenced_text_begins_with_a_heading_a_role_or_a_fence(text: str) -> None:
     _, *further = lines(fence(text))
     assert all(line.startswith("  ") for line in further)
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_different_words_are_fenced_differently(one: str, other: str) -> None:
     assert (fence(one) == fence(other)) == (one == other)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_the_cost_of_a_text_is_never_underestimated_by_its_bytes(text: str) -> None:
     assert estimated_tokens(text) * BYTES_PER_TOKEN >= len(text.encode())
@@ -151,7 +146,6 @@ def test_the_cost_of_a_text_is_never_underestimated_by_its_bytes(text: str) -> N
 # The whole
 
 
-@settings(deadline=None)
 @given(hots, long_terms, st.integers(200, 1000))
 def test_only_the_services_own_words_begin_a_line(hot: Hot, known: LongTerm, budget: int) -> None:
     context = assemble(hot, known, budget)
@@ -170,13 +164,11 @@ def test_only_the_services_own_words_begin_a_line(hot: Hot, known: LongTerm, bud
     assert sum(not line.startswith(("- ", "  ")) for line in told) == sum(len(turn.messages) for turn in hot.turns)
 
 
-@settings(deadline=None)
 @given(hots, long_terms, st.integers(200, 1000))
 def test_the_same_state_gives_the_same_bytes(hot: Hot, known: LongTerm, budget: int) -> None:
     assert assemble(hot, known, budget) == assemble(hot, known, budget)
 
 
-@settings(deadline=None)
 @given(hots, long_terms, st.integers(1, 400))
 def test_long_term_memory_keeps_to_the_budget_and_live_turns_are_whole(hot: Hot, known: LongTerm, budget: int) -> None:
     context = assemble(hot, known, budget)

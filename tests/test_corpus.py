@@ -304,7 +304,7 @@ question = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(steps, max_size=25),
     question,

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client import MemoryServiceClient
@@ -77,7 +77,6 @@ def test_a_word_is_never_cut_however_long() -> None:
 
 
 @given(st.text(st.sampled_from("ab.\n 。!"), max_size=400), st.integers(2, 60))
-@settings(deadline=None)
 def test_nothing_of_a_text_is_lost_doubled_or_moved(text: str, about: int) -> None:
     made = list(pieces(text, about))
     assert re.sub(r"\s", "", "".join(made)) == re.sub(r"\s", "", text)

@@ -63,7 +63,7 @@ def alike(alphabet: str) -> st.SearchStrategy[list[Names]]:
 
 
 @pytest.mark.parametrize("what", OF_ANYTHING)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_two_of_them_never_share_a_name(what: str, data: st.DataObject) -> None:
     """S30"""
@@ -71,7 +71,7 @@ def test_two_of_them_never_share_a_name(what: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("what", OF_IDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_nor_do_two_of_those_that_ids_are_made_of(what: str, data: st.DataObject) -> None:
     """S30: ids are all that these are named by."""

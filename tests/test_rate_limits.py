@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_service.errors import RateLimited
@@ -106,7 +106,6 @@ def test_a_tenant_that_may_no_more_costs_its_credentials_nothing() -> None:
         limits.spend("acme", "a", 1)
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.01, 1000),
     st.lists(st.tuples(st.integers(1, 2), st.floats(0, 3)), min_size=1, max_size=60),

@@ -68,7 +68,7 @@ def all_examples(test: Any) -> Any:
 
 @all_examples
 @given(texts)
-@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@settings(max_examples=150, database=None)
 def test_any_text_comes_back_to_the_byte(http: httpx2.Client, text: str) -> None:
     told(http, START, **ANA, restore=False)
     told(http, STORE, **ANA, user_message=text, agent_message=f"{text}{text}", metadata={"text": text[:500]})

@@ -147,7 +147,6 @@ def examples(count: int) -> settings:
         max_examples=count,
         derandomize=not LONG,
         database=None,
-        deadline=None,
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.filter_too_much,

@@ -19,7 +19,7 @@ from memory_service.llm.base import Findings
 from memory_service.llm.openai import openai_client
 from tests.llm.asking import SECRET, excerpt, reader, silent
 
-ANYTHING = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+ANYTHING = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 KNOWN = ("She likes tea.", "She lives in Porto.")
 
 texts = st.text(st.characters(), max_size=40) | st.sampled_from(["", " ", "\x00", "\ud800", "fact", "NaN", "</memory>"])

@@ -22,9 +22,7 @@ PROFILES = {
 TIMEOUTS_S = {"ci": 1800, "long": 0}
 
 profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-chosen = settings(
-    PROFILES[profile], deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+chosen = settings(PROFILES[profile], suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 class SlowMachine(MemoryMachine):

@@ -31,7 +31,6 @@ names = st.text("ab/:|.@-", min_size=1, max_size=4)
 owners = st.tuples(names, names, names)
 many_examples = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
 
