@@ -476,15 +476,30 @@ async def test_a_cancelled_read_leaves_its_reader_usable(store: SQLiteStore) -> 
     assert len(await store.turns(a_key())) == 3
 
 
+Statements = list[tuple[str, Any]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Statements:
+    """What a store that is opened after this reads, by whichever of its threads."""
+    asked: Statements = []
+
+    def open_traced(path: Path) -> apsw.Connection:
+        connection = schema.open_reader(path)
+        connection.exec_trace = lambda cursor, sql, values: asked.append((sql, values)) or True
+        return connection
+
+    monkeypatch.setattr("memory_service.stores.sqlite.open_reader", open_traced)
+    return asked
+
+
 async def test_what_is_due_of_a_user_is_found_by_an_index_whatever_sessions_there_are(
-    store: SQLiteStore, path: Path
+    asked: Statements, store: SQLiteStore, path: Path
 ) -> None:
-    asked: list[tuple[str, Any]] = []
     await begin(store, a_key(), turns=1)
     await store.commit(Commit(scope=a_scope(), sittings=(a_sitting(),)))
     assert len(await store.due_reflections(NOON, 10, a_scope())) == 1
-    for connection in store._connections:
-        connection.exec_trace = lambda cursor, sql, values: asked.append((sql, values)) or True
+    asked.clear()
     for scope in (a_scope(), None):
         assert len(await store.due_reflections(NOON, 10, scope)) == 1
     selects = [one for one in asked if one[0].startswith("SELECT")]
@@ -532,13 +547,12 @@ async def test_a_record_in_which_names_of_turns_are_in_the_order_of_sessions_is_
         assert len(await store.find_turns(a_key(), ("t1", "t2", "t3"))) == 3
 
 
-async def test_turns_are_found_by_names_that_are_in_the_order_of_all(store: SQLiteStore, path: Path) -> None:
+async def test_turns_are_found_by_names_that_are_in_the_order_of_all(
+    asked: Statements, store: SQLiteStore, path: Path
+) -> None:
     """Beginning with the session each would be on a page of its own."""
-    asked: list[tuple[str, Any]] = []
     await begin(store, a_key(), turns=2)
-    assert await store.find_turn(a_key(), "t1") is not None
-    for connection in store._connections:
-        connection.exec_trace = lambda cursor, sql, values: asked.append((sql, values)) or True
+    asked.clear()
     assert await store.find_turn(a_key(), "t2") is not None
     assert len(await store.find_turns(a_key(), ("t1", "t2"))) == 2
     with raw(path) as db:
