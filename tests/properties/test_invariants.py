@@ -16,7 +16,7 @@ from tests.properties.machine import MemoryMachine
 from tests.properties.stores import SLOW_GROUNDS
 
 PROFILES = {
-    "ci": settings(max_examples=16, stateful_step_count=30, derandomize=True),
+    "ci": settings(max_examples=16, stateful_step_count=30),
     "long": settings(max_examples=1_000, stateful_step_count=60),
 }
 TIMEOUTS_S = {"ci": 1800, "long": 0}
