@@ -460,7 +460,7 @@ async def test_a_search_does_not_wait_long_for_embeddings_that_hang(door_to: Ope
     timed = Timed()
     found = await timed(search(door, "walnuts"))
     assert (found["degraded"], found["count"] > 0) == (["vector"], True)
-    assert timed.slowest_s < 3  # five would be the usual limit
+    assert timed.slowest_s < 3  # less than what is usually allowed, by far less than the model hangs
 
 
 async def search(door: Door, query: str) -> Answer:
